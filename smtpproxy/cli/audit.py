@@ -46,6 +46,8 @@ _PROOFS = {
 
 
 _MOST_RECIPIENTS = 1_000
+_Found = tuple[datetime, Record | IndexRow, State | None]
+"""When, a record of this log or the index's row for one of another relay, and its proof."""
 _COLUMNS = [
     Column("time"),
     Column("id", is_id=True),
@@ -104,25 +106,26 @@ def show(
     limit = options.limit
     newest_anchors = {log: anchors.newest(log.folder) for log in logs}
     of_others = () if shipped is not None else _elsewhere(settings, options)
-    own = (
-        _Found(record.decided.at, record, _state(record, newest_anchors[log]))
+    own: Iterator[_Found] = (
+        (record.decided.at, record, _state(record, newest_anchors[log]))
         for log in logs
         for record in options.read(log.folder)
     )
-    others = (_Found(row.at, row) for row in of_others)
-    newest = nlargest(limit + 1, chain(own, others), key=lambda found: found.at)
-    shown, more = newest[:limit][::-1], len(newest) > limit
-    return Result([one.as_object() for one in shown], _newest(shown, older=more))
+    others: Iterator[_Found] = ((row.at, row, None) for row in of_others)
+    found = nlargest(limit + 1, chain(own, others), key=lambda one: one[0])
+    shown = found[:limit][::-1]
+    data = [_object(record, state) for _, record, state in shown]
+    return Result(data, _newest(shown, older=len(found) > limit))
 
 
-def _newest(shown: "Sequence[_Found]", *, older: bool) -> Iterator[Part]:
+def _newest(shown: Sequence[_Found], *, older: bool) -> Iterator[Part]:
     if not shown:
         yield Aside("No decision on record matches.")
         return
-    yield Table(_COLUMNS, [row for one in shown for row in one.rows()])
-    if any(isinstance(one.record, IndexRow) for one in shown):
+    yield Table(_COLUMNS, [row for _, record, _ in shown for row in _rows(record)])
+    if any(isinstance(record, IndexRow) for _, record, _ in shown):
         yield Aside("Some records are at other relays: see audit show ID, or --from.")
-    if unproven := sum(one.state is State.UNPROVEN for one in shown):
+    if unproven := sum(state is State.UNPROVEN for _, _, state in shown):
         decisions = counted(unproven, "decision is", "decisions are")
         yield Aside(f"{decisions} after the last anchor: unproven.")
     if older:
@@ -136,35 +139,8 @@ def _elsewhere(settings: Settings, options: ShowOptions) -> Sequence[IndexRow]:
     return elsewhere(settings, options.wanted, options.limit + 1)
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """A record of this log and its proof, or the index's row for one of another relay."""
-
-    at: datetime
-    record: Record | IndexRow
-    state: State | None = None
-
-    def as_object(self) -> Mapping[str, object]:
-        if isinstance(self.record, IndexRow):
-            return indexed_object(self.record)
-        return record_object(self.record, self.state)
-
-    def rows(self) -> Iterator[tuple[str, ...]]:
-        if not isinstance(self.record, IndexRow):
-            yield from _rows(self.record)
-            return
-        row = self.record
-        why = "" if row.verdict is Action.ALLOW else str(row.reason)
-        verdict = f"{row.verdict} (observed)" if row.observed else str(row.verdict)
-        yield (
-            f"{row.at:%Y-%m-%d %H:%M:%S}",
-            row.id,
-            row.stream,
-            f"at {row.host}",
-            verdict,
-            why,
-            "",
-        )
+def _object(record: Record | IndexRow, state: State | None) -> Mapping[str, object]:
+    return indexed_object(record) if isinstance(record, IndexRow) else record_object(record, state)
 
 
 def _one(
@@ -197,11 +173,11 @@ def _one(
 
 def _of_another_relay(rows: Sequence[IndexRow]) -> Result:
     """Show what the index has, and say where the record is."""
-    shown = [_Found(one.at, one) for one in reversed(rows)]
+    shown = rows[::-1]
     places = dict.fromkeys(record_place(one) for one in rows)
-    text = [Table(_COLUMNS, [row for one in shown for row in one.rows()])]
+    text = [Table(_COLUMNS, [row for one in shown for row in _rows(one)])]
     error = f"the record is {'; and '.join(places)}: run this there, or see --from"
-    return Result([one.as_object() for one in shown], text, error=error)
+    return Result([indexed_object(one) for one in shown], text, error=error)
 
 
 def _state(record: Record, newest: Anchor | None) -> State:
@@ -288,7 +264,13 @@ def _by(brand: str | None) -> str:
     return f" (brand {brand})" if brand else ""
 
 
-def _rows(record: Record) -> Iterator[tuple[str, ...]]:
+def _rows(record: Record | IndexRow) -> Iterator[tuple[str, ...]]:
+    if isinstance(record, IndexRow):
+        why = "" if record.verdict is Action.ALLOW else str(record.reason)
+        action = f"{record.verdict} (observed)" if record.observed else str(record.verdict)
+        at, where = f"{record.at:%Y-%m-%d %H:%M:%S}", f"at {record.host}"
+        yield at, record.id, record.stream, where, action, why, ""
+        return
     decided = record.decided
     for entry, verdict in zip(decided.recipients, verdicts(decided), strict=True):
         passed = verdict.action is Action.ALLOW or decided.observed

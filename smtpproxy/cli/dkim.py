@@ -4,8 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
 
@@ -18,7 +17,7 @@ from smtpproxy.cli.printer import Aside, Part, Result
 from smtpproxy.core.perform import UNSUBSCRIBE
 from smtpproxy.mail.dkim import NAME, signed_names
 from smtpproxy.mail.headers import HeaderBlock
-from smtpproxy.policy.model import SignatureFinding, SignatureState
+from smtpproxy.policy.model import SignatureState
 from smtpproxy.relay.content import Body
 from smtpproxy.relay.dkim_verifying import Verifier, record_of
 from smtpproxy.relay.dkimpy import Dkimpy, Verdict
@@ -48,29 +47,26 @@ def dkim() -> None:
     """
 
 
-@dataclass(frozen=True, slots=True)
-class KeygenOptions:
-    """What kind of key, and for whose mail."""
-
-    domain: str = option("The domain whose mail it signs.", required=True, metavar="DOMAIN")
-    selector: str = option("The selector to publish it under.", required=True, metavar="NAME")
+@command("keygen", dkim)
+def keygen(
+    file: _File,
+    config: Path,
+    domain: str = option("The domain whose mail it signs.", required=True, metavar="DOMAIN"),
+    selector: str = option("The selector to publish it under.", required=True, metavar="NAME"),
     kind: Literal["rsa", "ed25519"] = option(
         "The kind of key. Everyone can verify RSA; use Ed25519 only for a second key.",
         name="--type",
         default="rsa",
-    )
+    ),
     bits: Literal["2048", "3072", "4096"] = option(
         "The size of an RSA key; 2048 works with every DNS and every verifier.", default="2048"
-    )
-
-
-@command("keygen", dkim)
-def keygen(file: _File, options: KeygenOptions, config: Path) -> Result:
+    ),
+) -> Result:
     """Make a key in a new FILE (mode 0600), and print its DNS record."""
     from smtpproxy.relay.dkim_signing import new_key
 
-    domain, selector = _names(options.domain, options.selector)
-    pem, key = new_key(options.kind, int(options.bits))
+    domain, selector = _names(domain, selector)
+    pem, key = new_key(kind, int(bits))
     try:
         create_secret(file, pem.decode("ascii"), _state_dir(config))
     except FileExistsError:
@@ -78,7 +74,7 @@ def keygen(file: _File, options: KeygenOptions, config: Path) -> Result:
     except OSError as error:
         fail(f"{file} cannot be written: {error.strerror}")
     text = [
-        f"{file}: a new {options.kind} key. Publish:",
+        f"{file}: a new {kind} key. Publish:",
         _zone_line(domain, selector, key),
         "",
         "and sign with it:",
@@ -257,14 +253,6 @@ def _read_records(paths: Sequence[Path]) -> Mapping[str, bytes]:
         right = 's2026._domainkey.example.com. IN TXT "v=DKIM1; …"'
         fail(f"--record: no record found; expected lines such as {right}")
     return records
-
-
-async def found_signatures(
-    settings: Settings, headers: HeaderBlock, body: Body | None, threads: Executor
-) -> tuple[SignatureFinding, ...]:
-    """Return what the relay would find about a message's signatures, asking the DNS."""
-    verifier = Verifier(texts(settings, None), threads, time.time)
-    return await verifier.check(headers, body, UNSUBSCRIBE)
 
 
 async def _check(

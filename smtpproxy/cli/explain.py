@@ -40,6 +40,7 @@ from smtpproxy.clock import now
 from smtpproxy.core.dry_run import Answers, Question, dry_run
 from smtpproxy.core.explanation import Explanation, recall
 from smtpproxy.core.explanation import explain as explained
+from smtpproxy.core.perform import UNSUBSCRIBE
 from smtpproxy.core.services import StreamChoice, StreamTable
 from smtpproxy.intake.replies import content_problem
 from smtpproxy.locale import Lang
@@ -208,9 +209,11 @@ class _Dns:
     async def signatures(
         self, headers: HeaderBlock, body: Body | None
     ) -> Sequence[SignatureFinding]:
-        from smtpproxy.cli.dkim import found_signatures
+        from smtpproxy.cli.dkim import texts
+        from smtpproxy.relay.dkim_verifying import Verifier
 
-        return await found_signatures(self._settings, headers, body, self._threads)
+        verifier = Verifier(texts(self._settings, None), self._threads, time.time)
+        return await verifier.check(headers, body, UNSUBSCRIBE)
 
 
 def _listener(settings: Settings, name: str | None) -> ListenerSettings:

@@ -168,7 +168,16 @@ class _Page:
     def _lines(
         self, text: str, first: str = "", others: str | None = None, style: str = ""
     ) -> Iterator[Part]:
-        for line in _wrapped(printable(text), first, first if others is None else others):
+        """Break lines at ordinary spaces only, never at the no-break ones of French."""
+        width = min(screen_width(), _WIDEST) if sys.stdout.isatty() else screen_width()
+        for line in textwrap.wrap(
+            printable(text),
+            max(width, 40),
+            initial_indent=first,
+            subsequent_indent=first if others is None else others,
+            break_long_words=False,
+            break_on_hyphens=False,
+        ):
             yield Styled(line, style) if style else line
 
     def _source(self, step: TraceStep) -> str:
@@ -180,18 +189,3 @@ class _Page:
             law = law.partition(": ")[0].replace("no law", self.label("no_law"))
         law, rows = (text.replace(";", self.label("semicolon")) for text in (law, rows))
         return self.label("both", law=law, rows=rows) if law else rows
-
-
-def _wrapped(text: str, first: str, others: str) -> Iterator[str]:
-    """Break lines at ordinary spaces only, never at the no-break ones of French."""
-    width = screen_width()
-    if sys.stdout.isatty():
-        width = min(width, _WIDEST)
-    yield from textwrap.wrap(
-        text,
-        max(width, 40),
-        initial_indent=first,
-        subsequent_indent=others,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )

@@ -9,7 +9,7 @@ import click
 
 from smtpproxy.cli.feedback_mailbox import act_on, assign, list_reports, show, would_be_done
 from smtpproxy.cli.options import FileFolderOrStdin, argument, command, flag, settings_in
-from smtpproxy.cli.printer import Aside, Column, Part, Table, print_json, print_text
+from smtpproxy.cli.printer import Aside, Column, Table, print_json, print_text
 from smtpproxy.events import picked
 from smtpproxy.feedback import FeedbackReport, read_report
 from smtpproxy.feedback.parts import MAX_OCTETS
@@ -78,9 +78,9 @@ def read(
     for name, each, _ in done:
         rows += _rows(name, each)
         if len(rows) >= _TABLE_ROWS:
-            print_text(_table(rows))
+            print_text([Table(_COLUMNS, rows)])
             rows = []
-    print_text(_table(rows) if rows else ())
+    print_text([Table(_COLUMNS, rows)] if rows else ())
     return 1 if empty else 0
 
 
@@ -158,7 +158,3 @@ def _rows(name: str, report: FeedbackReport) -> list[tuple[str, ...]]:
         )
         for event in report.events
     ]
-
-
-def _table(rows: list[tuple[str, ...]]) -> list[Part]:
-    return [Table(_COLUMNS, rows)]

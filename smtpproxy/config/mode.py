@@ -14,7 +14,7 @@ from tomlkit.exceptions import TOMLKitError
 from smtpproxy.config import ConfigError, parse
 from smtpproxy.config.machine_checks import user_name
 from smtpproxy.disk import flush, locked, sync_path
-from smtpproxy.policy.model import DEFAULT_STREAM, Mode, Stream
+from smtpproxy.policy.model import DEFAULT_STREAM, Mode
 from smtpproxy.settings import Settings
 from smtpproxy.terminal import few
 
@@ -76,7 +76,7 @@ def edited(path: Path, name: str, mode: Mode) -> Edit:
         raise CannotChange(f"{name} is built in: it is always enforced")
     if old.streams[name].mode is mode:
         return Edit(path, before, before, ())
-    wanted = _with_mode(old, name, mode)
+    wanted = {**old.streams, name: structs.replace(old.streams[name], mode=mode)}
     for put in (_put_on_a_line, _put):
         with suppress(TOMLKitError, ConfigError, ValueError, KeyError):
             changes, after = _written(text, old, name, mode, put)
@@ -86,12 +86,6 @@ def edited(path: Path, name: str, mode: Mode) -> Edit:
     raise CannotChange(
         f'{path}: written in a way that this command cannot change; set mode = "{mode}" yourself'
     )
-
-
-def _with_mode(settings: Settings, name: str, mode: Mode) -> dict[str, Stream]:
-    streams = dict(settings.streams)
-    streams[name] = structs.replace(streams[name], mode=mode)
-    return streams
 
 
 def _written(

@@ -43,16 +43,8 @@ def warnings(settings: Settings) -> list[str]:
         found.append("web: not set, so there are no metrics, health checks or unsubscribe pages")
     elif _public(settings.web.address):
         found.append(f"web.address: {settings.web.address} can be reached from outside")
-    found += _help(settings)
-    found += _feedback(settings)
-    found += [
-        *_brands(settings),
-        *_streams(settings),
-        *_permission(settings),
-        *_sender_rules(settings),
-        *_propagation(settings),
-    ]
-    return [*found, *_dkim(settings), *_content(settings)]
+    more = (_help, _feedback, _brands, _streams, _permission, _sender_rules, _propagation)
+    return [*found, *(one for of in (*more, _dkim, _content) for one in of(settings))]
 
 
 def _server(settings: Settings) -> Iterator[str]:
@@ -301,16 +293,13 @@ def _content(settings: Settings) -> Iterator[str]:
                 " (policy.imprint applies to all streams)"
             )
         own = marketing and used and stream.name != DEFAULT_STREAM.name
-        if own and book is not None and book.notice_each_use and _offers_no_unsubscribe(stream):
+        shown = stream.body_optout or stream.unsubscribe_scope is not None
+        if own and book is not None and book.notice_each_use and not shown:
             yield (
                 f'stream "{stream.name}".body_optout: not set, and rulebook "{book.name}"'
                 " requires each message to say how to unsubscribe: set it, or"
                 ' unsubscribe = "add", or ensure it yourself'
             )
-
-
-def _offers_no_unsubscribe(stream: Stream) -> bool:
-    return not stream.body_optout and stream.unsubscribe_scope is None
 
 
 def _propagation(settings: Settings) -> Iterator[str]:

@@ -3,7 +3,7 @@
 For people who know nothing about SMTP. The steps of `explain.trace` are the long form.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from msgspec import Struct
@@ -11,7 +11,7 @@ from msgspec import Struct
 from smtpproxy.explain.trace import TraceStep
 from smtpproxy.explain.wording import NOTHING, Words, words_of
 from smtpproxy.locale import Either, Lang, Phrase, Term, has_words, is_complete, say
-from smtpproxy.policy.model import Action, Basis, Condition, Reason, Sign, Stream, Verdict
+from smtpproxy.policy.model import Action, Basis, Reason, Sign, Stream, Verdict
 from smtpproxy.policy.rules import RecipientCase
 from smtpproxy.policy.rules.bases import withdrawn_reading
 from smtpproxy.policy.rules.recipient import decisive
@@ -135,7 +135,12 @@ def _changes(verdict: Verdict, case: RecipientCase | None) -> Sequence[Phrase]:
         return [Phrase("change.reading", {"other": elsewhere.address})]
     if reason is Reason.CONSENT_WITHDRAWN:
         return [Phrase("change.newer_consent", words | {"since": words["withdrawn"]})]
-    own = _OWN.get(reason, _named)(reason, words)
+    key = f"change.{reason}"
+    if reason is Reason.CONSENT_UNPROVEN:
+        key = "change.confirm" if words["pending"] else "change.proof"
+    elif reason is Reason.CONSENT_EXPIRED:
+        key = "change.inactive"
+    own = [Phrase(key, words)] if has_words(key) else []
     if reason not in _BY_CONSENT or Basis.CONSENT not in case.rulebook.bases:
         return own
     others = _other_bases(case) if reason is Reason.CONSENT_MISSING else ()
@@ -155,23 +160,6 @@ def _lifting(reason: Reason, case: RecipientCase, words: Words) -> Sequence[Phra
     return [Phrase(own if has_words(own) else "change.lift")]
 
 
-def _named(reason: Reason, words: Words) -> list[Phrase]:
-    key = f"change.{reason}"
-    return [Phrase(key, words)] if has_words(key) else []
-
-
-def _proven(reason: Reason, words: Words) -> list[Phrase]:
-    return [Phrase("change.confirm" if words["pending"] else "change.proof")]
-
-
-def _alive(reason: Reason, words: Words) -> list[Phrase]:
-    return [Phrase("change.inactive", words)]
-
-
-_OWN: dict[Reason, Callable[[Reason, Words], list[Phrase]]] = {
-    Reason.CONSENT_UNPROVEN: _proven,
-    Reason.CONSENT_EXPIRED: _alive,
-}
 _BY_CONSENT = frozenset(
     {
         Reason.CONSENT_MISSING,
@@ -207,15 +195,11 @@ def _either(methods: frozenset[str]) -> Either:
 
 def _other_bases(case: RecipientCase) -> Sequence[Phrase]:
     book, found = case.rulebook, []
-    for basis, first, asked in (
-        (Basis.EXISTING_CUSTOMER, "purchase", book.customer_requires),
-        (Basis.PROFESSIONAL, "professional", book.professional_requires),
+    for basis, name, first, asked in (
+        (Basis.EXISTING_CUSTOMER, "customer", "purchase", book.customer_requires),
+        (Basis.PROFESSIONAL, "professional", "professional", book.professional_requires),
     ):
         if basis in book.bases:
-            key = "customer" if basis is Basis.EXISTING_CUSTOMER else "professional"
-            found.append(Phrase(f"change.as_{key}", {"conditions": _conditions(first, asked)}))
+            conditions = tuple(Phrase(f"part.condition.{each}") for each in (first, *asked))
+            found.append(Phrase(f"change.as_{name}", {"conditions": conditions}))
     return found
-
-
-def _conditions(first: str, asked: Sequence[Condition]) -> tuple[Phrase, ...]:
-    return tuple(Phrase(f"part.condition.{each}") for each in (first, *asked))

@@ -50,37 +50,6 @@ from smtpproxy.settings.streams import (
 )
 from smtpproxy.toml_tables import AT_LEAST_ONE, DERIVED, Key
 
-__all__ = [
-    "Address",
-    "AuditSettings",
-    "AuthSettings",
-    "BrandSettings",
-    "BreakerSettings",
-    "ConfirmationSettings",
-    "ControllerSettings",
-    "Credential",
-    "DkimSettings",
-    "DnsSettings",
-    "DoctorSettings",
-    "FeedbackSettings",
-    "ListenerSettings",
-    "PartnerSettings",
-    "PolicySettings",
-    "Rate",
-    "RetentionSettings",
-    "SenderRule",
-    "ServerSettings",
-    "Settings",
-    "StoreSettings",
-    "StreamSettings",
-    "TcpAddress",
-    "TokenSettings",
-    "UnixAddress",
-    "UpstreamSettings",
-    "WebSettings",
-    "WebhookSettings",
-]
-
 BUILT_IN_PURPOSES = frozenset({"tracking"})
 """What people can consent to although no stream has that purpose: tracking of opens and clicks."""
 
@@ -264,11 +233,6 @@ class Settings:
     @property
     def has_rates(self) -> bool:
         """Whether any client has a rate limit."""
-        rates = [each.connection_rate for each in self.listeners]
-        rates += [
-            rate for each in self.listeners for rate in (each.message_rate, each.recipient_rate)
-        ]
-        rates += [
-            rate for each in self.credentials for rate in (each.message_rate, each.recipient_rate)
-        ]
-        return any(rates)
+        limited: list[ListenerSettings | Credential] = [*self.listeners, *self.credentials]
+        rates = [rate for one in limited for rate in (one.message_rate, one.recipient_rate)]
+        return any(rates) or any(one.connection_rate for one in self.listeners)
