@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -170,25 +169,20 @@ def _where(finding: Finding) -> str:
     return ", ".join(words)
 
 
-@dataclass(frozen=True, slots=True)
-class ReplayOptions:
-    """Which decisions are judged again, and under which rulebook."""
-
-    reference: str = option(
-        "The rulebook: built in, named in the configuration, or a file of your own.",
-        name="--rulebook", required=True, metavar="NAME|FILE",
-    )  # fmt: skip
-    since: Moment | None = option("Only decisions from TIME on.")
-    until: Moment | None = option("Only decisions before TIME.")
-    stream: str | None = option("Only decisions on this stream.", metavar="NAME")
-    listed: bool = flag("Print every verdict that would differ.", name="--list")
-
-
 @command("replay")
 def replay_command(
     settings: Settings,
-    options: ReplayOptions,
     as_json: bool,
+    reference: str = option(
+        "The rulebook: built in, named in the configuration, or a file of your own.",
+        name="--rulebook",
+        required=True,
+        metavar="NAME|FILE",
+    ),
+    since: Moment | None = option("Only decisions from TIME on."),
+    until: Moment | None = option("Only decisions before TIME."),
+    stream: str | None = option("Only decisions on this stream.", metavar="NAME"),
+    listed: bool = flag("Print every verdict that would differ.", name="--list"),
     shipped: ExistingFolder | None = COPIES,
 ) -> None:
     """Judge recorded decisions again under another rulebook, and count the differences.
@@ -196,20 +190,19 @@ def replay_command(
     Each is judged as of its own time, from the facts on record, not from the store as it is
     today. Nothing is sent or recorded.
     """
-    rulebook = _rulebook(settings, options.reference)
+    rulebook = _rulebook(settings, reference)
     totals = _Totals()
-    since, until, stream = options.since, options.until, options.stream
     check_stream(settings, shipped, stream)
     logs = journals(settings, shipped)
     records = (read(log.folder, since=since, until=until, stream=stream) for log in logs)
     for record in chain.from_iterable(records):
         for change in totals.add(record, rulebook):
-            if options.listed and as_json:
+            if listed and as_json:
                 print_json(_as_object(record, change), one_line=True)
-            elif options.listed:
+            elif listed:
                 print_text([_line(record, change)])
     if as_json:
-        print_json(totals.as_object(rulebook), one_line=options.listed)
+        print_json(totals.as_object(rulebook), one_line=listed)
     else:
         print_text(totals.text(rulebook))
 

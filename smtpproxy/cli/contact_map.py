@@ -127,10 +127,22 @@ def map_contacts(settings: Settings, file: FileOrStdin, options: MapOptions) -> 
             raise
         output.unlink()
         fail(f"{output}: {error.strerror}: not written")
-    return Result(
-        _as_object(file, output, look, proposal, answers, found, notes),
-        _text(file, output, look, proposal, found, notes, shown=not options.yes),
-    )
+    constants = answers.constants.items()
+    data = {
+        "file": file,
+        "mapping": output,
+        "rows": look.rows,
+        "columns": proposal.columns,
+        "consents": [one.as_written() for one in proposal.consents],
+        "time_format": proposal.time_format,
+        "constants": {name: text for name, text in constants if text != LEFT_OPEN},
+        "open": [name for name, text in constants if text == LEFT_OPEN],
+        "notes": notes,
+        **found.as_object(),
+    }
+    rest = _text(file, output, found, notes)
+    table = [guessed(look, proposal)] if options.yes else []
+    return Result(data, (_rows(file, look), *table, *rest))
 
 
 def _check(file: Path, look: TableLook) -> None:
@@ -248,20 +260,12 @@ def _exports(look: TableLook) -> Iterator[str]:
                 )
 
 
-def _text(
-    file: Path,
-    output: Path,
-    look: TableLook,
-    proposal: Proposal,
-    found: Sample,
-    notes: Sequence[str],
-    *,
-    shown: bool,
-) -> Iterator[Part]:
+def _rows(file: Path, look: TableLook) -> str:
     faults = f", and {counted(len(look.rejected), 'row')} or more unreadable" * bool(look.rejected)
-    yield f"{file}: {counted(look.rows, 'row')}{faults}"
-    if not shown:
-        yield guessed(look, proposal)
+    return f"{file}: {counted(look.rows, 'row')}{faults}"
+
+
+def _text(file: Path, output: Path, found: Sample, notes: Sequence[str]) -> Iterator[Part]:
     for note in notes:
         yield f"note: {printable(note)}"
     yield ""
@@ -269,27 +273,3 @@ def _text(
     yield ""
     yield f"written: {output}"
     yield f"next: {_next(file, output)}"
-
-
-def _as_object(
-    file: Path,
-    output: Path,
-    look: TableLook,
-    proposal: Proposal,
-    answers: Answers,
-    found: Sample,
-    notes: Sequence[str],
-) -> dict[str, object]:
-    constants = answers.constants.items()
-    return {
-        "file": file,
-        "mapping": output,
-        "rows": look.rows,
-        "columns": proposal.columns,
-        "consents": [one.as_written() for one in proposal.consents],
-        "time_format": proposal.time_format,
-        "constants": {name: text for name, text in constants if text != LEFT_OPEN},
-        "open": [name for name, text in constants if text == LEFT_OPEN],
-        "notes": notes,
-        **found.as_object(),
-    }

@@ -5,19 +5,19 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import click
 
 from smtpproxy.cli.options import Value, command, option, several
 from smtpproxy.cli.printer import Column, Part, Result, Styled, Table
 from smtpproxy.doctor.finding import Check, Status
+from smtpproxy.doctor.run import Doctor, Report, from_domains
+from smtpproxy.doctor.upstream import InUse
+from smtpproxy.process import control
+from smtpproxy.resolver import Resolver
 from smtpproxy.settings import Settings
 from smtpproxy.settings.places import domain as read_domain
-
-if TYPE_CHECKING:
-    from smtpproxy.doctor.run import Report
-    from smtpproxy.doctor.upstream import InUse
 
 _RELAY_WITHIN = 5.0  # seconds
 _STYLES = {
@@ -47,15 +47,11 @@ def doctor(
     compares it all with what Gmail, Yahoo, Microsoft, Orange and La Poste require. Sends no
     mail and changes nothing. Exits with 1 when anything fails.
     """
-    from smtpproxy.doctor.run import Doctor, from_domains
-    from smtpproxy.doctor.upstream import InUse
-    from smtpproxy.resolver import Resolver
-
     checks = only or tuple(Check)
     domains = list(dict.fromkeys(domain)) or from_domains(settings)
     in_use = _in_use(settings) if Check.CONNECTIONS in checks else InUse()
 
-    async def examine() -> "Report":
+    async def examine() -> Report:
         resolver = Resolver(settings.dns, time.monotonic)
         doctor = Doctor(settings, resolver.lookup, datetime.now(UTC), timeout, in_use)
         return await doctor.examine(domains, checks)
@@ -70,11 +66,8 @@ def doctor(
     return Result(data, _report_text(report), 1 if report.failed else 0)
 
 
-def _in_use(settings: Settings) -> "InUse":
+def _in_use(settings: Settings) -> InUse:
     """Ask the relay, if it runs, what it uses of the upstream."""
-    from smtpproxy.doctor.upstream import InUse
-    from smtpproxy.process import control
-
     try:
         response, _ = control.ask(
             settings.server.state_dir, control.Status(), timeout=_RELAY_WITHIN
@@ -88,7 +81,7 @@ def _in_use(settings: Settings) -> "InUse":
     return InUse(connections, waiting)
 
 
-def _report_text(report: "Report") -> Iterator[Part]:
+def _report_text(report: Report) -> Iterator[Part]:
     if report.findings:
         yield Table([*[Column()] * 3, Column(prose=True)], list(_findings(report)))
     if report.checklist:
@@ -106,7 +99,7 @@ def _report_text(report: "Report") -> Iterator[Part]:
     yield found or "nothing was checked"
 
 
-def _findings(report: "Report") -> Iterator[tuple[str, str, str, str]]:
+def _findings(report: Report) -> Iterator[tuple[str, str, str, str]]:
     for finding in report.findings:
         yield _shown(finding.status), finding.check, finding.subject, finding.text
         if finding.fix and finding.status is not Status.PASS:

@@ -5,7 +5,7 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from smtpproxy.cli.printer import Part, Styled, screen_width
+from smtpproxy.cli.printer import VERDICT_STYLES, Part, Styled, screen_width
 from smtpproxy.core.explanation import Explanation
 from smtpproxy.events import picked
 from smtpproxy.explain import Account
@@ -17,7 +17,6 @@ from smtpproxy.sinks.audit.reader import Outcome
 from smtpproxy.sinks.audit.verify import Seal
 from smtpproxy.terminal import printable
 
-_STYLES = {Action.ALLOW: "green", Action.REFUSE: "red", Action.DEFER: "yellow"}
 _WIDEST = 100  # columns: longer lines are hard to read
 
 
@@ -128,7 +127,7 @@ class _Page:
         if action is None:
             yield Styled(f"{title}  {self.label('not_judged')}", "dim")
         else:
-            yield Styled(f"{title}  {self.say(f'outcome.{action}')}", _STYLES[action])
+            yield Styled(f"{title}  {self.say(f'outcome.{action}')}", VERDICT_STYLES[action])
 
     def account(self, account: Account, reply: Reply | None) -> Iterator[Part]:
         for text in (account.happened, *account.notes):
@@ -150,7 +149,7 @@ class _Page:
         yield from self.paragraph(self.label("steps"), "  ", "bold")
         for number, step in enumerate(steps, 1):
             passed = step.outcome == "passed"
-            style = "dim" if passed else _STYLES[Action(step.outcome)]
+            style = "dim" if passed else VERDICT_STYLES[step.outcome]
             outcome = self.say(f"outcome.{step.outcome}")
             sentence = f"{step.text[:1].upper()}{step.text[1:]}"
             text = self.label(

@@ -13,7 +13,7 @@ from smtpproxy.cli import fail, failing, unknown
 from smtpproxy.cli.options import ExistingFile, FileOrStdin, argument, command, option
 from smtpproxy.cli.outlook import outlook_object, outlook_text
 from smtpproxy.cli.printer import Aside, Csv, Part, Result
-from smtpproxy.cli.stores import AddressFile, read_store, using_store
+from smtpproxy.cli.stores import AddressFile, known_addresses, read_store, using_store
 from smtpproxy.clock import now
 from smtpproxy.mail.address import readings
 from smtpproxy.policy.rulebook import WIDENED_ORIGINS
@@ -77,14 +77,11 @@ def cover(
     Shows how many suppressions can be shared with each partner. Exits with 1 when a line of FILE
     cannot be read.
     """
-    listed = AddressFile(addresses) if addresses is not None else None
+    listed = AddressFile(addresses)
 
     async def work(store: Store) -> dict[str, Coverage]:
         await store.forget_partners()
-        async with aclosing(store.contact_addresses()) as known:
-            async for some in known:
-                await store.cover(some)
-        for some in listed.batches() if listed is not None else ():
+        async for some in known_addresses(store, listed):
             await store.cover(some)
         names = [partner.name for partner in settings.store.partners]
         return {name: await store.coverage(name) for name in names}
@@ -96,7 +93,7 @@ def cover(
             f"{name}: {found.covered:,} of {found.total:,} suppressions can be shared"
             for name, found in covered.items()
         ),
-        1 if listed is not None and listed.unreadable else 0,
+        1 if listed.unreadable else 0,
     )
 
 

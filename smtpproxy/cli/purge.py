@@ -2,17 +2,18 @@
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING
 
+from smtpproxy import retention
 from smtpproxy.cli import fail, failing
 from smtpproxy.cli.options import YES, Moment, ask_first, command, flag, option
 from smtpproxy.cli.printer import Column, Part, Result, Table, print_text
+from smtpproxy.cli.stores import using_store
+from smtpproxy.clock import now
 from smtpproxy.policy.periods import Period
+from smtpproxy.purge_runs import ClockDoubtful, check_clock
+from smtpproxy.retention import Purged
 from smtpproxy.settings import RetentionSettings, Settings
 from smtpproxy.terminal import counted
-
-if TYPE_CHECKING:
-    from smtpproxy.retention import Purged
 
 _KINDS = {
     "contacts": "contacts",
@@ -41,11 +42,6 @@ def purge(
     `serve` does this daily. Mail and imports continue meanwhile. Withdrawals and objections of a
     contact become suppressions before the contact is removed.
     """
-    from smtpproxy.cli.stores import using_store
-    from smtpproxy.clock import now
-    from smtpproxy.purge_runs import ClockDoubtful, check_clock
-    from smtpproxy.retention import AlreadyRunning, purge
-
     if at is not None and at > now() and not dry_run:
         fail(
             "--at: data that has not outlived its period yet must not be removed; add --dry-run", 2
@@ -54,10 +50,12 @@ def purge(
         with failing(ClockDoubtful):
             check_clock(settings.server.state_dir, now())
 
-    def run(*, dry_run: bool) -> "Purged":
+    def run(*, dry_run: bool) -> Purged:
         return using_store(
             settings,
-            lambda store: purge(settings, store, at=at or now(), clock=now, dry_run=dry_run),
+            lambda store: retention.purge(
+                settings, store, at=at or now(), clock=now, dry_run=dry_run
+            ),
             read_only=dry_run,
             or_empty=True,
         )
@@ -69,13 +67,13 @@ def purge(
         print_text(_text(due, settings.retention), err=True)
         return "Remove this for good?"
 
-    with failing(AlreadyRunning), failing(OverflowError, "--at: ", code=2):
+    with failing(retention.AlreadyRunning), failing(OverflowError, "--at: ", code=2):
         ask_first(question, yes=yes or dry_run)
         purged = run(dry_run=dry_run)
     return Result(_data(purged), _text(purged, settings.retention))
 
 
-def _data(purged: "Purged") -> Mapping[str, object]:
+def _data(purged: Purged) -> Mapping[str, object]:
     return {
         "at": purged.at,
         "dry_run": purged.dry_run,
@@ -90,7 +88,7 @@ def _data(purged: "Purged") -> Mapping[str, object]:
     }
 
 
-def _text(purged: "Purged", keep: RetentionSettings) -> Iterator[Part]:
+def _text(purged: Purged, keep: RetentionSettings) -> Iterator[Part]:
     gone = "would go" if purged.dry_run else "removed"
     columns = [
         Column("kind"),

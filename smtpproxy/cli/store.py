@@ -58,7 +58,18 @@ def copy(
     state_dir = settings.server.state_dir
     old, new = _place(source, state_dir), _place(target, state_dir)
     copied, behind = asyncio.run(_copied(settings, source, old, new))
-    return Result(_object(copied, old, new, behind), _text(copied, old, new, behind))
+    data = {
+        "from": old.shown,
+        "to": new.shown,
+        "already_there": copied.already_there,
+        "resumed": copied.resumed,
+        "write_stop_seconds": round(copied.seconds, 3),
+        "not_erased_by": list(behind),
+        "tables": {
+            table: {"rows": sum.rows, "checksum": str(sum)} for table, sum in copied.sums.items()
+        },
+    }
+    return Result(data, _text(copied, old, new, behind))
 
 
 async def _copied(
@@ -128,22 +139,6 @@ def _place(url: str, state_dir: Path) -> CopyEnd:
         sqlite.open_source(path, _TIMEOUT),
         sqlite_target.open_target(path, state_dir),
     )
-
-
-def _object(
-    copied: CopyResult, old: CopyEnd, new: CopyEnd, behind: Sequence[str]
-) -> dict[str, object]:
-    return {
-        "from": old.shown,
-        "to": new.shown,
-        "already_there": copied.already_there,
-        "resumed": copied.resumed,
-        "write_stop_seconds": round(copied.seconds, 3),
-        "not_erased_by": list(behind),
-        "tables": {
-            table: {"rows": sum.rows, "checksum": str(sum)} for table, sum in copied.sums.items()
-        },
-    }
 
 
 def _text(copied: CopyResult, old: CopyEnd, new: CopyEnd, behind: Sequence[str]) -> list[Part]:

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -227,6 +228,15 @@ def contact_constants(settings: Settings, given: Iterable[tuple[str, str]]) -> d
     return constants
 
 
+async def known_addresses(store: Store, listed: "AddressFile") -> AsyncIterator[Sequence[str]]:
+    """Yield the addresses of all contacts, then those of a file, in batches."""
+    async with aclosing(store.contact_addresses()) as known:
+        async for some in known:
+            yield some
+    for some in listed.batches():
+        yield some
+
+
 class AddressFile:
     """Addresses and whole domains: one per line, or in a column address or email of a CSV.
 
@@ -234,13 +244,15 @@ class AddressFile:
     without rows ends the command.
     """
 
-    def __init__(self, path: Path) -> None:
-        """`path`: - is standard input."""
+    def __init__(self, path: Path | None) -> None:
+        """`path`: - is standard input; without one there are no addresses."""
         self._path = path
         self.unreadable = 0
 
     def batches(self) -> Iterator[Sequence[str]]:
         """Yield them in canonical form, in batches."""
+        if self._path is None:
+            return
         opened = click.open_file(str(self._path), "rb")
         with failing(ImportFault, f"{self._path}: "), opened as file:
             names = self._names(read_lines(cast(BinaryIO, file)))

@@ -1,10 +1,8 @@
 """`smtpproxy suppress key`, `rekey` and `move`: the key of suppressions, and renamed scopes."""
 
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
@@ -23,7 +21,7 @@ from smtpproxy.cli.options import (
     option,
 )
 from smtpproxy.cli.printer import Part, Result, json_bytes
-from smtpproxy.cli.stores import AddressFile, Scope, read_store, using_store
+from smtpproxy.cli.stores import AddressFile, Scope, known_addresses, read_store, using_store
 from smtpproxy.clock import now
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.mailboxes import entered_name, recorded
@@ -66,10 +64,8 @@ def key(
     if not is_postgresql(settings.store) and not store_path(settings.store).exists():
         fail("there is no key yet: smtpproxy serve, or an import, makes it with the database")
     ring = load_keys(settings.server.state_dir)
-    if address_or_file == STDIN:
-        return _write_keys(ring, STDIN, sys.stdin.buffer, output, as_json)
     if isinstance(address_or_file, Path):
-        with address_or_file.open("rb") as lines:
+        with click.open_file(str(address_or_file), "rb") as lines:
             return _write_keys(ring, address_or_file, lines, output, as_json)
     try:
         texts = _key_texts(ring, address_or_file)
@@ -119,23 +115,19 @@ def _line(address: str, texts: Sequence[str]) -> bytes:
     return json_bytes({"address": address, "keys": texts}, indent=None) + b"\n"
 
 
-@dataclass(frozen=True, slots=True)
-class RekeyOptions:
-    """What to move or show."""
-
+@command("rekey")
+def rekey(
+    settings: Settings,
     addresses: FileOrStdin | None = option(
         "Also move the rows of these addresses, one per line (- is standard input).",
         name="--from",
         metavar="FILE",
-    )
-    status: bool = flag("Only show how much is stored under each key.")
-    force: bool = flag("Begin even if a relay lacks the new key: it will answer 451.")
-    finish: bool = flag("Retire the old key if nothing is stored under it.")
-    yes: bool = YES
-
-
-@command("rekey")
-def rekey(settings: Settings, options: RekeyOptions) -> Result:
+    ),
+    status: bool = flag("Only show how much is stored under each key."),
+    force: bool = flag("Begin even if a relay lacks the new key: it will answer 451."),
+    finish: bool = flag("Retire the old key if nothing is stored under it."),
+    yes: bool = YES,
+) -> Result:
     """Replace the secret key of the suppressions.
 
     Makes a new key, and moves the rows of every contact's address to it. If several relays share
@@ -146,22 +138,21 @@ def rekey(settings: Settings, options: RekeyOptions) -> Result:
     `--finish` retires the old key if no row is left under it, otherwise exits with 1, as does a
     line of FILE that cannot be read. Back up suppression.key before and after.
     """
-    finish = options.finish
-    if options.status:
-        if finish or options.addresses or options.force:
+    if status:
+        if finish or addresses or force:
             raise click.UsageError("--status takes no other options")
         keys, relays = using_store(settings, _status, read_only=True)
         data = {"keys": keys, "relays": holdings(relays, FILE_NAME)}
         return Result(data, (*_key_lines(keys), *relay_lines(relays, FILE_NAME)))
 
     if finish:
-        ask_first(_before_finishing, yes=options.yes)
-    listed = AddressFile(options.addresses) if options.addresses is not None else None
+        ask_first(_before_finishing, yes=yes)
+    listed = AddressFile(addresses)
 
     async def work(store: Store) -> tuple[int, bool, Sequence[KeyStatus]]:
         with replacing(settings.server.state_dir):
             if not finish:
-                await store.start_rekey(at=now(), force=options.force)
+                await store.start_rekey(at=now(), force=force)
             moved = await _move(store, listed)
             finished = finish and await store.finish_rekey(at=now())
         return moved, finished, await store.keys()
@@ -176,8 +167,7 @@ def rekey(settings: Settings, options: RekeyOptions) -> Result:
             yield from _left_in(settings.server.state_dir, keys[-1].version)
 
     done = {"moved": moved, "finished": finished, "keys": keys}
-    unreadable = listed is not None and listed.unreadable
-    return Result(done, text(), 1 if unreadable or (finish and not finished) else 0)
+    return Result(done, text(), 1 if listed.unreadable or (finish and not finished) else 0)
 
 
 def _before_finishing() -> str:
@@ -199,15 +189,11 @@ def _left_in(state_dir: Path, newest: int) -> Iterator[Part]:
         yield f"{place.path} is read-only ({place.why}): remove key {numbers} at its source"
 
 
-async def _move(store: Store, listed: AddressFile | None) -> int:
+async def _move(store: Store, listed: AddressFile) -> int:
     moved = 0
-    if len(await store.keys()) < 2:
-        return moved
-    async with aclosing(store.contact_addresses()) as known:
-        async for some in known:
+    if len(await store.keys()) > 1:
+        async for some in known_addresses(store, listed):
             moved += await store.rekey(some)
-    for some in listed.batches() if listed is not None else ():
-        moved += await store.rekey(some)
     return moved
 
 

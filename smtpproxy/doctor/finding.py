@@ -155,7 +155,8 @@ def _one_click(domain: str, settings: Settings, findings: Sequence[Finding]) -> 
             return Status.UNKNOWN, f"stream {stream.name} does not require it"
     if any(stream.unsubscribe_scope is not None for stream in streams):
         return _of_check(Check.UNSUBSCRIBE, None, findings)
-    return Status.PASS, f"{_names(streams)}: mail without it is refused"
+    names = ", ".join(stream.name for stream in streams)
+    return Status.PASS, f"stream {names}: mail without it is refused"
 
 
 def _body_link(domain: str, settings: Settings, findings: Sequence[Finding]) -> Judged:
@@ -173,11 +174,8 @@ def _honoured(domain: str, settings: Settings, findings: Sequence[Finding]) -> J
             return Status.UNKNOWN, f"stream {stream.name} is only observed"
     for webhook in settings.webhooks:
         if webhook.deadline > HONOURED_WITHIN:
-            hours = webhook.deadline / 3600
-            return (
-                Status.FAIL,
-                f"webhook {webhook.name} may be notified up to {hours:.0f} hours later",
-            )
+            hours = f"{webhook.deadline / 3600:.0f} hours"
+            return Status.FAIL, f"webhook {webhook.name} may be notified up to {hours} later"
     return Status.PASS, "a suppression applies to the very next recipient"
 
 
@@ -186,7 +184,3 @@ FACTS: dict[str, Callable[[str, Settings, Sequence[Finding]], Judged]] = {
     "body_link": _body_link,
     "honoured": _honoured,
 }
-
-
-def _names(streams: Sequence[Stream]) -> str:
-    return "stream " + ", ".join(stream.name for stream in streams)

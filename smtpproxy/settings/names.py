@@ -6,6 +6,7 @@ wrong and what would be right. The types below apply them.
 
 import hashlib
 import re
+from functools import partial
 from typing import Annotated
 
 from smtpproxy.locale import LANGS, PAGE_LANGS, Lang
@@ -171,11 +172,6 @@ def line(value: object) -> str:
     return value.strip()
 
 
-def language(value: object) -> str:
-    """Return a language in which all texts exist."""
-    return _available(value, LANGS)
-
-
 def country(value: object) -> str:
     """Return a country by its two letters (ISO 3166-1)."""
     text = value.upper() if isinstance(value, str) else ""
@@ -184,18 +180,17 @@ def country(value: object) -> str:
     return text
 
 
-def page_language(value: object) -> str:
-    """Return a language in which pages and mail to people exist."""
-    return _available(value, PAGE_LANGS)
-
-
-def _available(value: object, langs: tuple[Lang, ...]) -> str:
+def language(value: object, langs: tuple[Lang, ...] = LANGS) -> str:
+    """Return a language in which all texts exist, or those of `langs`."""
     if value not in langs:
         raise ValueError(
             f"{shown(value)} is not an available language; there are {', '.join(langs)}"
         )
     return str(value)
 
+
+page_language = partial(language, langs=PAGE_LANGS)
+"""Return a language in which pages and mail to people exist."""
 
 Name = Annotated[str, Written(name)]
 Purpose = Annotated[str, Written(purpose)]
