@@ -34,6 +34,7 @@ class Access:
 
     def __init__(self, token: str, brands: frozenset[str], settings: Settings) -> None:
         self.token = token
+        self.by = f"token {token}"  # the author as recorded with what is written
         self.brands = brands
         self.everything = not brands
         streams = settings.streams.values()
@@ -42,11 +43,6 @@ class Access:
         self._bearing = {s.purpose for s in streams if s.purpose and s.brand in brands}
         others = {s.purpose for s in streams if s.brand not in brands}
         self._own = self._bearing - others
-
-    @property
-    def by(self) -> str:
-        """The author as recorded with what is written."""
-        return f"token {self.token}"
 
     def sees_brand(self, brand: str | None) -> bool:
         return self.everything or brand in self.brands

@@ -63,7 +63,7 @@ def read_report(
     original = original_of(mail)
     sent = None
     if tokens is not None:
-        sent = tokens.read(clues_of(mail, original))
+        sent = tokens(clues_of(mail, original))
     lacking = _NO_TOKEN if require_token and sent is None else ""
     complaint = complaint_of(mail, original)
     if complaint is not None:

@@ -1,7 +1,7 @@
 """What a report says: its kind, whom it concerns, and what is to be done about it."""
 
+from collections.abc import Callable
 from enum import StrEnum
-from typing import Protocol
 
 from msgspec import Struct
 
@@ -68,11 +68,8 @@ class Sent(Struct, frozen=True):
     scope: str | None = None  # of an unsubscribe token
 
 
-class TokenReader(Protocol):
-    """Reads our own tokens."""
-
-    def read(self, clues: Clues) -> Sent | None:
-        """Return what the first valid token says; None if there is none."""
+TokenReader = Callable[[Clues], Sent | None]
+"""Reads our own tokens: returns what the first valid one says; None if there is none."""
 
 
 class FeedbackReport(Struct, frozen=True):

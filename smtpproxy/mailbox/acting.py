@@ -225,23 +225,20 @@ def _noted(one: Understood, news: Sequence[_Keyed]) -> ReadReport:
     people = {event.address for event in report.events if event.address is not None}
     if report.sent is not None:
         people.add(report.sent.recipient)
+    why = report.why
+    if one.lacks is not None:
+        why += f"; the record of message {one.lacks.id} is not found"
     return ReadReport(
         id=arrived.id,
         at=arrived.at,
         kind=str(report.kind),
-        why=_why(one),
+        why=why,
         kept=one.kept and bool(news),
         people=tuple(people),
         events=tuple(events),
         hand_on=_hand_on_key(one),
         decision="" if one.path is None else one.path.id,
     )
-
-
-def _why(one: Understood) -> str:
-    if one.lacks is None:
-        return one.report.why
-    return f"{one.report.why}; the record of message {one.lacks.id} is not found"
 
 
 def _hand_on_key(one: Understood) -> bytes:

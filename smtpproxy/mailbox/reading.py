@@ -142,7 +142,7 @@ class Reader:
         tokens = self.tokens.of(arrived.content, elsewhere)
         require_token = self.settings.require_token
         try:
-            report = read_report(arrived.content, tokens=tokens, require_token=require_token)
+            report = read_report(arrived.content, tokens=tokens.read, require_token=require_token)
         except (StoreUnavailable, OSError):
             raise
         except Exception as error:

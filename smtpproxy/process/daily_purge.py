@@ -9,9 +9,8 @@ from datetime import UTC, datetime
 
 import structlog
 
-from smtpproxy.process.child import give_way
 from smtpproxy.process.children import Channel, Drain, Start
-from smtpproxy.process.nursery import Nursery
+from smtpproxy.process.nursery import Nursery, give_way
 from smtpproxy.purge_runs import check_clock, is_due, newest_run, note_run
 from smtpproxy.retention import AlreadyRunning, Purged, purge
 from smtpproxy.settings import Settings

@@ -18,8 +18,8 @@ from smtpproxy.clock import now
 from smtpproxy.erasure import carry_out
 from smtpproxy.mailbox.messages import on_record
 from smtpproxy.policy.model import Action, Reason
-from smtpproxy.process.child import give_way
 from smtpproxy.process.children import Channel, Start, until_it_works
+from smtpproxy.process.nursery import give_way
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.chain import DECISION, NotALine
 from smtpproxy.sinks.audit.erase import StillWritten

@@ -25,14 +25,17 @@ import msgspec
 
 from smtpproxy.locale import texts
 from smtpproxy.locale.pages import load_pages
-from smtpproxy.process import child
-from smtpproxy.process.children import MODULES, Channel, Start, other_roles
+from smtpproxy.process.children import MODULES, Channel, Start, name_of, other_roles
 from smtpproxy.process.memory import fill_gaps, freeze_loaded
 from smtpproxy.settings import Settings
+from smtpproxy.sinks.log import configure_logging
 
 _LONGEST = 4096  # octets of a packet
 _MAX_FILES = 253  # that fit into one message of the kernel
 _SET_CHILD_SUBREAPER = 36  # of prctl(2)
+_OOM_SCORE = 100
+"""Thousandths of the memory: more than what the supervisor has over a child, and less than what a
+process has that takes the memory of the whole machine."""
 
 
 class Begun(msgspec.Struct, frozen=True, tag=True):
@@ -226,7 +229,7 @@ def _grow(sock: socket.socket) -> NoReturn:
         if not sys.flags.safe_path:
             del sys.path[0]  # nothing in the working directory may be imported
         leave_files(sock)
-        child.be_called("nursery")
+        be_called("nursery")
         # What a killed child leaves would be the supervisor's if that is the first of a container.
         ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         with suppress(ConnectionError):  # the supervisor is gone
@@ -306,7 +309,7 @@ def _be_child(files: list[int], nursing: list[int]) -> NoReturn:
     try:
         for number in nursing:
             os.close(number)
-        code = child.work(*files)
+        code = _work(*files)
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 1
     except BaseException:
@@ -314,6 +317,46 @@ def _be_child(files: list[int], nursing: list[int]) -> NoReturn:
     finally:
         _flush()
         os._exit(code)
+
+
+def _work(given: int, channel: int, *listening: int) -> int:
+    """Do the work that the file `given` describes; return the exit code. All are file numbers."""
+    with open(given, "rb") as file:
+        start: Start = pickle.load(file)
+    name = name_of(start.role, start.number)
+    be_called(name)
+    _be_killed_first()
+    to_supervisor = socket.socket(fileno=channel)
+    sockets = {
+        name: socket.socket(fileno=number)
+        for name, number in zip(start.listening, listening, strict=True)
+    }
+    for sock in (*sockets.values(), to_supervisor):
+        sock.setblocking(False)
+        os.set_inheritable(sock.fileno(), False)
+    configure_logging(start.settings.server, process=name)
+    code: int = import_module(MODULES[start.role]).run(start, sockets, to_supervisor)
+    return code
+
+
+def be_called(name: str) -> None:
+    """Set the name of this process in `ps -e`, `top` and `pgrep`."""
+    with suppress(OSError):
+        Path("/proc/self/comm").write_text(name)
+
+
+def give_way(steps: int) -> None:
+    """Let processes that handle mail have the processor first, unless a sandbox forbids it."""
+    with suppress(OSError):
+        os.nice(steps)
+
+
+def _be_killed_first() -> None:
+    """Let a kernel short of memory kill this process rather than the supervisor, which starts it
+    anew."""
+    path = Path("/proc/self/oom_score_adj")
+    with suppress(OSError):
+        path.write_text(str(min(int(path.read_text()) + _OOM_SCORE, 1000)))
 
 
 def _flush() -> None:

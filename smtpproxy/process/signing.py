@@ -15,8 +15,7 @@ from typing import NoReturn
 
 import structlog
 
-from smtpproxy.process.child import be_called
-from smtpproxy.process.nursery import leave_files
+from smtpproxy.process.nursery import be_called, leave_files
 from smtpproxy.relay.dkim_signing import GOOD_BITS, Keyring, SigningKey
 
 _AT_ONCE = 64  # requests to a process: more might not fit into its socket

@@ -111,7 +111,7 @@ async def _work(
         await worker.stop_listening()
         channel.send(Closed())
         await worker.close()
-        channel.send(Beat(worker.snapshot(), worker.paused))
+        channel.send(Beat(worker.snapshot(), worker.breaker.paused))
     finally:
         beating.cancel()
     channel.close()
@@ -128,7 +128,7 @@ async def _beat(worker: "Worker", channel: Channel) -> None:
     while True:
         try:
             snapshot = worker.snapshot()
-            channel.send(Beat(snapshot, worker.paused))
+            channel.send(Beat(snapshot, worker.breaker.paused))
             worker.pool.make_room()
             messages = sum(snapshot.counters["messages_total"].values())
             trimmer.beat(messages)
@@ -179,7 +179,7 @@ class Worker:
         self._bulk_counter = open_bulk_counter(settings.store) if settings.counts_bulk else None
         self._copies = open_copies(settings.store, now)
         self._campaigns = open_stream_counts(settings.store) if settings.tries_campaigns else None
-        self._breaker = WorkerBreaker(settings, number, self.metrics.mailed)
+        self.breaker = WorkerBreaker(settings, number, self.metrics.mailed)
         self._journal = Journal(
             server.state_dir / "audit", number, settings.audit, now=now, new_id=new_id
         )
@@ -239,7 +239,7 @@ class Worker:
             await listener.open(
                 sockets[listener.settings.name], SESSIONS[listener.settings.protocol]
             )
-        self._breaker.begin()
+        self.breaker.begin()
 
     async def stop_listening(self) -> None:
         """Accept no new connections."""
@@ -249,7 +249,7 @@ class Worker:
     async def close(self) -> None:
         """Drain all listeners, then close everything."""
         await asyncio.gather(*(listener.drain() for listener in self._listeners))
-        await self._breaker.close()
+        await self.breaker.close()
         if self._authenticator is not None:
             self._authenticator.close()
         if self._rates is not None:
@@ -271,10 +271,6 @@ class Worker:
     def end_at_once(self) -> None:
         """End without memory, but record what has yet to be written."""
         end_at_once(self._journal.close)
-
-    @property
-    def paused(self) -> tuple[str, ...]:
-        return self._breaker.paused
 
     def snapshot(self) -> Snapshot:
         pool = self.pool

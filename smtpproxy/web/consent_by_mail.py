@@ -84,7 +84,7 @@ class ConsentByMail:
     now: Callable[[], datetime]
 
     def __post_init__(self) -> None:
-        self._mails = Writer(self.settings)
+        self.mails = Writer(self.settings)
 
     async def start(self, asked: ConsentRequest) -> Started:
         """Record a request and mail its link, unless this person may not be mailed.
@@ -92,7 +92,7 @@ class ConsentByMail:
         If they may not, or not so soon, nothing is recorded. Raises StoreUnavailable, and
         RelayUnavailable: then the request is recorded, and can be repeated.
         """
-        store, now, bounds = self.writer(), self.now(), self._mails.confirmation
+        store, now, bounds = self.writer(), self.now(), self.mails.confirmation
         known = (await store.facts(Lookups((asked.address,)))).get(asked.address, NO_FACTS)
         verdict = self._refusal(asked, known, now)
         if verdict is not None:
@@ -109,7 +109,7 @@ class ConsentByMail:
             asked.source,
         )
         # Before anything is recorded, as the keys may be at fault.
-        mail = self._mails.mail(confirmation, now)
+        mail = self.mails.mail(confirmation, now)
         if not await self.limit.take(
             asked.address, now, per_address=bounds.max_per_address, per_day=bounds.max_per_day
         ):
@@ -160,12 +160,6 @@ class ConsentByMail:
             confirmation.recipient, confirmation.brand, confirmation.purpose, facts, self.now()
         )
         return any(suppressed(case) or restricted(case) for case in cases)
-
-    def permission_links(
-        self, stream: str, addresses: Iterable[str], lang: str | None
-    ) -> list[str]:
-        """Return the links of messages on a stream of class `permission`. Raises ValueError."""
-        return self._mails.permission_links(stream, addresses, lang, self.now())
 
     def words(self, confirmation: Confirmation, lang: Lang) -> Mapping[str, str]:
         return {

@@ -41,7 +41,8 @@ class Known:
         self._look = look
         self._lang = lang
         own = [name for name, _ in look.siblings]
-        self._brands: frozenset[str | None] = frozenset({None, BUILT_IN_BRAND, *own})
+        self.brands: frozenset[str | None] = frozenset({None, BUILT_IN_BRAND, *own})
+        """The controller's brands, as the record names them."""
 
     def lines(self) -> list[tuple[str, list[str]]]:
         """Return what is stored as names with their values, all safe to show."""
@@ -50,16 +51,11 @@ class Known:
             found.setdefault(self._say(name), []).append(text)
         return list(found.items())
 
-    @property
-    def brands(self) -> frozenset[str | None]:
-        """The controller's brands, as the record names them."""
-        return self._brands
-
     def collections(self) -> list[Collection]:
         """Return how these brands obtained the address, the newest first."""
         contact = self._stored.contact
         ways = collections(contact) if contact else ()
-        return [way for way in ways if way.brand in self._brands]
+        return [way for way in ways if way.brand in self.brands]
 
     def wishes(self, now: datetime) -> dict[str, str]:
         """Return how often the person wants mail, by the brand's purposes; `none`: stopped."""
@@ -82,7 +78,7 @@ class Known:
         """Return the brands, as acts name them, that may track when the person opens a message."""
         contact = self._stored.contact
         acts = [act for act in contact.acts if act.purpose == TRACKING] if contact else []
-        agreed = {act.brand for act in acts if not act.withdrawal} & self._brands
+        agreed = {act.brand for act in acts if not act.withdrawal} & self.brands
         return sorted(
             filter(lambda brand: _holds(acts, brand), agreed), key=lambda each: each or ""
         )
@@ -100,13 +96,13 @@ class Known:
             if contact.tags:
                 yield "tags", printable(", ".join(sorted(contact.tags)))
             for purchase in contact.purchases:
-                if purchase.brand in self._brands:
+                if purchase.brand in self.brands:
                     yield "purchases", f"{printable(purchase.product)}, {self._date(purchase.at)}"
             for act in contact.acts:
-                if act.brand in self._brands:
+                if act.brand in self.brands:
                     yield "consents", self._act(act)
             for wish in contact.preferences:
-                if wish.brand in self._brands:
+                if wish.brand in self.brands:
                     often = self._word(f"often.{wish.frequency}")
                     label = self._label(wish.purpose, wish.brand)
                     yield "preferences", self._say("pair", what=label, text=often)

@@ -6,10 +6,9 @@ leaves nothing out.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
 
 import structlog
 
@@ -41,8 +40,8 @@ _LEASE = timedelta(seconds=60)
 log = structlog.get_logger()
 
 
-class Post(Protocol):
-    async def __call__(self, id: str, body: bytes) -> Outcome: ...
+Post = Callable[[str, bytes], Awaitable[Outcome]]
+"""Sends a message: its id and body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,14 +235,14 @@ class WebhookDispatcher:
     async def _wake(self, state: WebhookState) -> WebhookState:
         """Carry out a requested retry, of marked dead letters and of everything waiting."""
         self._log.info("webhook retry was asked for")
-        for letter in await self.store.letters.dead_letters(self.webhook.name):
+        for letter in await self.store.store.dead_letters(self.webhook.name):
             if letter.retry and await self._holds(await self.store.progress()):
                 outcome = await self._deliver(letter.message_id, letter.body)
                 error = None if outcome.kind == "delivered" else outcome.text
-                await self.store.letters.settle_dead_letter(letter.id, error)
+                await self.store.store.settle_dead_letter(letter.id, error)
         awake = replace(state, disabled_at=None, retry_at=None)
         await self.store.put(awake)
-        await self.store.letters.take_wake(state.name)
+        await self.store.store.take_wake(state.name)
         return replace(awake, woken=False)
 
     async def _restart(self, state: WebhookState, error: ChangesGone) -> None:

@@ -26,8 +26,7 @@ class SharedStore:
     """What the dispatchers need. Methods raise StoreUnavailable."""
 
     def __init__(self, store: Store) -> None:
-        self.letters: Store = store
-        self._store = store
+        self.store = store
         self._looking: Together[None, WebhookProgress] = Together(self._look)
         self._reading: Together[Part, Sequence[LoggedChange]] = Together(self._read)
         self._putting: Together[tuple[WebhookState, DeadLetter | None], None] = Together(self._put)
@@ -54,23 +53,23 @@ class SharedStore:
             await each.ended()
 
     async def _look(self, asked: Sequence[None]) -> Sequence[WebhookProgress]:
-        return [await self._store.webhook_progress()] * len(asked)
+        return [await self.store.webhook_progress()] * len(asked)
 
     async def _read(self, parts: Sequence[Part]) -> Sequence[Sequence[LoggedChange] | ChangesGone]:
         found: dict[Part, Sequence[LoggedChange] | ChangesGone] = {}
         for part in set(parts):
             try:
-                found[part] = await self._store.changes(*part)
+                found[part] = await self.store.changes(*part)
             except ChangesGone as gone:
                 found[part] = gone
         return [found[part] for part in parts]
 
     async def _put(self, given: Sequence[tuple[WebhookState, DeadLetter | None]]) -> Sequence[None]:
         dead = [letter for _, letter in given if letter is not None]
-        await self._store.put_webhook_states([state for state, _ in given], dead)
+        await self.store.put_webhook_states([state for state, _ in given], dead)
         return [None] * len(given)
 
     async def _hold(self, given: Sequence[tuple[str, Holding, datetime]]) -> Sequence[bool]:
         wanted = {name: holding for name, holding, _ in given}
-        held = await self._store.hold_webhooks(wanted, max(now for *_, now in given))
+        held = await self.store.hold_webhooks(wanted, max(now for *_, now in given))
         return [name in held for name, *_ in given]

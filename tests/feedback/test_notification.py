@@ -91,7 +91,7 @@ class Tokens:
 
     clues = Clues()
 
-    def read(self, clues: Clues) -> Sent | None:
+    def __call__(self, clues: Clues) -> Sent | None:
         self.clues = clues
         return None
 

@@ -307,7 +307,7 @@ class Tokens:
         self.sent = sent
         self.clues = Clues()
 
-    def read(self, clues: Clues) -> Sent | None:
+    def __call__(self, clues: Clues) -> Sent | None:
         self.clues = clues
         return self.sent
 

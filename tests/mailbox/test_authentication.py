@@ -93,7 +93,7 @@ def test_only_what_would_suppress_lacks_a_signature() -> None:
 class Token:
     """A token of ours, wherever it is."""
 
-    def read(self, clues: Clues) -> Sent:
+    def __call__(self, clues: Clues) -> Sent:
         return Sent(JEANNE, "offers", "shop")
 
 

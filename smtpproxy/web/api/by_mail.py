@@ -162,7 +162,8 @@ class ByMail:
             raise Refused("stream_wrong", text)
         wanted = [name for name in names.values() if name is not None]
         with refusing("stream_wrong"):
-            made = self.by_mail.permission_links(asked.stream, wanted, asked.language)
+            now = self.by_mail.now()
+            made = self.by_mail.mails.permission_links(asked.stream, wanted, asked.language, now)
         links = dict(zip(wanted, made, strict=True))
         return PermissionLinks(
             tuple(

@@ -1,7 +1,6 @@
 """API operations that record consent and its withdrawal, as `smtpproxy consent` does."""
 
 import ipaddress
-from datetime import datetime
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -13,7 +12,6 @@ from smtpproxy.policy.rulebook import DOUBLE_OPT_IN
 from smtpproxy.recorded_consent import NotConfirmable
 from smtpproxy.store.exchange.contact_record import Hash, Word
 from smtpproxy.store.exchange.plausible import SKEW, by_now
-from smtpproxy.store.exchange.times import read_time
 from smtpproxy.terminal import few
 from smtpproxy.web.api.operation import (
     Call,
@@ -23,6 +21,7 @@ from smtpproxy.web.api.operation import (
     about,
     canonical_address,
     operation,
+    read_moment,
     recorded_address,
     refusing,
 )
@@ -138,7 +137,8 @@ class Consents(Operations):
         """
         address, settings = recorded_address(asked.address), self.settings
         brand = call.access.brand(asked.brand)
-        at = by_now(self._time("withdrawn_at", asked.withdrawn_at), self.now())
+        said_at = read_moment("withdrawn_at", asked.withdrawn_at, last_moment=True)
+        at = by_now(said_at or self.now(), self.now())
         purposes = call.access.settings.purposes
         known = asked.purpose in purposes
         if not known and not call.access.everything:
@@ -162,7 +162,7 @@ class Consents(Operations):
         if asked.pending and asked.confirm:
             raise Refused("body_wrong", "pending or confirm, not both: they are two acts")
         method = asked.method or (DOUBLE_OPT_IN if double else "")
-        at = self._time("given_at", asked.given_at)
+        at = read_moment("given_at", asked.given_at) or self.now()
         if at > self.now() + SKEW:
             raise Refused("body_wrong", "given_at: consent cannot be post-dated")
         with refusing("purpose_unknown"):
@@ -182,12 +182,6 @@ class Consents(Operations):
             pending=asked.pending,
             brand=brand,
         )
-
-    def _time(self, field: str, text: str | None) -> datetime:
-        with refusing("body_wrong", field):
-            if text is None:
-                return self.now()
-            return read_time(text, last_moment=field == "withdrawn_at")
 
     def _warnings(
         self, address: str, act: ConsentAct, done: recorded_consent.Recorded

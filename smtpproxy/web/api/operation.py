@@ -20,6 +20,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.settings.mail import Right
 from smtpproxy.store.exchange import lines
 from smtpproxy.store.exchange.lines import check_escapes
+from smtpproxy.store.exchange.times import read_time
 from smtpproxy.store.sql.store import Store
 from smtpproxy.web.api.problems import Refused
 
@@ -293,6 +294,12 @@ def canonical_address(address: str) -> str:
     """Return an address in canonical form. Raises Refused."""
     with refusing("body_wrong", "address"):
         return recipient(entered(address))
+
+
+def read_moment(field: str, text: str | None, *, last_moment: bool = False) -> datetime | None:
+    """Return the time that a field of the body names, if any. Raises Refused."""
+    with refusing("body_wrong", field):
+        return None if text is None else read_time(text, last_moment=last_moment)
 
 
 def recorded_address(address: str) -> str:

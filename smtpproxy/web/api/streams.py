@@ -11,9 +11,17 @@ from msgspec import Struct
 from smtpproxy.access import Access
 from smtpproxy.store import open_stream_counts
 from smtpproxy.store.breaker import StreamStatus, status_object, subject_of
-from smtpproxy.store.exchange.times import read_time
 from smtpproxy.store.streams import PERSON, StreamEvent
-from smtpproxy.web.api.operation import Call, Operations, Time, When, about, operation, refusing
+from smtpproxy.web.api.operation import (
+    Call,
+    Operations,
+    Time,
+    When,
+    about,
+    operation,
+    read_moment,
+    refusing,
+)
 from smtpproxy.web.api.problems import Refused
 
 
@@ -128,8 +136,7 @@ class Streams(Operations):
         Takes effect with the next message. A transactional stream is never paused.
         """
         subject, now = self._subject(asked.stream, call.access), self.now()
-        with refusing("body_wrong", "until"):
-            until = None if asked.until is None else read_time(asked.until, last_moment=True)
+        until = read_moment("until", asked.until, last_moment=True)
         if until is not None and until <= now:
             raise Refused("body_wrong", "until: is in the past")
         event = StreamEvent(now, subject, "paused", PERSON, until=until, reason=asked.reason)

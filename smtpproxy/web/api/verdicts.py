@@ -18,7 +18,6 @@ from smtpproxy.evidence.gather import record_object
 from smtpproxy.policy.model import NO_FACTS, Action, Basis, Contact, Reason
 from smtpproxy.scrub.verdicts import HIDDEN, ScrubRequest, judge_addresses
 from smtpproxy.sinks.audit.reader import Record, find, read
-from smtpproxy.store.exchange.times import read_time
 from smtpproxy.store.journals import IndexQuery
 from smtpproxy.terminal import few
 from smtpproxy.web.api.elsewhere import DecisionElsewhere, elsewhere
@@ -32,6 +31,7 @@ from smtpproxy.web.api.operation import (
     about,
     canonical_names,
     operation,
+    read_moment,
     recorded_address,
     refusing,
 )
@@ -261,8 +261,8 @@ class Verdicts(Operations):
         if (asked.recipient is None) is (asked.message_id is None):
             raise Refused("body_wrong", "give either a recipient or a message_id")
         recipient = None if asked.recipient is None else recorded_address(asked.recipient)
-        until = _time("until", asked.until) or self.now()
-        since = _time("since", asked.since) or max(until, _FIRST_UNTIL) - _USUAL_PERIOD
+        until = read_moment("until", asked.until) or self.now()
+        since = read_moment("since", asked.since) or max(until, _FIRST_UNTIL) - _USUAL_PERIOD
         if not timedelta(0) < until - since <= LONGEST_PERIOD:
             raise Refused("body_wrong", f"since: at most {LONGEST_PERIOD.days} days before until")
         before = None if asked.after is None else _read_place(asked.after)
@@ -337,11 +337,6 @@ def _read_place(text: str) -> _Place:
     except (ValueError, msgspec.MsgspecError) as error:
         raise Refused("body_wrong", "after: not the `next` of a page") from error
     return place
-
-
-def _time(field: str, text: str | None) -> datetime | None:
-    with refusing("body_wrong", field):
-        return None if text is None else read_time(text)
 
 
 def _is_of(record: Record, access: Access) -> bool:
