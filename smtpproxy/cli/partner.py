@@ -1,7 +1,7 @@
 """`smtpproxy partner`, and `suppress export` and `import` with --partner: shared suppressions."""
 
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -200,7 +200,7 @@ def export_snapshot(settings: Settings, name: str, output: BinaryIO) -> None:
                     writer.add(keys, suppression)
         return unshared
 
-    with SnapshotWriter(key) as writer:
+    with closing(SnapshotWriter(key)) as writer:
         unshared = using_store(settings, lambda store: gather(store, writer), read_only=True)
         writer.write(output, partner=name, sender=settings.server.hostname, taken_at=taken_at)
         shared = writer.count
@@ -224,7 +224,7 @@ def import_snapshot(settings: Settings, name: str, path: Path) -> Result:
             _check(settings, head)
             rows = _collect_keys(snapshot_rows, keys)
             snapshot = PartnerSnapshot(
-                key.fingerprint, head.sender, head.taken_at, now(), head.count, head.digest
+                key.fingerprint, head.sender, head.at, now(), head.count, head.digest
             )
             former = using_store(settings, lambda store: _take(store, name, snapshot, rows))
     except SnapshotFault as error:
@@ -266,9 +266,9 @@ def _check(settings: Settings, head: SnapshotHead) -> None:
 
 
 def _check_date(head: SnapshotHead) -> None:
-    if _is_of_the_future(head.taken_at):
+    if _is_of_the_future(head.at):
         raise SnapshotFault(
-            f"taken in the future ({written_time(head.taken_at)}): the clock of one side is wrong"
+            f"taken in the future ({written_time(head.at)}): the clock of one side is wrong"
         )
 
 

@@ -4,6 +4,7 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -223,7 +224,7 @@ def test_a_snapshot_of_the_future_is_not_fresh_and_keeps_no_correct_one_out(
     assert two.command("partner", "show")[0] == 0
 
     key = load_partner_key(one.root / "other.key")
-    with SnapshotWriter(key) as writer, path.open("wb") as file:
+    with closing(SnapshotWriter(key)) as writer, path.open("wb") as file:
         writer.write(file, partner="other", sender="teller.example", taken_at=ahead)
     people = two.root / "list"
     people.write_text(f"{SUBSCRIBER}\n")

@@ -25,7 +25,7 @@ from smtpproxy.store.move import (
     tables,
 )
 from smtpproxy.store.move.ends import Reopened
-from smtpproxy.store.move.sqlite_files import part_path
+from smtpproxy.store.move.sqlite import part_path
 from smtpproxy.store.records import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sqlite.side_tables import SIDE_TABLES
 from tests.kit import postgres as server

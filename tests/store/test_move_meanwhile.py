@@ -34,7 +34,7 @@ from smtpproxy.store.move import (
     tables,
 )
 from smtpproxy.store.move.ends import Reopened
-from smtpproxy.store.move.sqlite_files import part_path
+from smtpproxy.store.move.sqlite import part_path
 from smtpproxy.store.operations import Correction, Limits
 from smtpproxy.store.records import StoreUnavailable, SuppressionEntry
 from smtpproxy.store.sql.store import Store

@@ -13,7 +13,7 @@ import pytest
 
 from smtpproxy.store import open_mailings
 from smtpproxy.store.move import postgres, postgres_target, sqlite, sqlite_target
-from smtpproxy.store.move.sqlite_files import part_path
+from smtpproxy.store.move.sqlite import part_path
 from smtpproxy.store.records import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sqlite import connection as sqlite_connection
 from tests.kit import postgres as server

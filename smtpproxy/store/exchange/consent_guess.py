@@ -1,7 +1,7 @@
 """Guessing from a table's columns who agreed to what: yes and no, refusals, and their dates."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from smtpproxy.store.exchange.consent_columns import ConsentTable
@@ -27,32 +27,23 @@ class Flag(NamedTuple):
     is_refusal: bool  # yes means a refusal
 
 
+@dataclass(frozen=True, eq=False)
 class ConsentGuess:
     """Guesses the `[[consent]]` of a mapping, and asks what it cannot know."""
 
-    def __init__(
-        self,
-        look: TableLook,
-        known: Known,
-        answers: Answers,
-        flags: Sequence[Flag],
-        dates: Mapping[str, Sequence[ColumnLook]],
-        questions: list[Question],
-    ) -> None:
-        """`dates` are columns of times, by what they may mean; it appends to `questions`."""
-        self._look = look
-        self._known = known
-        self._answers = answers
-        self._flags = flags
-        self._dates = dates
-        self._questions = questions
+    look: TableLook
+    known: Known
+    answers: Answers
+    flags: Sequence[Flag]
+    dates: Mapping[str, Sequence[ColumnLook]]  # columns of times, by what they may mean
+    questions: list[Question]  # new ones are appended
 
     def tables(self) -> tuple[ConsentTable, ...]:
         """Return the consents, and ask for what the table does not say about each."""
         refused = self._refusal_dates()
-        agreed = [flag.column for flag in self._flags if not flag.is_refusal]
+        agreed = [flag.column for flag in self.flags if not flag.is_refusal]
         found = self._flagged(agreed, refused) if agreed else self._dated_alone(refused)
-        for column, is_refusal in self._flags:
+        for column, is_refusal in self.flags:
             if is_refusal:
                 _, false, nothing = self._meanings(column, refusals=True)
                 found += [
@@ -73,9 +64,9 @@ class ConsentGuess:
 
     def _refusal_dates(self) -> dict[str, list[str]]:
         """Return the columns with dates of refusals, by purpose."""
-        columns = list(self._dates["withdrawn_at"])
-        name = self._answers.withdrawn_at
-        if name and (named := self._look.column(name)) and named not in columns:
+        columns = list(self.dates["withdrawn_at"])
+        name = self.answers.withdrawn_at
+        if name and (named := self.look.column(name)) and named not in columns:
             columns.append(named)
         found: dict[str, list[str]] = {}
         for column in columns:
@@ -105,22 +96,22 @@ class ConsentGuess:
 
     def _closest(self, agreed: Sequence[ColumnLook]) -> Sequence[ColumnLook]:
         """Return the columns that can be about a purpose, preferring those named after it."""
-        if len(self._known.purposes) > 1 or not any(map(self._named_purposes, agreed)):
+        if len(self.known.purposes) > 1 or not any(map(self._named_purposes, agreed)):
             return agreed
-        answered = self._answers.consents
+        answered = self.answers.consents
         return [
             one for one in agreed if self._named_purposes(one) or column_key(one.name) in answered
         ]
 
     def _ask_which(self, first: ConsentTable, second: ColumnLook) -> None:
-        answers, names = self._answers, (first.column or "", second.name)
+        answers, names = self.answers, (first.column or "", second.name)
 
         def answered(kept: str) -> Answers:
             other = names[0] if kept == names[1] else names[1]
             chosen = {column_key(kept): first.purpose, column_key(other): NONE}
             return replace(answers, consents={**answers.consents, **chosen})
 
-        self._questions.append(
+        self.questions.append(
             Question(
                 f"Which of {names[0]!r} and {names[1]!r} says who agreed to {first.purpose}?",
                 f"--consent '{names[0]}=none', or --consent '{names[1]}=none'",
@@ -132,12 +123,12 @@ class ConsentGuess:
     def _dated_alone(self, refused: Mapping[str, list[str]]) -> list[ConsentTable]:
         """Return the consents of columns in which the date of an agreement is all there is."""
         columns: dict[str, list[str]] = {}
-        for column in self._dates["given_at"]:
+        for column in self.dates["given_at"]:
             for purpose in self._purposes_of(column):
                 columns.setdefault(purpose, []).append(column.name)
-        named = self._named(self._answers.given_at)
+        named = self._named(self.answers.given_at)
         if named and not columns:
-            for purpose in self._purposes_of(self._look.column(named) or ColumnLook(named)):
+            for purpose in self._purposes_of(self.look.column(named) or ColumnLook(named)):
                 columns[purpose] = [named]
         found = []
         for purpose, names in columns.items():
@@ -149,16 +140,16 @@ class ConsentGuess:
 
     def _named(self, name: str | None) -> str | None:
         """Return the header's spelling of a column that the user named."""
-        column = self._look.column(name) if name else None
+        column = self.look.column(name) if name else None
         return column.name if column else None
 
     def _given_at(self, column: ColumnLook) -> str | None:
         """Return the column with a consent's date, or None if that is a constant or unknown."""
-        if named := self._named(self._answers.given_at):
+        if named := self._named(self.answers.given_at):
             return named
-        if "consent_given_at" in self._answers.constants:
+        if "consent_given_at" in self.answers.constants:
             return None
-        found = self._dates["given_at"] or self._dates["signed_up_at"]
+        found = self.dates["given_at"] or self.dates["signed_up_at"]
         if len(found) > 1:
             own = set(plain_words(column.name).split())
             shared = {one.name: len(own & set(plain_words(one.name).split())) for one in found}
@@ -166,15 +157,15 @@ class ConsentGuess:
             found = best if len(best) == 1 else found
         if len(found) == 1:
             return found[0].name
-        times = tuple(one.name for one in self._look.columns
+        times = tuple(one.name for one in self.look.columns
                       if one.holds_times and one.name not in self._refused_dates())  # fmt: skip
         self._ask_date(times)
         return None
 
     def _ask_date(self, columns: tuple[str, ...]) -> None:
-        if any(one.option.startswith("--given-at") for one in self._questions):
+        if any(one.option.startswith("--given-at") for one in self.questions):
             return
-        self._questions.append(
+        self.questions.append(
             Question(
                 "Which column says when they agreed, or on which day did they all agree? Without "
                 "its date a consent proves nothing.",
@@ -186,32 +177,32 @@ class ConsentGuess:
         )
 
     def _check_date(self, text: str) -> None:
-        if self._look.column(text) is None:
+        if self.look.column(text) is None:
             read_time(text)
 
     def _dated(self, text: str) -> Answers:
         """Answer with a column, or with one day for all."""
-        if self._look.column(text) is not None:
-            return replace(self._answers, given_at=text)
-        return self._answers.with_constant("consent_given_at", text)
+        if self.look.column(text) is not None:
+            return replace(self.answers, given_at=text)
+        return self.answers.with_constant("consent_given_at", text)
 
     def _refused_dates(self) -> set[str]:
-        return {one.name for one in self._dates["withdrawn_at"]}
+        return {one.name for one in self.dates["withdrawn_at"]}
 
     def _purposes_of(self, column: ColumnLook, *, of_all: bool = False) -> Sequence[str]:
         """Return a column's purposes; a refusal that names none (`of_all`) is about all of them."""
-        answer = self._answers.consents.get(column_key(column.name))
+        answer = self.answers.consents.get(column_key(column.name))
         if answer:
             return [] if answer == NONE else [answer]
-        purposes = self._known.purposes
+        purposes = self.known.purposes
         named = self._named_purposes(column)
         if of_all:
             return named or purposes
         if not unexplained(column.name, purposes) and (named or len(purposes) == 1):
             return named or purposes
-        answers = self._answers
+        answers = self.answers
         key = column_key(column.name)
-        self._questions.append(
+        self.questions.append(
             Question(
                 f"What did people agree to if {column.name!r} says yes?",
                 f"--consent '{column.name}=PURPOSE'",
@@ -223,7 +214,7 @@ class ConsentGuess:
 
     def _named_purposes(self, column: ColumnLook) -> list[str]:
         header = set(plain_words(column.name).split())
-        named = [one for one in self._known.purposes if set(plain_words(one).split()) <= header]
+        named = [one for one in self.known.purposes if set(plain_words(one).split()) <= header]
         if fitting(column.name, ["others"]):  # partners' mail is about purposes for partners
             named = [one for one in named if fitting(one, ["others"])]
         return named
@@ -232,23 +223,22 @@ class ConsentGuess:
         self, column: ColumnLook, *, refusals: bool
     ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
         """Return which cells of a flag mean a consent, a no, and nothing."""
-        answers, cells = self._answers, words("cells")
+        answers, cells = self.answers, words("cells")
+        said = {
+            text.strip().casefold(): kind
+            for kind in ("nothing", "false", "true")
+            for text in getattr(answers, kind)
+        }
         mean: dict[str, list[str]] = {"true": [], "false": [], "nothing": [], "unknown": []}
         for text in sorted({value.casefold() for value in column.values or ()}):
             bare = plain_words(text) or text
-            if text in _folded(answers.true):
-                kind = "true"
-            elif text in _folded(answers.false):
-                kind = "false"
-            elif text in _folded(answers.nothing):
-                kind = "nothing"
-            elif bare in cells["yes"] or bare in cells["out" if refusals else "in"]:
+            if bare in cells["yes"] or bare in cells["out" if refusals else "in"]:
                 kind = "true"
             elif bare in cells["no"] or bare in cells["in" if refusals else "out"]:
                 kind = "false"
             else:
                 kind = "unknown"
-            mean[kind].append(text)
+            mean[said.get(text, kind)].append(text)
         for text in mean["unknown"]:
             self._ask_meaning(column, text, refusals=refusals)
         yes, no, none = (tuple(mean[kind]) for kind in ("true", "false", "nothing"))
@@ -256,7 +246,7 @@ class ConsentGuess:
         return ((), yes, (*no, *none)) if refusals else (yes, no, none)
 
     def _ask_meaning(self, column: ColumnLook, text: str, *, refusals: bool) -> None:
-        answers = self._answers
+        answers = self.answers
         count = sum(n for value, n in (column.values or {}).items() if value.casefold() == text)
         of = "a refusal" if refusals else "a consent"
 
@@ -267,7 +257,7 @@ class ConsentGuess:
             return replace(answers, **changed)  # type: ignore[arg-type]
 
         rows = counted(count, "row")
-        self._questions.append(
+        self.questions.append(
             Question(
                 f"{column.name!r} says {text!r} in {rows}: does that mean yes ({of}), no, or "
                 "nothing?",
@@ -278,9 +268,9 @@ class ConsentGuess:
         )
 
     def _no(self) -> Literal["withdrawal", "nothing"]:
-        answers = self._answers
-        if answers.no is None and not any(one.option == "--no" for one in self._questions):
-            self._questions.append(
+        answers = self.answers
+        if answers.no is None and not any(one.option == "--no" for one in self.questions):
+            self.questions.append(
                 Question(
                     "What does a no mean? A withdrawal of what they agreed to before, or nothing?",
                     "--no",
@@ -296,7 +286,3 @@ class ConsentGuess:
 
 def _only(names: Sequence[str] | None) -> str | None:
     return names[0] if names and len(names) == 1 else None
-
-
-def _folded(texts: Iterable[str]) -> set[str]:
-    return {text.strip().casefold() for text in texts}

@@ -8,13 +8,11 @@ that all spellings of a mailbox share.
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 from hmac import compare_digest
 from tempfile import TemporaryFile
-from types import TracebackType
-from typing import BinaryIO, Literal, Self
+from typing import BinaryIO, Literal
 
 import msgspec
 
@@ -31,7 +29,9 @@ class SnapshotFault(ValueError):
     """The file is not a snapshot that can be accepted; the text says why."""
 
 
-class _Header(msgspec.Struct, frozen=True):
+class SnapshotHead(msgspec.Struct, frozen=True):
+    """The first line of a snapshot. `partner` is its maker's name for the other side."""
+
     snapshot: Literal["smtpproxy-suppressions-1"]
     partner: str
     sender: str
@@ -39,6 +39,10 @@ class _Header(msgspec.Struct, frozen=True):
     taken_at: str
     count: int
     digest: str
+
+    @property
+    def at(self) -> datetime:
+        return read_time(self.taken_at)
 
 
 class _Row(msgspec.Struct, frozen=True):
@@ -49,19 +53,8 @@ class _Row(msgspec.Struct, frozen=True):
     since: str
 
 
-_read_header = msgspec.json.Decoder(_Header).decode
+_read_head = msgspec.json.Decoder(SnapshotHead).decode
 _read_row = msgspec.json.Decoder(_Row).decode
-
-
-@dataclass(frozen=True, slots=True)
-class SnapshotHead:
-    """The header of a snapshot. `partner` is its maker's name for the other side."""
-
-    partner: str
-    sender: str
-    taken_at: datetime
-    count: int
-    digest: str
 
 
 class SnapshotWriter:
@@ -69,19 +62,11 @@ class SnapshotWriter:
 
     def __init__(self, key: SuppressionKey) -> None:
         self._key = key
-        self._body = TemporaryFile()  # noqa: SIM115 - closed at the end of the block
+        self._body = TemporaryFile()  # noqa: SIM115 - `close` closes it
         self._hash = sha256()
         self.count = 0
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._body.close()
 
     def add(self, keys: KeyPair, suppression: Suppression) -> None:
@@ -97,7 +82,7 @@ class SnapshotWriter:
     def write(self, output: BinaryIO, *, partner: str, sender: str, taken_at: datetime) -> None:
         taken = written_time(taken_at)
         digest = _digest(self._key, sender, taken, self.count, self._hash.hexdigest())
-        header = _Header(
+        head = SnapshotHead(
             "smtpproxy-suppressions-1",
             partner,
             sender,
@@ -106,7 +91,7 @@ class SnapshotWriter:
             self.count,
             digest,
         )
-        output.write(_encode(header) + b"\n")
+        output.write(_encode(head) + b"\n")
         self._body.seek(0)
         shutil.copyfileobj(self._body, output)
 
@@ -120,22 +105,21 @@ def read_snapshot(
     last. Raises SnapshotFault, also from the iterator.
     """
     try:
-        header = _read_header(file.readline(_LONGEST_LINE))
-        taken_at = read_time(header.taken_at)
+        head = _read_head(file.readline(_LONGEST_LINE))
+        read_time(head.taken_at)
     except ValueError as error:
         raise SnapshotFault(
             f"line 1: not a snapshot as `suppress export --partner` writes it ({error})"
         ) from error
-    if header.key != key.fingerprint:
+    if head.key != key.fingerprint:
         raise SnapshotFault(
-            f"made with another key ({header.key}, the one shared with this partner is"
+            f"made with another key ({head.key}, the one shared with this partner is"
             f" {key.fingerprint}): both sides need the same key file"
         )
-    head = SnapshotHead(header.partner, header.sender, taken_at, header.count, header.digest)
-    return head, _rows(file, key, header)
+    return head, _rows(file, key, head)
 
 
-def _rows(file: BinaryIO, key: SuppressionKey, header: _Header) -> Iterator[SnapshotRow]:
+def _rows(file: BinaryIO, key: SuppressionKey, head: SnapshotHead) -> Iterator[SnapshotRow]:
     seen, count = sha256(), 0
     while line := file.readline(_LONGEST_LINE):
         seen.update(line)
@@ -149,10 +133,10 @@ def _rows(file: BinaryIO, key: SuppressionKey, header: _Header) -> Iterator[Snap
             yield SnapshotRow(keys, scope, origin, read_time(row.since))
         except ValueError as error:
             raise SnapshotFault(f"line {count + 1}: {error}") from error
-    if count != header.count:
-        raise SnapshotFault(f"incomplete: {count:,} of {header.count:,} suppressions")
-    wanted = _digest(key, header.sender, header.taken_at, count, seen.hexdigest())
-    if not compare_digest(wanted.encode(), header.digest.encode()):
+    if count != head.count:
+        raise SnapshotFault(f"incomplete: {count:,} of {head.count:,} suppressions")
+    wanted = _digest(key, head.sender, head.taken_at, count, seen.hexdigest())
+    if not compare_digest(wanted.encode(), head.digest.encode()):
         raise SnapshotFault("changed in transit, or not made by the partner: the digest is wrong")
 
 

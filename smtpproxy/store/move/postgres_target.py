@@ -16,9 +16,9 @@ from smtpproxy.store.move.ends import (
     encode,
     progress_of,
 )
-from smtpproxy.store.move.postgres import CHANGES
-from smtpproxy.store.move.postgres_tables import (
+from smtpproxy.store.move.postgres import (
     ALWAYS,
+    CHANGES,
     EXCLUSIVE,
     EXISTS,
     LOCKED,

@@ -20,7 +20,7 @@ from smtpproxy.store.move.ends import (
     progress_of,
 )
 from smtpproxy.store.move.reading import listed, places
-from smtpproxy.store.move.sqlite_files import Files, open_part, read_state, store_errors
+from smtpproxy.store.move.sqlite import Files, open_part, read_state, store_errors
 from smtpproxy.store.move.tables import MADE_WITH_A_STORE, PARTS, STORE, Key
 from smtpproxy.store.records import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sql.rows import Row

@@ -11,7 +11,7 @@ from smtpproxy.store import is_postgresql, store_path
 from smtpproxy.store.closed import without_password
 from smtpproxy.store.configurations import Misfit
 from smtpproxy.store.move.ends import copy_of
-from smtpproxy.store.move.sqlite_files import read_state, store_errors
+from smtpproxy.store.move.sqlite import read_state, store_errors
 from smtpproxy.store.move.tables import PARTS
 from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.sqlite.connection import moved_to, uri
