@@ -15,7 +15,6 @@ from smtpproxy.policy.model import (
     NO_FACTS,
     Action,
     Contact,
-    Facts,
     RecipientFacts,
     Rulebook,
     Stream,
@@ -149,11 +148,7 @@ class Outlook:
         orders_of: dict[str, list[Suppression]] = {}
         for entry in entries if self._foresees else ():
             orders_of.setdefault(entry.address, []).append(_order(entry))
-        for some in _parts(list(lines)):
-            facts = await self._facts(store, some, after)
-            for address in some:
-                known = _with_orders(_known(facts, address, after), orders_of.get(address, ()))
-                self._put(address, known, lines[address])
+        await self._judge(store, list(lines), after, orders_of, lines)
 
     async def suppressed(
         self,
@@ -177,25 +172,31 @@ class Outlook:
         """Judge people, each with suppressions that are not stored. Raises StoreUnavailable."""
         for some in _parts(list(people)):
             contacts = {name: one for name, (one, _) in (await store.profiles(some)).items()}
-            facts = await self._facts(store, some, contacts)
-            for address in some:
-                known = _with_orders(_known(facts, address, contacts), people[address])
-                self._put(address, known, ())
+            await self._judge(store, some, contacts, people)
 
     async def left(self, store: FactReader, contacts: Mapping[str, Contact | None]) -> None:
         """Judge people as if they had these contacts, or none. Raises StoreUnavailable."""
         after = {address: one for address, one in contacts.items() if one is not None}
-        for some in _parts(list(contacts)):
-            facts = await self._facts(store, some, after)
-            for address in some:
-                self._put(address, _known(facts, address, after), ())
+        await self._judge(store, list(contacts), after)
 
-    async def _facts(
-        self, store: FactReader, addresses: Sequence[str], after: Mapping[str, Contact]
-    ) -> Facts:
-        limited = {one for one in addresses if one in after and after[one].preferences}
-        lookups = replace(self._lookups, addresses=tuple(addresses))
-        return await facts_beside(store, lookups, limited)
+    async def _judge(
+        self,
+        store: FactReader,
+        addresses: Sequence[str],
+        contacts: Mapping[str, Contact],
+        orders_of: Mapping[str, Sequence[Suppression]] = {},
+        lines: Mapping[str, Sequence[Contact]] = {},
+    ) -> None:
+        """Judge people as if they had these contacts, or none, and these orders too."""
+        for some in _parts(addresses):
+            limited = {one for one in some if one in contacts and contacts[one].preferences}
+            facts = await facts_beside(
+                store, replace(self._lookups, addresses=tuple(some)), limited
+            )
+            for address in some:
+                known = replace(facts.get(address, NO_FACTS), contact=contacts.get(address))
+                known = _with_orders(known, orders_of.get(address, ()))
+                self._put(address, known, lines.get(address, ()))
 
     def _put(self, address: str, known: RecipientFacts, lines: Sequence[Contact]) -> None:
         if self._hides and known.contact is not None and self._hides(known.contact):
@@ -269,11 +270,6 @@ class _Counted:
         (self.bases if action == "allow" else self.reasons)[word] += people
         if facts:
             self.missing[facts] += people
-
-
-def _known(facts: Facts, address: str, contacts: Mapping[str, Contact]) -> RecipientFacts:
-    known, contact = facts.get(address, NO_FACTS), contacts.get(address)
-    return known if contact is known.contact else replace(known, contact=contact)
 
 
 def _order(entry: SuppressionEntry) -> Suppression:
