@@ -76,10 +76,7 @@ def open_list(file: BinaryIO, form: Format | None = None, column: str | None = N
     """Read a list; without `form`, its format is recognised by the first line.
 
     `column` has the address, a column of CSV or a field of NDJSON; by default the one named
-    address or email, or the only one.
-
-    Raises:
-        ImportFault: the column of the addresses cannot be determined.
+    address or email, or the only one. Raises ImportFault if it cannot be determined.
     """
     lines = read_lines(file)
     first = first_line(lines)
@@ -190,10 +187,7 @@ def _csv_list(lines: Lines, column: str | None) -> AddressList:
 
 def address_place(header: Header, column: str | None = None) -> int:
     """Return the index of the address cell: of `column`, of address or email, or the only one.
-
-    Raises:
-        ImportFault: it cannot be determined.
-    """
+    Raises ImportFault if it cannot be determined."""
     line = header.number
     names = [column_key(name) for name in header.columns]
     listed = ", ".join(filter(None, header.columns))[:200]

@@ -151,7 +151,7 @@ def test_the_store_s_silence_stops_no_import(
     async def silent(*_: object) -> None:
         raise StoreUnavailable("locked")
 
-    monkeypatch.setattr(Outlook, "_facts", silent)
+    monkeypatch.setattr(Outlook, "_judge", silent)
     path = stored.file("crm.csv", HEADER + line("anna"))
     result = stored.run("contact", "import", path, "--brand", "shop")
     assert "1 added" in result.stdout

@@ -287,11 +287,7 @@ _decode = msgspec.json.Decoder(ContactRecord).decode
 
 
 def read_contact(content: bytes, as_of: datetime) -> ContactUpdate:
-    """Read one line of NDJSON.
-
-    Raises:
-        ValueError: the text names the field, what is wrong and what would be right.
-    """
+    """Read one line of NDJSON. Raises ValueError: the field, what is wrong, what would be right."""
     try:
         return read_object(_decode, content).update(as_of)
     except (msgspec.MsgspecError, RecursionError) as error:

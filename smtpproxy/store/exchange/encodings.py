@@ -76,11 +76,8 @@ class Decoder:
         self._is_utf8 = True
 
     def utf8(self, line: bytes) -> bytes:
-        """Return the line in UTF-8, or unchanged if a later check will reject it.
-
-        Raises:
-            ValueError: it is not in the named encoding.
-        """
+        """Return the line in UTF-8, or unchanged if a later check will reject it. Raises ValueError
+        if it is not in the named encoding."""
         if line.isascii():
             return line
         if self.encoding is not None and not self._is_utf8:

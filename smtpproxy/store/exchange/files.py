@@ -139,9 +139,7 @@ class RejectedFile:
     def prepare(self, source: tuple[int, int]) -> None:
         """Make sure that lines can be rejected. `source`: device and inode of the input.
 
-        Raises:
-            RejectedFault: there is a file that is not ours.
-            OSError: it cannot be written; the error names it.
+        Raises RejectedFault if there is a file that is not ours, and OSError, which names it.
         """
         with self._naming():
             try:
@@ -186,10 +184,7 @@ class RejectedFile:
 
     def go_on(self, count: int, size: int) -> None:
         """Continue after the first `size` octets, which hold `count` lines of an earlier run.
-
-        Raises:
-            RejectedFault: they are no longer there.
-        """
+        Raises RejectedFault if they are no longer there."""
         self.count = count
         if not size:
             return

@@ -179,11 +179,7 @@ class _LayoutFile:
 
 
 def read_layouts(provider: str, text: str) -> list[Layout]:
-    """Read and check the layouts of one provider.
-
-    Raises:
-        MappingFault: `PROVIDER.toml: key: what is wrong and what would be right`.
-    """
+    """Read and check the layouts of one provider. Raises MappingFault."""
     path = f"{provider}.toml"
     try:
         file = checked(path, toml.loads(text), _LayoutFile)
@@ -305,10 +301,8 @@ def recognise(
     """Return the one layout that a file with these columns has, or None.
 
     The most specific header wins, then the hints in the file's name. `name` is that of a layout
-    or a provider; `origin` excludes layouts whose rows all have another one.
-
-    Raises:
-        ImportFault: several fit, or none with that name does.
+    or a provider; `origin` excludes layouts whose rows all have another one. Raises ImportFault if
+    several fit, or none with that name does.
     """
     candidates = named(kind, name) if name else layouts(kind)
     found = [one for one in candidates if one.fits(columns) and one.may_be(origin)]

@@ -117,10 +117,7 @@ def read_lines(file: BinaryIO, encoding: str | None = None) -> Lines:
 
     Lines end with LF or CRLF; a byte order mark at the start of a line is dropped. Without
     an `encoding`, lines that are not UTF-8 are read as CP1252, unless earlier lines have shown
-    that the file is UTF-8.
-
-    Raises (with the first line):
-        ImportFault: the file is not text.
+    that the file is UTF-8. Raises ImportFault, with the first line, if the file is not text.
     """
     decoder = Decoder(encoding)
     return Lines(_read_lines(file, decoder), decoder)
@@ -227,11 +224,8 @@ def converted(
 
 
 def checked_address(address: str, source: Line) -> str:
-    """Return an address unchanged.
-
-    Raises:
-        ValueError: its letters would be a guess: it is not ASCII, and its line not UTF-8.
-    """
+    """Return an address unchanged. Raises ValueError if its letters would be a guess: it is not
+    ASCII, and its line not UTF-8."""
     if source.is_guessed and not address.isascii():
         raise ValueError(
             "not UTF-8, and the letters of an address are not guessed: save the file as "
@@ -241,11 +235,7 @@ def checked_address(address: str, source: Line) -> str:
 
 
 def decoded(content: bytes) -> str:
-    """Return the text of a line.
-
-    Raises:
-        ValueError: it is not UTF-8.
-    """
+    """Return the text of a line. Raises ValueError if it is not UTF-8."""
     try:
         return content.decode()
     except UnicodeDecodeError as error:

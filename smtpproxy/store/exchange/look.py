@@ -106,12 +106,8 @@ class TableLook:
 
 
 def look_at(path: Path, tick: Callable[[int, int | None], None]) -> TableLook:
-    """Read a whole file. `tick` receives the octets and rows read so far.
-
-    Raises:
-        ImportFault: it is not a table, or an empty one.
-        OSError: it cannot be read.
-    """
+    """Read a whole file. `tick` receives the octets and rows read so far. Raises OSError, and
+    ImportFault if it is not a table, or an empty one."""
     with Source(path) as file:
         start = file.start[:64]
         is_sheet, of_json = start.startswith(b"PK\x03\x04"), is_json(start)

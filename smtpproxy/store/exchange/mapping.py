@@ -152,11 +152,8 @@ class MappingFile:
 
 
 def read_mapping(path: Path, fields: Sequence[str] = FIELDS) -> Mapping:
-    """Read and check a mapping file onto `fields`.
-
-    Raises:
-        MappingFault: `FILE: key: what is wrong and what would be right`, on a line for each.
-    """
+    """Read and check a mapping file onto `fields`. Raises MappingFault: `FILE: key: what is wrong
+    and what would be right`, on a line for each."""
     try:
         document = toml.read(path)
     except toml.TomlError as error:
@@ -165,11 +162,7 @@ def read_mapping(path: Path, fields: Sequence[str] = FIELDS) -> Mapping:
 
 
 def mapping_of(path: str, document: dict[str, Any], fields: Sequence[str]) -> Mapping:
-    """Check the contents of a mapping file. `path` names it in faults.
-
-    Raises:
-        MappingFault: as `read_mapping`.
-    """
+    """Check the contents of a mapping file. `path` names it in faults. Raises MappingFault."""
     return of_file(path, checked(path, document, MappingFile), fields)
 
 

@@ -64,11 +64,8 @@ class Header:
         return dataclasses.replace(self, columns=self.columns[:width])
 
     def places(self, fields: Mapping[str, str]) -> dict[str, int]:
-        """Return the index of the cell of each field; `fields` are by the keys of columns.
-
-        Raises:
-            ImportFault: two columns are the same field.
-        """
+        """Return the index of the cell of each field; `fields` are by the keys of columns. Raises
+        ImportFault if two columns are the same field."""
         self.check_once(fields.__contains__)
         found: dict[str, int] = {}
         for place, column in enumerate(self.columns):
@@ -159,10 +156,8 @@ def read_header(
 
     The default delimiter is that of a line `sep=`. Otherwise it is , ; or tab: of those in the
     header, the one that yields the most columns whose keys are `known`; then the one that splits
-    the most of the next rows into as many cells as the header has; then the commonest.
-
-    Raises:
-        ImportFault: it cannot be read.
+    the most of the next rows into as many cells as the header has; then the commonest. Raises
+    ImportFault if it cannot be read.
     """
     first = first_line(lines)
     if first is None:

@@ -78,8 +78,7 @@ def read_csv(
 ) -> Contents[SuppressionEntry]:
     """Read CSV by its header; without one, the columns are those of COLUMNS in this order.
 
-    Raises:
-        ImportFault: the header has no address, fits several exports, or not the one named.
+    Raises ImportFault if the header has no address, fits several exports, or not the one named.
     """
     wanted = wanted or Wanted()
     mapping, layout = wanted.mapping, None
@@ -180,10 +179,8 @@ def read_ndjson(
 ) -> Contents[SuppressionEntry]:
     """Read one JSON object a line, in our own form or that of a provider's API.
 
-    A provider's objects may also be spread over lines, as its command line prints them.
-
-    Raises:
-        ImportFault: the first object fits several exports, or not the one named.
+    A provider's objects may also be spread over lines, as its command line prints them. Raises
+    ImportFault if the first object fits several exports, or not the one named.
     """
     wanted = wanted or Wanted()
     objects = one_object_a_line(lines)

@@ -140,11 +140,7 @@ class Defaults:
         note: str,
         notation: Notation | None = None,
     ) -> SuppressionEntry:
-        """Check one suppression.
-
-        Raises:
-            ValueError: the text names the field, what is wrong and what would be right.
-        """
+        """Check one suppression. Raises ValueError: the field, what is wrong, what is right."""
         if not is_key_text(address):
             try:
                 address = entered_name(address)
@@ -178,11 +174,7 @@ _decode = msgspec.json.Decoder(SuppressionRecord).decode
 
 
 def read_record(content: bytes, defaults: Defaults) -> SuppressionEntry:
-    """Read one JSON object with the fields of COLUMNS.
-
-    Raises:
-        ValueError: the text names the field, what is wrong and what would be right.
-    """
+    """Read one JSON object with the fields of COLUMNS. Raises ValueError as `Defaults.entry`."""
     try:
         record = read_object(_decode, content)
     except msgspec.MsgspecError as error:

@@ -47,10 +47,8 @@ def is_json(start: bytes) -> bool:
 def read_table(file: BinaryIO, mapping: Mapping | None = None) -> Lines:
     """Read the lines of a table, the first of them its header.
 
-    Without a mapping, lines of JSON are returned unchanged.
-
-    Raises:
-        ImportFault: it is not a table; from the first line, if it is not text.
+    Without a mapping, lines of JSON are returned unchanged. Raises ImportFault if it is not a
+    table; from the first line, if it is not text.
     """
     start = file.peek(_START)[:_START] if isinstance(file, io.BufferedReader) else b""
     delimiter = (mapping and mapping.delimiter) or ","
@@ -112,11 +110,8 @@ def json_rows(lines: Lines, columns: Sequence[str], separator: str, delimiter: s
 
 
 def flat(content: bytes, separator: str = "|") -> list[tuple[str, str]]:
-    """Return the keys and texts of a JSON object, with `outer.inner` for nested ones.
-
-    Raises:
-        ValueError: it is not a JSON object.
-    """
+    """Return the keys and texts of a JSON object, with `outer.inner` for nested ones. Raises
+    ValueError if it is not a JSON object."""
     try:
         pending = [("", read_object(_decode, content), 0)]
     except (msgspec.MsgspecError, RecursionError) as error:
@@ -138,10 +133,8 @@ def flat(content: bytes, separator: str = "|") -> list[tuple[str, str]]:
 def read_sheet(file: BinaryIO, delimiter: str = ",", *, counted: bool = False) -> Lines:
     """Read the first sheet with rows of a spreadsheet, row by row.
 
-    `counted`: bare numbers will be read as days from 1900.
-
-    Raises:
-        ImportFault: it cannot be read, would need too much memory, or counts from 1904.
+    `counted`: bare numbers will be read as days from 1900. Raises ImportFault if it cannot be read,
+    would need too much memory, or counts from 1904.
     """
     copy = tempfile.TemporaryFile()  # noqa: SIM115 - its rows are read from it
     try:

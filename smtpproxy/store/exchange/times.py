@@ -21,10 +21,8 @@ def read_time(text: str, *, last_moment: bool = False) -> datetime:
     """Read an ISO 8601 time with its zone, or a date alone, in UTC.
 
     A date alone is its first moment, or with `last_moment` its last: for an unsubscribe that is
-    the stricter, as it then comes after all that the person agreed to that day.
-
-    Raises:
-        ValueError: with what is wrong and what would be right.
+    the stricter, as it then comes after all that the person agreed to that day. Raises ValueError
+    with what is wrong and what would be right.
     """
     try:
         return _placed(*_of_one(text, "iso"), None, last_moment=last_moment)
@@ -48,10 +46,8 @@ class Notation:
         """Read a cell. A date alone is in the zone, or UTC.
 
         A local time that came twice, or was skipped, is read as the earlier moment, or with
-        `last_moment` as the later.
-
-        Raises:
-            ValueError: with what is wrong and what to write in a mapping.
+        `last_moment` as the later. Raises ValueError with what is wrong and what to write in a
+        mapping.
         """
         try:
             found = _of_any(text, self.pattern) if self.pattern else _of_one(text, "iso")
