@@ -1,9 +1,9 @@
-"""Checking where the journals end: anchors show what a copy of them lacks."""
+"""Checking where the journals end, and who was erased since: anchors show what a copy lacks."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from shlex import quote
 
@@ -12,6 +12,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit.anchors import AnchorRow
 from smtpproxy.sinks.audit.chain import Head
+from smtpproxy.sinks.audit.erase import StillWritten, pseudonymise, repeat
 from smtpproxy.sinks.audit.files import last_line, segments
 from smtpproxy.sinks.audit.lines import After
 from smtpproxy.store.change_journal import FOLDER, Journal, JournalGap, Line, Position
@@ -144,3 +145,23 @@ def _anchored(folder: Path) -> Iterator[Head]:
     for anchor in filter(None, anchors.each(folder, b'"changes"')):
         if isinstance(anchor.row, AnchorRow) and anchor.row.changes is not None:
             yield anchor.row.changes
+
+
+_ERASING_TAKES = timedelta(minutes=1)
+
+
+def erase_from_copy(audit: Path, people: Mapping[str, datetime]) -> Iterator[str]:
+    """Erase people from decisions that were copied before the time of their erasure.
+
+    Later copies show whether they were erased or kept, as proof. Yields what was left, and why.
+    Raises OSError.
+    """
+    copied = anchors.last_taken(audit)
+    if audit.is_dir():
+        repeat(audit)
+    for address, since in people.items():
+        if copied is None or copied - since <= _ERASING_TAKES:
+            try:
+                pseudonymise(audit, address)
+            except StillWritten as fault:
+                yield str(fault)

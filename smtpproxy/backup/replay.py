@@ -9,6 +9,7 @@ from typing import get_args
 
 from smtpproxy.backup.journals import (
     Journals,
+    erase_from_copy,
     missing_changes,
     missing_decisions,
     trust,
@@ -31,7 +32,6 @@ from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit.anchors import RestoredRow
 from smtpproxy.sinks.audit.chain import Head
-from smtpproxy.sinks.audit.erase import StillWritten, pseudonymise
 from smtpproxy.sinks.audit.reader import read
 from smtpproxy.store.change_journal import FOLDER, Change, Journal, JournalGap, Line, Refusal
 from smtpproxy.store.key_files import load_keys
@@ -244,11 +244,8 @@ async def _people(
             order = key, scope, str(origin)
             found.suppressions[order] = max(at, found.suppressions.get(order, at))
             done.withdrawn += 1
-    for address in gone.values():
-        try:
-            pseudonymise(settings.server.state_dir / FOLDER, address)
-        except StillWritten as fault:
-            done.notes = (*done.notes, str(fault))
+    since = {address: found.erased[key][0] for key, address in gone.items()}
+    done.notes += tuple(erase_from_copy(settings.server.state_dir / FOLDER, since))
 
 
 async def _refuse(store: Store, address: str, refused: Sequence[Change], done: Replayed) -> None:

@@ -6,7 +6,7 @@ import re
 import shutil
 import sqlite3
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -359,6 +359,31 @@ def _burn_after_an_erasure(machine: Machine, backup: Path) -> None:
     kept = list(audit.glob("0*.ndjson"))
     assert kept
     assert not any(CLEO in path.read_text() for path in kept)
+    assert "nothing is wrong" in machine.run("audit", "verify").stdout
+
+
+@pytest.mark.parametrize("kept", [False, True])
+async def test_the_record_that_an_erasure_kept_stays(
+    machine: Machine, backup: Path, kept: bool
+) -> None:
+    """The decisions are from before the erasure, the anchors from after it tell the two apart."""
+    writing = journal(machine.state / "audit", Clock())
+    await writing.commit(decided(Clock(), CLEO))
+    writing.close()
+    await asyncio.to_thread(_burn_long_after_an_erasure, machine, backup, kept)
+
+
+def _burn_long_after_an_erasure(machine: Machine, backup: Path, kept: bool) -> None:
+    audit = machine.state / "audit"
+    shipped = machine.journals(machine.state)
+    machine.run("contact", "erase", CLEO, *(["--keep-record"] if kept else []))
+    anchors.take(audit, "asked", lambda: datetime.now(UTC) + timedelta(minutes=2))
+    for path in (audit / "anchors.ndjson", *audit.glob("changes-*.ndjson")):
+        shutil.copy(path, shipped)
+    machine.burn()
+    machine.run("restore", str(backup), "--journals", str(shipped), *WHOLE)
+    assert any(CLEO in path.read_text() for path in audit.glob("0*.ndjson")) == kept
+    assert machine.verdict(CLEO) == "suppressed_erasure"
     assert "nothing is wrong" in machine.run("audit", "verify").stdout
 
 

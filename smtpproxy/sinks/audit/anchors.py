@@ -186,6 +186,18 @@ def position(folder: Path) -> tuple[Head | None, Heads]:
     return None if last is None else last.head, _heads(folder, last)[0]
 
 
+def last_taken(folder: Path) -> datetime | None:
+    """Return when the journal was last anchored, or None. Raises OSError."""
+    rows = [anchor.row for anchor in each(folder, b'"kind":"anchor"') if anchor is not None]
+    return max((row.at for row in rows if isinstance(row, AnchorRow)), default=None)
+
+
+def erasings(folder: Path) -> list[ErasingRow]:
+    """Return what was recorded before each erasure. Raises OSError."""
+    rows = [anchor.row for anchor in each(folder, _ERASURE) if anchor is not None]
+    return [row for row in rows if isinstance(row, ErasingRow)]
+
+
 def unfinished(folder: Path) -> dict[int, ErasingRow]:
     """Return the erasures that a crash interrupted, by anchor number."""
     found: dict[int, ErasingRow] = {}

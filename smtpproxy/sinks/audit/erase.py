@@ -17,6 +17,7 @@ from contextlib import suppress
 from datetime import datetime
 from enum import IntFlag
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -146,6 +147,21 @@ def finish(folder: Path, now: Callable[[], datetime]) -> None:
             without = partial(_without, {n: set(places) for n, *places in row.parts})
             _replace(folder, _copied(folder, segment, without), segment)
         anchors.note(folder, now, partial(ErasedRow, of=number))
+
+
+def repeat(folder: Path) -> None:
+    """Erase what the anchors record as erased from files that were copied before that.
+
+    Raises OSError.
+    """
+    recorded: dict[str, dict[int, set[int]]] = {}
+    for row in anchors.erasings(folder):
+        for n, *places in row.parts:
+            recorded.setdefault(row.file, {}).setdefault(n, set()).update(places)
+    with locked(folder / journal_files.MAINTENANCE_LOCK):
+        for segment in chain.from_iterable(segments(folder).values()):
+            if parts := recorded.get(segment.name):
+                _replace(folder, _copied(folder, segment, partial(_without, parts)), segment)
 
 
 def _without(parts: dict[int, set[int]], raw: bytes) -> bytes:
