@@ -119,9 +119,10 @@ def map_contacts(settings: Settings, file: FileOrStdin, options: MapOptions) -> 
     with failing(MappingFault, code=2):
         mapping = mapping_of(str(output), loads(text), FIELDS)
     found = sample(settings, file, mapping)
+    octets = text.encode()
     try:
-        with output.open("x", encoding="utf-8") as out:
-            out.write(text)
+        with output.open("xb") as out:
+            out.write(octets)
     except OSError as error:
         if error.filename is not None:  # it was not even opened
             raise

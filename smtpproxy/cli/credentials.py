@@ -187,5 +187,9 @@ def _write(settings: Settings, users: "Users") -> None:
 def _password(*, confirm: bool) -> str:
     """Ask on the terminal, or read the first line of a pipe."""
     if sys.stdin.isatty():
-        return str(click.prompt("Password", hide_input=True, confirmation_prompt=confirm))
+        try:
+            return str(click.prompt("Password", hide_input=True, confirmation_prompt=confirm))
+        except UnicodeDecodeError:
+            click.echo(err=True)  # the line of the question is open
+            fail("the password is not text in the terminal's encoding", 2)
     return sys.stdin.readline().rstrip("\r\n")

@@ -101,9 +101,7 @@ def init(config: Path, options: InitOptions) -> Result:
     _must_not_exist([config] if config.exists() or config.is_symlink() else [])
     now = datetime.now(UTC)
     machine = asyncio.run(look(PATIENCE))
-    prompter = Prompter(
-        on_terminal=sys.stdin is not None and sys.stdin.isatty(), accept=options.yes
-    )
+    prompter = Prompter(on_terminal=sys.stdin.isatty(), accept=options.yes)
     if prompter.interactive:
         intro = "Enter accepts what is in brackets; Ctrl-C ends without writing anything."
         print_text([intro, *machine.notes], err=True)

@@ -116,7 +116,7 @@ YES: Any = flag("Do not ask for confirmation.")
 
 def ask_first(question: Callable[[], str | None], *, yes: bool) -> None:
     """Ask before what cannot be undone, unless there is no question or no terminal to ask at."""
-    if yes or sys.stdin is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return
     if (text := question()) is not None:
         confirm(text)

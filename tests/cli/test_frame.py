@@ -16,7 +16,8 @@ from click.testing import CliRunner, Result
 from smtpproxy.cli import COMMANDS, CommandFrame, fail, main, thread_failed
 from smtpproxy.store.records import StoreInaccessible, StoreMisconfigured, StoreUnavailable
 from tests.kit.ports import wait_for
-from tests.kit.relay import COMMAND
+from tests.kit.relay import COMMAND, relay_config
+from tests.kit.toml import to_toml
 
 GOOD = Path(__file__).parents[1] / "config" / "good" / "contract.toml"
 
@@ -175,6 +176,32 @@ def test_a_closed_standard_output_is_no_fault() -> None:
     command = f'"{COMMAND[0]}" -m smtpproxy check --config "{GOOD}" >&-'
     done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "says"),
+    [
+        ("user add bob", 2, "Error: the password is empty"),
+        ("stream observe offers", 1, "Error: nothing was changed; --yes goes on without asking"),
+        ("explain - --mail-from a@b.example --rcpt c@d.example", 1, ""),
+        ("dkim verify -", 1, "no DKIM signature"),
+        ("suppress import - --scope all --origin manual", 1, "no rows"),
+        ("contact import -", 1, "no rows"),
+        ("scrub - --stream offers", 1, "no rows"),
+        ("suppress key -", 1, "there is no key yet"),
+        ("feedback read -", 1, "empty, so no mail"),
+    ],
+)
+def test_a_closed_standard_input_is_an_empty_one(
+    tmp_path: Path, command: str, code: int, says: str
+) -> None:
+    config = tmp_path / "smtpproxy.toml"
+    more = {"auth": {"users": str(tmp_path / "users")}, "feedback": {"domain": "b.shop.example"}}
+    config.write_text(to_toml(relay_config(tmp_path, "127.0.0.1:25", more)))
+    line = f'"{COMMAND[0]}" -m smtpproxy {command} --config {config}'
+    done = subprocess.run(["sh", "-c", f"{line} <&-"], capture_output=True, text=True, check=False)
+    assert "unexpected" not in done.stderr, done.stderr
+    assert (done.returncode, says in done.stdout + done.stderr) == (code, True), done.stderr
 
 
 def test_an_interrupt_while_modules_are_imported_is_quiet(tmp_path: Path) -> None:

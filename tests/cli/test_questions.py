@@ -78,10 +78,10 @@ async def _suppress_for_a_former_purpose(store: Store) -> None:
     await store.add_suppressions([entry])
 
 
-def at_terminal(stored: Stored, command: str, answer: str) -> tuple[int, str]:
+def at_terminal(stored: Stored, command: str, answer: str | bytes) -> tuple[int, str]:
     """Run a command at a terminal, where `answer` is typed; (exit code, what it says there)."""
     ours, theirs = pty.openpty()
-    os.write(ours, answer.encode())
+    os.write(ours, answer.encode() if isinstance(answer, str) else answer)
     if "{import}" in command:
         command = command.replace("{import}", stored.json("import", "list")[0]["id"])
     run = [*COMMAND, *command.split(), "--config", str(stored.config_path)]
@@ -94,7 +94,7 @@ def at_terminal(stored: Stored, command: str, answer: str) -> tuple[int, str]:
         while read := os.read(ours, 65_536):
             shown += read
     os.close(ours)
-    return done.returncode, " ".join(shown.decode().split())
+    return done.returncode, " ".join(shown.decode(errors="replace").split())
 
 
 @pytest.mark.parametrize("command", QUESTIONS)
@@ -112,6 +112,23 @@ def test_a_yes_goes_on_and_a_script_is_not_asked(stored: Stored) -> None:
     assert (code, shown.rpartition("Error: ")[2][:20]) == (1, "nothing was changed;")
     assert at_terminal(stored, f"{drop} 1", "y\n")[0] == 0
     assert "1 dead letter dropped" in stored.run(*drop.split(), "2").stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "told"),
+    [
+        ("stream observe offers", 1, "Error: invalid input"),
+        ("init --nameserver 127.0.0.1", 130, 'Error: "\\udce9" is not a host name'),
+    ],
+)
+def test_an_answer_in_another_encoding_is_only_a_wrong_one(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch, command: str, code: int, told: str
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")
+    if command.startswith("init"):
+        stored.config_path = stored.folder / "new.toml"
+    found, shown = at_terminal(stored, command, b"\xe9\n\x04\x04")
+    assert (found, told in shown) == (code, True), shown
 
 
 @pytest.mark.parametrize("command", NOTHING_TO_ASK)

@@ -82,6 +82,18 @@ def test_what_is_no_name_and_no_password(user: Users) -> None:
     assert not user.path.exists()
 
 
+def test_a_password_in_another_encoding_is_a_wrong_one(
+    user: Users, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def typed(*_: object, **__: object) -> str:
+        return b"p\xe9".decode()
+
+    monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _: True, raising=False)
+    monkeypatch.setattr("click.prompt", typed)
+    result = user("add", "shop")
+    assert (result.exit_code, "not text in the terminal's encoding" in result.stderr) == (2, True)
+
+
 def test_without_a_file_of_users(tmp_path: Path) -> None:
     config = tmp_path / "x.toml"
     config.write_text(to_toml(relay_config(tmp_path, "127.0.0.1:10025")))
