@@ -35,7 +35,11 @@ def _fields(found: dict[str, Any]) -> Fields:
     }
     faults = found["faults"]
     unknown = None if faults else "not known: the store cannot answer"
-    lists = {
+    keys = {
+        name: "not known" if day is None else day[:10]
+        for name, day in (found["keys"] or {}).items()
+    }
+    more = {
         "configuration": _file(found),
         "disk": found["disk"],
         "draining": f"{found['draining']} earlier configurations" if found["draining"] else None,
@@ -44,12 +48,7 @@ def _fields(found: dict[str, Any]) -> Fields:
         "held back": unknown if held is None else _listed(held),
         "store copy": "; ".join(found["store_copy"] or ()) or None,
         "certificates": _listed(valid),
-        "replace keys by": _listed(
-            {
-                name: "not known" if day is None else day[:10]
-                for name, day in (found["keys"] or {}).items()
-            }
-        ),
+        "replace keys by": _listed(keys),
         "feedback": _mailbox(found["feedback"]),
         "audit index": _behind(found["audit_index"]),
         "heard": _listed((found["feedback"] or {}).get("heard") or {}),
@@ -69,7 +68,7 @@ def _fields(found: dict[str, Any]) -> Fields:
             ),
             ("answers", _listed(found["relayed"]) or "none yet"),
             ("last purge", found["last_purge"] or "none yet"),
-            *lists.items(),
+            *more.items(),
         ]
     )
 

@@ -254,22 +254,18 @@ def judge_alignment(
         if finding.status in good
         and _aligned(key.settings.domain, domain, organisations, found.organisation, strict)
     ]
+    judged = partial(Finding, Check.ALIGNMENT, domain)
     if aligned:
-        text = f"DKIM signs with d={aligned[0]}, which is aligned"
-        return Finding(Check.ALIGNMENT, domain, Status.PASS, text)
-    unsure = [each for each in (spf, *dkim) if each.status is Status.UNKNOWN]
+        return judged(Status.PASS, f"DKIM signs with d={aligned[0]}, which is aligned")
     if keys and any(finding.status in good for finding in dkim):
         text = f"adkim=s requires d={domain}, but the relay signs as {keys[0].settings.domain}"
-        fix = f"sign as {domain}, or remove adkim=s"
-        return Finding(Check.ALIGNMENT, domain, Status.FAIL, text, fix)
+        return judged(Status.FAIL, text, f"sign as {domain}, or remove adkim=s")
     if spf.status in good:
         text = f"only by SPF, and only if the reverse path is in {domain} too"
-        return Finding(Check.ALIGNMENT, domain, Status.WARN, text, _SIGN)
-    if unsure:
-        text = "it is not known whether SPF or DKIM would pass"
-        return Finding(Check.ALIGNMENT, domain, Status.UNKNOWN, text, _SIGN)
-    text = "neither SPF nor DKIM would pass"
-    return Finding(Check.ALIGNMENT, domain, Status.FAIL, text, _SIGN)
+        return judged(Status.WARN, text, _SIGN)
+    if any(each.status is Status.UNKNOWN for each in (spf, *dkim)):
+        return judged(Status.UNKNOWN, "it is not known whether SPF or DKIM would pass", _SIGN)
+    return judged(Status.FAIL, "neither SPF nor DKIM would pass", _SIGN)
 
 
 _SIGN = "sign with a key of the domain ([[dkim]]), so that forwarded mail is believed too"

@@ -101,12 +101,8 @@ def judge_mx(domain: str, exchangers: Sequence[MxRecord], known: dict[str, bool]
     if not exchangers:
         if not known.get(domain):
             return _finding(domain, Status.FAIL, "no MX record and no address", _PUBLISH_MX)
-        return _finding(
-            domain,
-            Status.WARN,
-            "no MX record: mail goes to the address of the domain itself",
-            _PUBLISH_MX,
-        )
+        text = "no MX record: mail goes to the address of the domain itself"
+        return _finding(domain, Status.WARN, text, _PUBLISH_MX)
     lost = [host for host, found in known.items() if not found]
     hosts = ", ".join(known)
     if len(lost) == len(known):

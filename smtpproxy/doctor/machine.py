@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from msgspec import Struct
@@ -92,21 +93,18 @@ _MOST_DKIM = "at least every year: smtpproxy dkim keygen, publish the record, ad
 
 async def restore(settings: Settings) -> list[Finding]:
     """Judge whether a restore is still waiting for its journals."""
-    where = without_password(settings.store.url)
+    found = partial(Finding, Check.RESTORE, without_password(settings.store.url))
     try:
         async with opened_store(settings, read_only=True) as store:
             pause = restore_in_force(await store.pauses())
     except NoStoreYet:
         return []
     except StoreUnavailable as fault:
-        text = f"the store cannot answer: {with_cause(fault)}"
-        return [Finding(Check.RESTORE, where, Status.UNKNOWN, text)]
+        return [found(Status.UNKNOWN, f"the store cannot answer: {with_cause(fault)}")]
     if pause is None:
-        return [
-            Finding(Check.RESTORE, where, Status.PASS, "no restore is waiting for its journals")
-        ]
+        return [found(Status.PASS, "no restore is waiting for its journals")]
     text = f"restored at {pause.at:%Y-%m-%d %H:%M}; who objected since the backup is not known"
-    return [Finding(Check.RESTORE, where, Status.FAIL, f"{text}: marketing is deferred", _REPLAY)]
+    return [found(Status.FAIL, f"{text}: marketing is deferred", _REPLAY)]
 
 
 async def replica(settings: Settings) -> list[Finding]:
@@ -135,20 +133,19 @@ async def failover(settings: Settings) -> list[Finding]:
     """Judge whether a failover may lose acknowledged changes; SQLite has no failover."""
     if not is_postgresql(settings.store):
         return []
-    where = without_password(settings.store.url)
+    found = partial(Finding, Check.FAILOVER, without_password(settings.store.url))
     try:
-        found = await standby_awaited(settings.store)
+        awaited = await standby_awaited(settings.store)
     except StoreUnavailable as fault:
-        text = f"the store cannot answer: {with_cause(fault)}"
-        return [Finding(Check.FAILOVER, where, Status.UNKNOWN, text)]
-    if found.waits and not found.connected:
+        return [found(Status.UNKNOWN, f"the store cannot answer: {with_cause(fault)}")]
+    if awaited.waits and not awaited.connected:
         text = "commits wait for a standby, and none is connected: nothing can be written"
-        return [Finding(Check.FAILOVER, where, Status.FAIL, text, _BRING_BACK)]
-    if found.waits:
-        return [Finding(Check.FAILOVER, where, Status.PASS, "a commit waits for a standby")]
+        return [found(Status.FAIL, text, _BRING_BACK)]
+    if awaited.waits:
+        return [found(Status.PASS, "a commit waits for a standby")]
     text = "commits do not wait for a standby: a failover loses the last ones, even an unsubscribe"
     status = Status.FAIL if settings.store.require_synchronous else Status.WARN
-    return [Finding(Check.FAILOVER, where, status, text, _WAIT)]
+    return [found(status, text, _WAIT)]
 
 
 _BRING_BACK = "bring the standby back, or take it out of synchronous_standby_names, and reload"
@@ -217,38 +214,31 @@ _BRING_KEY = "copy it from the backup or another relay; make a new one only if i
 
 def judge_key(key: KeyFile, now: datetime) -> Finding | None:
     """Judge a key file by its status alone; None if it is missing and not required."""
+    found = partial(Finding, Check.KEYS, key.name)
     try:
         status = key.path.stat()
     except FileNotFoundError:
-        if not key.required:
-            return None
-        text = f"{key.path} does not exist"
-        return Finding(Check.KEYS, key.name, Status.FAIL, text, _BRING_KEY)
+        missing = found(Status.FAIL, f"{key.path} does not exist", _BRING_KEY)
+        return missing if key.required else None
     except OSError as error:
         text = f"{key.path}: {error.strerror}"
-        return Finding(
-            Check.KEYS, key.name, Status.UNKNOWN, text, "run this as a user who may read it"
-        )
+        return found(Status.UNKNOWN, text, "run this as a user who may read it")
     if status.st_mode & stat.S_IRWXO:
         text = f"{key.path} is readable by everybody on this machine"
-        return Finding(Check.KEYS, key.name, Status.FAIL, text, f"chmod o= {key.path}")
-    written = datetime.fromtimestamp(status.st_mtime, UTC)
-    since = key.since or written
+        return found(Status.FAIL, text, f"chmod o= {key.path}")
+    since = key.since or datetime.fromtimestamp(status.st_mtime, UTC)
     days = (now - since).days
     if since > now:
-        text = f"in force from {since:%Y-%m-%d}"
-        return Finding(Check.KEYS, key.name, Status.PASS, text)
-    text = f"{counted(days, 'day')} old"
+        return found(Status.PASS, f"in force from {since:%Y-%m-%d}")
     if days > key.days:
-        return Finding(Check.KEYS, key.name, Status.WARN, text, key.renew)
-    return Finding(Check.KEYS, key.name, Status.PASS, text)
+        return found(Status.WARN, f"{counted(days, 'day')} old", key.renew)
+    return found(Status.PASS, f"{counted(days, 'day')} old")
 
 
 _SYNCHRONISED = Path("/run/systemd/timesync/synchronized")
 _TIME_ERROR = 5
 _STA_UNSYNC = 0x40
 _FAR_OFF = 1.0  # seconds
-_SUBJECT = "clock"
 _KEEP_TIME = "run chrony, ntpd or systemd-timesyncd (in a container: on its host)"
 
 
@@ -266,19 +256,18 @@ def check_clock() -> Finding:
 
 
 def judge_clock(seen: ClockSeen) -> Finding:
+    found = partial(Finding, Check.CLOCK, "clock")
     if seen.synchronised:
         text = f"synchronised to within {seen.error:.3f} s, by the kernel's own estimate"
         if seen.error > _FAR_OFF:
-            return Finding(Check.CLOCK, _SUBJECT, Status.WARN, text, _KEEP_TIME)
-        return Finding(Check.CLOCK, _SUBJECT, Status.PASS, text)
+            return found(Status.WARN, text, _KEEP_TIME)
+        return found(Status.PASS, text)
     if seen.marked:
-        text = "systemd-timesyncd has synchronised it"
-        return Finding(Check.CLOCK, _SUBJECT, Status.PASS, text)
+        return found(Status.PASS, "systemd-timesyncd has synchronised it")
     if seen.synchronised is None:
         text = f"the kernel gives no answer: {seen.failure}"
-        return Finding(Check.CLOCK, _SUBJECT, Status.UNKNOWN, text, _KEEP_TIME)
-    text = "the kernel's clock is not synchronised"
-    return Finding(Check.CLOCK, _SUBJECT, Status.WARN, text, _KEEP_TIME)
+        return found(Status.UNKNOWN, text, _KEEP_TIME)
+    return found(Status.WARN, "the kernel's clock is not synchronised", _KEEP_TIME)
 
 
 class _Timex(ctypes.Structure):

@@ -245,36 +245,30 @@ async def count_taken(settings: UpstreamSettings, most: int) -> Taken:
 
 
 async def _while_kept(settings: UpstreamSettings, context: ssl.SSLContext, most: int) -> Taken:
+    now = asyncio.get_running_loop().time
     open_ones: list[Conversation] = []
     try:
-        return await _filled(settings, context, most, open_ones)
+        refusals, silent = await _opened(settings, context, 1, open_ones, within=_SECONDS)
+        if refusals:
+            return Taken(0, refusals[0])
+        if silent:
+            return Taken(0, f"it does not greet within {_SECONDS:g} s", slow=True)
+        until, silent_before = now() + _SECONDS, False
+        while len(open_ones) < most:
+            number = min(_AT_A_TIME, most - len(open_ones))
+            refusals, silent = await _opened(settings, context, number, open_ones, within=_SILENT)
+            if refusals:
+                return Taken(len(open_ones), refusals[0])
+            # Where it greets on others at once, it was only slow: it asked the DNS for our name.
+            if silent == number and silent_before:
+                return Taken(len(open_ones), _NO_GREETING)
+            silent_before = silent == number
+            if now() > until and len(open_ones) < most:
+                refusal = f"it greeted on {len(open_ones)} within {_SECONDS:g} s"
+                return Taken(len(open_ones), refusal, slow=True)
+        return Taken(len(open_ones))
     finally:
         await _quit(open_ones)
-
-
-async def _filled(
-    settings: UpstreamSettings, context: ssl.SSLContext, most: int, open_ones: list[Conversation]
-) -> Taken:
-    now = asyncio.get_running_loop().time
-    refusals, silent = await _opened(settings, context, 1, open_ones, within=_SECONDS)
-    if refusals:
-        return Taken(0, refusals[0])
-    if silent:
-        return Taken(0, f"it does not greet within {_SECONDS:g} s", slow=True)
-    until, silent_before = now() + _SECONDS, False
-    while len(open_ones) < most:
-        number = min(_AT_A_TIME, most - len(open_ones))
-        refusals, silent = await _opened(settings, context, number, open_ones, within=_SILENT)
-        if refusals:
-            return Taken(len(open_ones), refusals[0])
-        # Where it greets on others at once, it was only slow: it asked the DNS for our name.
-        if silent == number and silent_before:
-            return Taken(len(open_ones), _NO_GREETING)
-        silent_before = silent == number
-        if now() > until and len(open_ones) < most:
-            refusal = f"it greeted on {len(open_ones)} within {_SECONDS:g} s"
-            return Taken(len(open_ones), refusal, slow=True)
-    return Taken(len(open_ones))
 
 
 async def _opened(

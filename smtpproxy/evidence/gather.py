@@ -342,10 +342,8 @@ def _retention_object(of: RetentionSettings) -> dict[str, str | None]:
 
 
 def _mailing_object(mailing: Mailing, evidence: Evidence) -> dict[str, Any]:
-    whole, recipients = (
-        record_object(mailing.record, evidence.state(mailing)),
-        mailing.record.decided.recipients,
-    )
+    whole = record_object(mailing.record, evidence.state(mailing))
+    recipients = mailing.record.decided.recipients
     index = next(i for i, each in enumerate(recipients) if each is mailing.recipient)
     outcome = mailing.outcome
     upstream = outcome and {"at": outcome.at, "code": outcome.code, "reply": mailing.reply}

@@ -40,46 +40,34 @@ class Kind(StrEnum):
     RELAY = "relay"  # the operator of the relay
 
 
-_RECORD = frozenset(
-    {
-        Reason.NO_RECORD,
-        Reason.SOURCE_UNDISCLOSED,
-        Reason.SOURCE_UNPROVEN,
-        Reason.BRAND_UNPROVEN,
-        Reason.CONSENT_MISSING,
-        Reason.CONSENT_UNPROVEN,
-        Reason.PRODUCT_NOT_SIMILAR,
-        Reason.SOURCE_NOT_DIRECT,
-        Reason.NOTICE_MISSING,
-        Reason.OPTOUT_NOT_OFFERED,
-        Reason.TOPIC_UNRELATED,
-        Reason.LIST_STALE,
-    }
-)
-_MESSAGE = frozenset(
-    {
-        *MESSAGE_REASONS,
-        *MARKETING_MESSAGE_REASONS,
-        *TRANSACTIONAL_MESSAGE_REASONS,
-        Reason.SOURCE_NOT_ANNOUNCED,
-        Reason.TRACKING_UNCONSENTED,
-    }
-)
+_KINDS: Mapping[str, Kind] = {
+    Reason.NO_RECORD: Kind.RECORD,
+    Reason.SOURCE_UNDISCLOSED: Kind.RECORD,
+    Reason.SOURCE_UNPROVEN: Kind.RECORD,
+    Reason.BRAND_UNPROVEN: Kind.RECORD,
+    Reason.CONSENT_MISSING: Kind.RECORD,
+    Reason.CONSENT_UNPROVEN: Kind.RECORD,
+    Reason.PRODUCT_NOT_SIMILAR: Kind.RECORD,
+    Reason.SOURCE_NOT_DIRECT: Kind.RECORD,
+    Reason.NOTICE_MISSING: Kind.RECORD,
+    Reason.OPTOUT_NOT_OFFERED: Kind.RECORD,
+    Reason.TOPIC_UNRELATED: Kind.RECORD,
+    Reason.LIST_STALE: Kind.RECORD,
+    Reason.RESTORE_PENDING: Kind.TIME,
+    Reason.STREAM_PAUSED: Kind.TIME,
+    Reason.FREQUENCY_CAP: Kind.TIME,
+    Reason.CAMPAIGN_ON_TRIAL: Kind.TIME,
+    Reason.TEMPORARY_FAILURE: Kind.RELAY,
+    **dict.fromkeys(MESSAGE_REASONS, Kind.MESSAGE),
+    **dict.fromkeys(MARKETING_MESSAGE_REASONS, Kind.MESSAGE),
+    **dict.fromkeys(TRANSACTIONAL_MESSAGE_REASONS, Kind.MESSAGE),
+    Reason.SOURCE_NOT_ANNOUNCED: Kind.MESSAGE,
+    Reason.TRACKING_UNCONSENTED: Kind.MESSAGE,
+}
 
 
 def kind_of(reason: str) -> Kind:
-    if reason in _MESSAGE:
-        return Kind.MESSAGE
-    if reason in _RECORD:
-        return Kind.RECORD
-    if reason in (
-        Reason.RESTORE_PENDING,
-        Reason.STREAM_PAUSED,
-        Reason.FREQUENCY_CAP,
-        Reason.CAMPAIGN_ON_TRIAL,
-    ):
-        return Kind.TIME
-    return Kind.RELAY if reason == Reason.TEMPORARY_FAILURE else Kind.PERSON
+    return _KINDS.get(reason, Kind.PERSON)
 
 
 Trend = Literal["new", "rising", "steady", "falling", "gone"]
