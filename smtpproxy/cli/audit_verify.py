@@ -30,6 +30,7 @@ from smtpproxy.cli.printer import (
     verify_progress,
 )
 from smtpproxy.clock import now
+from smtpproxy.events import picked
 from smtpproxy.evidence.gather import report_object
 from smtpproxy.policy.model import Rulebook
 from smtpproxy.settings import Settings
@@ -37,7 +38,6 @@ from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit import verify as journal_verify
 from smtpproxy.sinks.audit.anchors import AnchorRow
 from smtpproxy.sinks.audit.chain import Finding, Report
-from smtpproxy.sinks.audit.lines import After
 from smtpproxy.sinks.audit.reader import Record, read
 from smtpproxy.terminal import counted
 
@@ -104,7 +104,7 @@ def anchor(settings: Settings) -> Result:
     taken = anchors.take(folder, "asked", now)
     if taken is None or not isinstance(row := taken.row, AnchorRow) or not row.heads:
         fail("nothing is on record yet")
-    heads = {slot: _head(head) for slot, head in row.heads.items()}
+    heads = {slot: picked(head, "file", "n", "hash") for slot, head in row.heads.items()}
     text = [f"anchor {taken.n} of {row.at:%Y-%m-%d %H:%M:%S} UTC: {taken.hash}"]
     text += [
         f"worker {slot}: row {head.n} in {head.file}: {head.hash}"
@@ -114,10 +114,6 @@ def anchor(settings: Settings) -> Result:
         text.append(f"journal of changes: change {row.changes.n}: {row.changes.hash}")
     data = {"at": row.at, "n": taken.n, "hash": taken.hash, "heads": heads, "changes": row.changes}
     return Result(data, text, one_line=True)
-
-
-def _head(head: After) -> dict[str, Any]:
-    return {"file": head.file, "n": head.n, "hash": head.hash}
 
 
 def _report(report: Report) -> Iterator[Part]:

@@ -357,7 +357,8 @@ def _write_evidence(
     with verify_progress(journal_verify.size(folder)) as looked:
         found = evidence(settings, address, at=now(), kept=read_kept(kept), looked=looked)
     if found.contact is None:
-        _warn_of_new_addresses(settings, address)
+        for new in read_store(settings, lambda store: store.moved_to(address)):
+            warn(f"{address} was corrected to {new}: the document about {new} has what is stored")
     data = json_bytes(evidence_object(found)) + b"\n"
     if as_json or controller is None:
         output.write(data)
@@ -374,11 +375,6 @@ def _write_evidence(
         click.echo("The audit log was altered: see smtpproxy audit verify", err=True)
         return 1
     return 0
-
-
-def _warn_of_new_addresses(settings: Settings, address: str) -> None:
-    for new in read_store(settings, lambda store: store.moved_to(address)):
-        warn(f"{address} was corrected to {new}: the document about {new} has what is stored")
 
 
 def _may_be_replaced(path: Path) -> bool:

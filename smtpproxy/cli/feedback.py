@@ -11,7 +11,7 @@ from smtpproxy.cli.feedback_mailbox import act_on, assign, list_reports, show, w
 from smtpproxy.cli.options import FileFolderOrStdin, argument, command, flag, settings_in
 from smtpproxy.cli.printer import Aside, Column, Table, print_json, print_text
 from smtpproxy.events import picked
-from smtpproxy.feedback import FeedbackReport, read_report
+from smtpproxy.feedback import FeedbackReport
 from smtpproxy.feedback.parts import MAX_OCTETS
 from smtpproxy.settings import Settings
 from smtpproxy.setup import UNIT_CONFIG
@@ -66,10 +66,12 @@ def read(
     A dry run needs no configuration: without one, or without [feedback] in it, reports are read
     as with require_token = false.
     """
-    settings = _settings(config, needed=not dry_run)
     empty: list[str] = []
     contents = _contents(places, empty)
-    done = _would_be_done(settings, contents) if dry_run else act_on(settings, contents)
+    if dry_run:
+        done = would_be_done(_settings(config), contents)
+    else:
+        done = act_on(settings_in(config), contents)
     if as_json:
         for name, each, more in done:
             print_json({**_as_object(name, each), **more}, one_line=True)
@@ -84,22 +86,9 @@ def read(
     return 1 if empty else 0
 
 
-def _would_be_done(
-    settings: Settings | None, contents: Iterator[tuple[str, bytes]]
-) -> Iterator[tuple[str, FeedbackReport, dict[str, Any]]]:
-    read: Iterator[tuple[str, FeedbackReport]]
-    if settings is None or settings.feedback is None:
-        read = ((name, read_report(content)) for name, content in contents)
-    else:
-        read = would_be_done(settings, settings.feedback, contents)
-    return ((name, report, {}) for name, report in read)
-
-
-def _settings(config: Path, *, needed: bool) -> Settings | None:
-    """Load the configuration; None if it is not in the usual place and not needed."""
-    if config == UNIT_CONFIG and not config.exists() and not needed:
-        return None
-    return settings_in(config)
+def _settings(config: Path) -> Settings | None:
+    """Load the configuration; None if it is not in the usual place."""
+    return None if config == UNIT_CONFIG and not config.exists() else settings_in(config)
 
 
 def _contents(places: tuple[Path, ...], empty: list[str]) -> Iterator[tuple[str, bytes]]:

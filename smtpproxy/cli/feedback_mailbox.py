@@ -16,7 +16,7 @@ from smtpproxy.cli.printer import Column, Part, Result, Table
 from smtpproxy.cli.stores import open_patiently, using_store
 from smtpproxy.clock import now
 from smtpproxy.events import picked
-from smtpproxy.feedback import Class, FeedbackReport
+from smtpproxy.feedback import Class, FeedbackReport, read_report
 from smtpproxy.mailbox.acting import SUPPRESSIONS, Actor, Done, heard_event, telling
 from smtpproxy.mailbox.messages import Messages
 from smtpproxy.mailbox.reading import Reader
@@ -38,17 +38,20 @@ _SHOWN = 256 * 1024  # octets of a report
 
 
 def would_be_done(
-    settings: Settings, feedback: FeedbackSettings, contents: Iterator[tuple[str, bytes]]
-) -> Iterator[tuple[str, FeedbackReport]]:
-    """Read reports as the mailbox would, without acting on them."""
+    settings: Settings | None, contents: Iterator[tuple[str, bytes]]
+) -> Iterator[tuple[str, FeedbackReport, dict[str, Any]]]:
+    """Read reports as the mailbox would, or without settings for one, but do not act on them."""
+    if settings is None or settings.feedback is None:
+        yield from ((name, read_report(content), {}) for name, content in contents)
+        return
     with asyncio.Runner() as runner, ThreadPoolExecutor(1) as threads:
         messages = Messages.of(settings)
-        reader = Reader.of(settings, feedback, messages, threads)
+        reader = Reader.of(settings, settings.feedback, messages, threads)
         try:
             while some := list(islice(contents, _AT_ONCE)):
                 understood = runner.run(reader.read(_arrived([content for _, content in some])))
                 for (name, _), one in zip(some, understood, strict=True):
-                    yield name, one.report
+                    yield name, one.report, {}
         finally:
             messages.close()
             runner.run(reader.close())
@@ -63,8 +66,8 @@ def _arrived(contents: Sequence[bytes]) -> Sequence[Arrived]:
     ]
 
 
-def _feedback(settings: Settings | None, instead: str = "") -> FeedbackSettings:
-    if settings is None or settings.feedback is None:
+def _feedback(settings: Settings, instead: str = "") -> FeedbackSettings:
+    if settings.feedback is None:
         fail(
             "there is no feedback mailbox: add [feedback] with its domain to the configuration"
             + instead,
@@ -74,11 +77,10 @@ def _feedback(settings: Settings | None, instead: str = "") -> FeedbackSettings:
 
 
 def act_on(
-    settings: Settings | None, contents: Iterator[tuple[str, bytes]]
+    settings: Settings, contents: Iterator[tuple[str, bytes]]
 ) -> Iterator[tuple[str, FeedbackReport, dict[str, Any]]]:
     """Act on reports; yield each with what was done about it."""
     feedback = _feedback(settings, ", or give --dry-run")
-    assert settings is not None
     maildir = Maildir(settings.feedback_dir)
     maildir.make()
     with asyncio.Runner() as runner:

@@ -102,16 +102,16 @@ def journals(settings: Settings, shipped: Path | None) -> list[Journal]:
     if shipped is None:
         return [Journal(audit_folder(settings))]
     folders = [shipped, *sorted(path for path in shipped.iterdir() if path.is_dir())]
-    found = [Journal(folder, _relay(folder)) for folder in folders if _is_journal(folder)]
+    found = [
+        Journal(folder, _relay(folder))
+        for folder in folders
+        if (folder / ANCHORS_FILE).exists() or segments(folder)
+    ]
     if not found:
         fail(
             f"--from: no audit log in {shipped}; expected copies made by `smtpproxy audit ship`", 2
         )
     return found
-
-
-def _is_journal(folder: Path) -> bool:
-    return (folder / ANCHORS_FILE).exists() or bool(segments(folder))
 
 
 def _relay(folder: Path) -> str:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +72,8 @@ def _change(config: Path, name: str, mode: Mode, options: ModeOptions) -> Result
     settings = settings_in(config)
     with failing(CannotChange, code=2):
         edit = edited(config, name, mode)
-    found = _stream_report(settings, name, options.since)
+    asked = ReportOptions(options.since, None, name, "reason", None, REFERENCE)
+    found = next(one for one in read_report(settings, asked).streams if one.name == name)
     data: dict[str, Any] = {
         "stream": name,
         "mode": mode,
@@ -115,11 +115,6 @@ def _reload(settings: Settings, hash: str) -> tuple[Sequence[str], str]:
     if not response.faults and response.told["hash"] != hash:
         return ["the running relay uses a different file"], ""
     return response.faults, "The running relay has read it: it takes effect with the next message."
-
-
-def _stream_report(settings: Settings, name: str, start: datetime | timedelta) -> StreamReport:
-    report = read_report(settings, ReportOptions(start, None, name, "reason", None, REFERENCE))
-    return next(stream for stream in report.streams if stream.name == name)
 
 
 def _plan(edit: Edit, found: StreamReport, mode: Mode) -> Iterator[Part]:

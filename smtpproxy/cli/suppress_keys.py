@@ -146,7 +146,7 @@ def rekey(
         return Result(data, (*_key_lines(keys), *relay_lines(relays, FILE_NAME)))
 
     if finish:
-        ask_first(_before_finishing, yes=yes)
+        ask_first(lambda: _BEFORE_FINISHING, yes=yes)
     listed = AddressFile(addresses)
 
     async def work(store: Store) -> tuple[int, bool, Sequence[KeyStatus]]:
@@ -170,11 +170,10 @@ def rekey(
     return Result(done, text(), 1 if listed.unreadable or (finish and not finished) else 0)
 
 
-def _before_finishing() -> str:
-    return (
-        "Exports made under the old key can then no longer be imported, and unsubscribe links of"
-        " long addresses no longer work. Retire it for good?"
-    )
+_BEFORE_FINISHING = (
+    "Exports made under the old key can then no longer be imported, and unsubscribe links of long"
+    " addresses no longer work. Retire it for good?"
+)
 
 
 async def _status(store: Store) -> tuple[Sequence[KeyStatus], Sequence[Relay]]:

@@ -31,7 +31,6 @@ from smtpproxy.settings import (
     PolicySettings,
     Settings,
     StreamSettings,
-    WebhookSettings,
 )
 from smtpproxy.settings.mail import DATABASE
 from smtpproxy.toml_tables import Fault, Location, as_meant, read_table, report, table, tables
@@ -181,7 +180,9 @@ def _completed(found: Settings, books: Mapping[str, Rulebook], digest: str) -> S
         server=server,
         store=replace(found.store, url=url, partners=found.partners),
         policy=policy,
-        webhooks=tuple(_webhook(each, strictest) for each in found.webhooks),
+        webhooks=tuple(
+            replace(each, deadline=each.deadline or strictest) for each in found.webhooks
+        ),
         streams={stream.name: stream for stream in (default, *declared)},
         brands=brands,
         rulebooks={book.name: book for book in books.values()},
@@ -189,11 +190,6 @@ def _completed(found: Settings, books: Mapping[str, Rulebook], digest: str) -> S
         hash=digest,
     )
     return with_confirmations(made)
-
-
-def _webhook(webhook: WebhookSettings, strictest: float) -> WebhookSettings:
-    """Set the deadline, by default that of the strictest rulebook."""
-    return webhook if webhook.deadline else replace(webhook, deadline=strictest)
 
 
 _SAME = (

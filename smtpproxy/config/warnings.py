@@ -172,14 +172,16 @@ def _streams(settings: Settings) -> Iterator[str]:
         where = f'stream "{stream.name}"'
         if stream.mode is Mode.OBSERVE and not observing:
             yield f'{where}.mode: "observe", so its mail that should be refused passes'
-        if _needs_no_agreement(stream, settings):
+        marketing = stream.stream_class is StreamClass.MARKETING
+        if marketing and Basis.OPT_OUT in settings.rulebooks[stream.rulebook].bases:
             yield (
                 f'{where}.rulebook: "{stream.rulebook}" has the basis opt_out, so mail passes to'
                 " everyone who has not objected"
             )
         if stream.paused:
             yield f"{where}.paused: its marketing mail is deferred until it is no longer paused"
-        if stream.unsubscribe_scope is not None and not _signs(stream, settings):
+        signed = any(not key.streams or stream.name in key.streams for key in settings.dkim)
+        if stream.unsubscribe_scope is not None and not signed:
             yield (
                 f'{where}.unsubscribe: "add", and no [[dkim]] key signs its mail: providers show'
                 " their button only if a signature covers the fields (RFC 8058 section 4); have"
@@ -210,15 +212,6 @@ def _brands(settings: Settings) -> Iterator[str]:
                 f' "{other}" too: consent to one is not consent to the other, but an order not to'
                 " mail for this purpose stops both; give each brand its own"
             )
-
-
-def _signs(stream: Stream, settings: Settings) -> bool:
-    return any(not key.streams or stream.name in key.streams for key in settings.dkim)
-
-
-def _needs_no_agreement(stream: Stream, settings: Settings) -> bool:
-    marketing = stream.stream_class is StreamClass.MARKETING
-    return marketing and Basis.OPT_OUT in settings.rulebooks[stream.rulebook].bases
 
 
 def _permission(settings: Settings) -> Iterator[str]:

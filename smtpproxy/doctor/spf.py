@@ -209,7 +209,8 @@ def judge_spf(domain: str, results: dict[IpAddress, Spf], stranger: Spf) -> Find
     lookups = max(each.lookups for each in (*results.values(), stranger))
     wrong = {ip: each for ip, each in results.items() if each.result is not SpfResult.PASS}
     if first.result is SpfResult.NONE:
-        return _found(domain, Status.FAIL, "no SPF record", _publish(list(results)))
+        terms = " ".join(map(_mechanism, results)) or "ip4:ADDRESS"
+        return _found(domain, Status.FAIL, "no SPF record", f'publish TXT "v=spf1 {terms} -all"')
     for each in (*results.values(), stranger):
         if each.result is SpfResult.PERMERROR:
             text = f"the record cannot be used (permerror): {each.problem}"
@@ -241,11 +242,6 @@ _FIX_RECORD = (
     " more ip4: and ip6:"
 )
 _ASK_AGAIN = "check the name servers of the domain, or ask again"
-
-
-def _publish(addresses: list[IpAddress]) -> str:
-    terms = " ".join(map(_mechanism, addresses)) or "ip4:ADDRESS"
-    return f'publish TXT "v=spf1 {terms} -all"'
 
 
 def _mechanism(ip: IpAddress) -> str:

@@ -153,19 +153,15 @@ def expand(text: str, domain: str, query: SpfQuery) -> str:
 
 
 def _value(letter: str, domain: str, query: SpfQuery) -> str:
-    local, _, sender_domain = query.sender.rpartition("@")
+    ip, (local, _, sender_domain) = query.ip, query.sender.rpartition("@")
     values = {
         "s": query.sender,
         "l": local or "postmaster",
         "o": sender_domain,
         "d": domain,
-        "i": _dotted(query.ip),
-        "c": str(query.ip),
-        "v": "in-addr" if query.ip.version == 4 else "ip6",
+        "i": str(ip) if ip.version == 4 else ".".join(ip.exploded.replace(":", "")),
+        "c": str(ip),
+        "v": "in-addr" if ip.version == 4 else "ip6",
         "h": query.helo,
     }
     return values.get(letter, "unknown")  # p is discouraged (7.3), r and t do not apply here
-
-
-def _dotted(ip: IpAddress) -> str:
-    return str(ip) if ip.version == 4 else ".".join(ip.exploded.replace(":", ""))

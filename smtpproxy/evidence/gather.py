@@ -285,7 +285,7 @@ def record_object(record: Record, state: State | None = None) -> dict[str, Any]:
                 **picked(entry.verdict, "reason", "basis", "rule", "detail"),
                 "facts": decided.facts.get(entry.canonical),
                 "erased": is_erased(entry),
-                **_own(record, index),
+                **({"upstream": outcome.each[index]} if outcome and outcome.each else {}),
             }
             for index, entry in enumerate(decided.recipients)
         ],
@@ -299,13 +299,6 @@ def record_object(record: Record, state: State | None = None) -> dict[str, Any]:
             **({} if state is None else {"state": state}),
         },
     }
-
-
-def _own(record: Record, index: int) -> dict[str, Any]:
-    """Return the upstream's reply for one recipient, if each had a separate message."""
-    if record.outcome is None or not record.outcome.each:
-        return {}
-    return {"upstream": record.outcome.each[index]}
 
 
 def evidence_object(evidence: Evidence) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from smtpproxy.policy.model import (
     MessageFeatures,
     Reason,
     Rulebook,
-    SignatureFinding,
     SignatureState,
     Stream,
     Transaction,
@@ -117,7 +116,10 @@ def message_decided(verdict: Verdict, case: MessageCase) -> Phrase:
         case Reason.ONE_CLICK_MISSING if not features.unsubscribe_https:
             key += ".https"
         case Reason.UNSUBSCRIBE_UNSIGNED | Reason.TEMPORARY_FAILURE if features.signatures:
-            words["findings"] = tuple(_finding(each) for each in features.signatures)
+            words["findings"] = tuple(
+                Phrase(f"part.signature.{each.state}", {"domain": each.domain or "?"})
+                for each in features.signatures
+            )
             key = "reason.signatures"
     return Phrase(key, words)
 
@@ -137,11 +139,6 @@ def _bulk_words(case: MessageCase) -> Words:
         words: Words = {"alike": alike, "most": stream.bulk_recipients or 0}
         found = Phrase("part.bulk.alike", words)
     return {"found": found}
-
-
-def _finding(found: SignatureFinding) -> Phrase:
-    words: Words = {"domain": found.domain or "?"}
-    return Phrase(f"part.signature.{found.state}", words)
 
 
 _LONGEST_NAME = 64
