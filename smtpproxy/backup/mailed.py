@@ -10,8 +10,8 @@ from smtpproxy.backup.restoring import Pending
 from smtpproxy.policy.model import Action, StreamClass
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.reader import Record, read
-from smtpproxy.store import store_path
-from smtpproxy.store.sqlite.mailings import Counted, SqliteMailings
+from smtpproxy.store import open_mailings
+from smtpproxy.store.sql.mailings import Counted
 
 _SLACK = timedelta(minutes=5)  # harmless: a message is never counted twice
 _AT_ONCE = 2_000
@@ -29,7 +29,7 @@ async def count_again(
     `erased` returns which addresses to leave out. A message without a recorded answer counts, too.
     Raises StoreUnavailable, OSError.
     """
-    log = SqliteMailings(store_path(settings.store), settings.store.timeout)
+    log = open_mailings(settings.store)
     done = 0
     with closing(log):
         for folder in folders:

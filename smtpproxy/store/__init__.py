@@ -52,14 +52,12 @@ def open_store(settings: StoreSettings, state_dir: Path, *, read_only: bool = Fa
 
 def open_mailings(settings: StoreSettings) -> MailingLog:
     """Open the record of who was mailed when, for one event loop. Raises StoreMisconfigured."""
+    tables = _side_tables(settings, "mailings")
     if is_postgresql(settings):
         from smtpproxy.store.postgres.mailings import PostgresMailings
 
-        return PostgresMailings(_side_tables(settings, "mailings"))
-    path = store_path(settings)
-    from smtpproxy.store.sqlite.mailings import SqliteMailings
-
-    return SqliteMailings(path, settings.timeout)
+        return PostgresMailings(tables)
+    return MailingLog(tables)
 
 
 def open_bulk_counter(settings: StoreSettings) -> BulkCounter:

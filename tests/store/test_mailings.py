@@ -14,7 +14,7 @@ from smtpproxy.policy.model import Lookups, Mailing, Stream
 from smtpproxy.store import open_mailings
 from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.sql.mailings import Mailed, MailingLog
-from smtpproxy.store.sqlite.mailings import SqliteMailings
+from smtpproxy.store.sqlite.side_file import SideFile
 from tests.store.conftest import Database
 
 T0 = datetime(2026, 3, 1, 10, 0, 0, 123456, tzinfo=UTC)
@@ -128,7 +128,7 @@ def _nothing() -> object:
 
 
 async def test_no_address_is_in_the_file(tmp_path: Path) -> None:
-    log = SqliteMailings(tmp_path / "store.db", 2.0)
+    log = MailingLog(SideFile(tmp_path / "store.db", "mailings", 2.0))
     await log.reserve("A", OFFERS, [ANNA], T0)
     log.close()
     _holds_nobody(tmp_path)
@@ -143,7 +143,7 @@ def _holds_nobody(folder: Path) -> None:
 
 
 async def test_a_lock_that_stays_is_trouble_of_ours(tmp_path: Path) -> None:
-    log = SqliteMailings(tmp_path / "store.db", 0.05)
+    log = MailingLog(SideFile(tmp_path / "store.db", "mailings", 0.05))
     await log.reserve("A", OFFERS, [ANNA], T0)
     with closing(sqlite3.connect(tmp_path / "store-mailings.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -157,7 +157,7 @@ async def test_a_lock_that_stays_is_trouble_of_ours(tmp_path: Path) -> None:
 
 async def test_a_damaged_file_is_trouble_of_ours(tmp_path: Path) -> None:
     (tmp_path / "store-mailings.db").write_bytes(b"no database at all " * 300)
-    log = SqliteMailings(tmp_path / "store.db", 0.05)
+    log = MailingLog(SideFile(tmp_path / "store.db", "mailings", 0.05))
     with pytest.raises(StoreUnavailable):
         await log.reserve("A", OFFERS, [ANNA], T0)
 
@@ -167,10 +167,11 @@ import asyncio, sys
 from datetime import UTC, datetime
 from pathlib import Path
 from smtpproxy.policy.model import Stream
-from smtpproxy.store.sqlite.mailings import SqliteMailings
+from smtpproxy.store.sql.mailings import MailingLog
+from smtpproxy.store.sqlite.side_file import SideFile
 
 async def main():
-    log = SqliteMailings(Path(sys.argv[1]), 20.0)
+    log = MailingLog(SideFile(Path(sys.argv[1]), "mailings", 20.0))
     sys.stdin.readline()
     for number in range(200):
         id = f"{sys.argv[2]}-{number}"
@@ -202,7 +203,7 @@ async def test_a_reader_waits_for_tables_that_are_being_made(database: Database)
     database.path.with_name("store-mailings.db").touch()  # as a worker does just before
     asked = asyncio.create_task(reading.facts(Lookups((ANNA,), mailings=True)))
     await asyncio.sleep(0.05)
-    log = SqliteMailings(database.path, 2.0)
+    log = MailingLog(SideFile(database.path, "mailings", 2.0))
     await log.reserve("A", OFFERS, [ANNA], T0)
     assert (await asked)[ANNA].mailings == (Mailing("offers", T0, "offers"),)
     log.close()

@@ -42,7 +42,6 @@ class PostgresStore(Store):
 
     _dialect = DIALECT
     _reader: PostgresReader | ReplicaReader
-    _mailings: PostgresMailings
 
     def __init__(
         self,

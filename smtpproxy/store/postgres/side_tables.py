@@ -53,7 +53,8 @@ class PostgresTables(SideTables):
     async def fetch_in(
         self, session: Session, sql: str, values: Sequence[object], *first: object
     ) -> list[Row]:
-        return await session.fetch_all(sql.replace("IN ?", "= ANY (?)"), *first, list(values))
+        listed = sql.replace("IN ?", f"= ANY (?{len(first) + 1})")
+        return await session.fetch_all(listed, *first, list(values))
 
     def close(self) -> None:
         self._lease.close()

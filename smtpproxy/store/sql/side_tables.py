@@ -57,7 +57,7 @@ class SideTables(ABC):
     async def fetch_in(
         self, session: Session, sql: str, values: Sequence[object], *first: object
     ) -> list[Row]:
-        """Fetch with a list of values for `IN ?`, the last place in `sql`; `first` come before."""
+        """Fetch with a list of values for each `IN ?` in `sql`; `first` are ?1, ?2, …"""
 
     @abstractmethod
     def close(self) -> None: ...
@@ -68,7 +68,7 @@ AHEAD = timedelta(days=1)
 _AT_ONCE = 5_000  # rows changed in one transaction, while other writers wait
 
 
-class SideTable(ABC):  # noqa: B024 - what is abstract is in some subclasses
+class SideTable:
     """The base of what keeps its rows in side tables."""
 
     def __init__(self, tables: SideTables) -> None:

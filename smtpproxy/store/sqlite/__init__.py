@@ -24,6 +24,7 @@ from smtpproxy.store.records import (
     StoreUnavailable,
 )
 from smtpproxy.store.sql.live_keys import LiveKeys
+from smtpproxy.store.sql.mailings import MailingLog
 from smtpproxy.store.sql.rows import to_micros
 from smtpproxy.store.sql.session import Session
 from smtpproxy.store.sql.store import Store
@@ -41,10 +42,10 @@ from smtpproxy.store.sqlite.connection import (
     version_of,
 )
 from smtpproxy.store.sqlite.journaling import ChangeFollower
-from smtpproxy.store.sqlite.mailings import SqliteMailings
 from smtpproxy.store.sqlite.moves import locked_for_migration
 from smtpproxy.store.sqlite.previews import check_can_migrate
 from smtpproxy.store.sqlite.reader import SqliteReader
+from smtpproxy.store.sqlite.side_file import SideFile
 from smtpproxy.store.sqlite.statements import DIALECT
 
 _RESTRICT = """
@@ -57,7 +58,6 @@ class SqliteStore(Store):
 
     _dialect = DIALECT
     _reader: SqliteReader
-    _mailings: SqliteMailings
     _writer: SqliteWriter | None
 
     def __init__(
@@ -78,7 +78,7 @@ class SqliteStore(Store):
             self._writer.committed = ChangeFollower(state_dir, self._keys).follow
         self._partners = partners
         self._reader = SqliteReader(path, state_dir, timeout, partners)
-        self._mailings = SqliteMailings(path, timeout, read_only=read_only)
+        self._mailings = MailingLog(SideFile(path, "mailings", timeout, read_only=read_only))
 
     async def facts(self, lookups: Lookups) -> Facts:
         await self.version()  # which reads the pauses

@@ -102,17 +102,14 @@ async def _reading_nothing(tables: str) -> AsyncIterator[Session]:
 
 
 class SideFile(SideTables):
-    """Such a database, for one event loop. It is created with the first write.
-
-    `secret` is the key for hashes, known whenever `work` runs.
-    """
+    """Such a database, for one event loop. It is created with the first write."""
 
     row_lock = skip_locked = ""  # one process writes at a time
 
     def __init__(
         self, database: Path, part: str, timeout: float, *, read_only: bool = False
     ) -> None:
-        self.secret = b""
+        self._secret = b""
         self._path = part_path(database, part)
         self._tables = SIDE_TABLES[part]
         self._timeout = timeout
@@ -132,7 +129,7 @@ class SideFile(SideTables):
             known = False  # `ask` says what is wrong
         if not known:
             await self.ask(lambda _: None)
-        return self.secret
+        return self._secret
 
     async def lock(self, session: Session, table: str) -> None:
         """Do nothing, as each transaction locks the database."""
@@ -143,7 +140,7 @@ class SideFile(SideTables):
         rows: list[Row] = []
         for start in range(0, len(values), _LISTED_AT_ONCE):
             some = values[start : start + _LISTED_AT_ONCE]
-            places = ", ".join("?" * len(some))
+            places = ", ".join(f"?{n}" for n in range(len(first) + 1, len(first) + len(some) + 1))
             rows += await session.fetch_all(sql.replace("IN ?", f"IN ({places})"), *first, *some)
         return rows
 
@@ -164,23 +161,6 @@ class SideFile(SideTables):
         if self._connection is not None:
             self._connection.close()
             self._connection = self._watch = None
-
-    async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` as one transaction, in fewer steps than `writing`."""
-
-        def transaction(connection: sqlite3.Connection) -> T:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                done = work(connection)
-                connection.execute("COMMIT")
-            except BaseException:
-                connection.rollback()
-                raise
-            return done
-
-        done = await self.ask(transaction)
-        self.committed()
-        return done
 
     def committed(self) -> None:
         """Count a commit; empty the log after many."""
@@ -211,7 +191,7 @@ class SideFile(SideTables):
         if self._connection is None:
             self._connection = opened(self._path, self._tables, read_only=self._read_only)
             self._watch = FileWatch(self._path)
-            (self.secret,) = self._connection.execute("SELECT octets FROM secret").fetchone()
+            (self._secret,) = self._connection.execute("SELECT octets FROM secret").fetchone()
         return self._connection
 
     def _empty_log(self) -> None:
