@@ -39,7 +39,7 @@ from smtpproxy.resolver import DnsFailure
 from smtpproxy.settings import Settings
 from smtpproxy.store import opened_store
 from smtpproxy.store.closed import without_password
-from smtpproxy.store.configurations import of_consents, of_relays
+from smtpproxy.store.configurations import of_consents, of_relays, of_scopes
 from smtpproxy.store.move.traces import traces, uncopied
 from smtpproxy.store.records import (
     NoStoreYet,
@@ -49,7 +49,6 @@ from smtpproxy.store.records import (
     with_cause,
 )
 from smtpproxy.store.register import living
-from smtpproxy.store.scopes import lost_scopes
 from smtpproxy.store.shared_keys import check_link_keys, check_suppression_keys
 
 CONCURRENT = 8
@@ -242,10 +241,10 @@ async def suppressions(settings: Settings) -> list[Finding]:
     """Find suppressions that name a brand or purpose no longer configured."""
     try:
         async with opened_store(settings, read_only=True) as store:
-            lost = await lost_scopes(settings.scopes, store)
+            lost = await of_scopes(settings, store)
     except (StoreUnavailable, OSError):
         return []
-    return [Finding(Check.UNSUBSCRIBE, one.scope, Status.WARN, one.text, one.fix) for one in lost]
+    return [Finding(Check.UNSUBSCRIBE, one.subject, Status.WARN, one.text, one.fix) for one in lost]
 
 
 async def store_fits(settings: Settings, now: datetime) -> list[Finding]:

@@ -1,16 +1,17 @@
 """Checking that this configuration fits the rows of the store and the other relays that use it."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from msgspec import Struct
 
-from smtpproxy.policy.model import Stream
+from smtpproxy.policy.model import BUILT_IN_BRAND, Stream
 from smtpproxy.settings import Settings
 from smtpproxy.store.register import Relay, RelayState, known_relay_id, living
-from smtpproxy.store.scopes import lost_scopes
 from smtpproxy.store.shared_keys import held_keys
 from smtpproxy.store.sql.store import Store
+from smtpproxy.terminal import counted
 
 
 class Misfit(Struct, frozen=True):
@@ -41,10 +42,25 @@ def _described(stream: Stream) -> str:
 
 async def of_rows(settings: Settings, store: Store) -> list[Misfit]:
     """Return names in the rows that are not configured. Raises StoreUnavailable."""
-    scopes = await lost_scopes(settings.scopes, store)
+    return await of_scopes(settings, store) + await of_consents(settings, store)
+
+
+async def of_scopes(settings: Settings, store: Store) -> list[Misfit]:
+    """Return brands and purposes of suppressions and wishes that are not configured.
+
+    Raises StoreUnavailable.
+    """
+    scopes = settings.scopes
+    suppressed = await store.named_scopes()
+    wished: Counter[str] = Counter()
+    for (brand, purpose), n in (await store.named_wishes()).items():
+        if brand != BUILT_IN_BRAND and not scopes.knows(f"brand:{brand}"):
+            wished[f"brand:{brand}"] += n
+        elif not scopes.knows(f"purpose:{purpose}"):
+            wished[f"purpose:{purpose}"] += n
+    lost = {scope for scope, n in suppressed.items() if n and not scopes.knows(scope)}
     return [
-        *(Misfit(one.scope, one.text, one.fix) for one in scopes),
-        *await of_consents(settings, store),
+        _scope(name, suppressed.get(name, 0), wished[name]) for name in sorted(lost | {*wished})
     ]
 
 
@@ -52,6 +68,24 @@ async def of_consents(settings: Settings, store: Store) -> list[Misfit]:
     """Return purposes of consents that no stream has. Raises StoreUnavailable."""
     lost = set(await store.consent_purposes()) - settings.purposes
     return [_purpose(name) for name in sorted(lost)]
+
+
+_LOST = {"brand": "a brand that has no [[brand]]", "purpose": "a purpose that no stream has"}
+_STOPPED = {"brand": "the marketing of every brand", "purpose": "nothing"}
+
+
+def _scope(scope: str, suppressions: int, wishes: int) -> Misfit:
+    kind = scope.partition(":")[0]
+    rows, effects = [], []
+    if suppressions:
+        rows.append(counted(suppressions, "suppression"))
+        effects.append(f"{'they' if not wishes else 'suppressions'} stop {_STOPPED[kind]}")
+    if wishes:
+        rows.append(f"{counted(wishes, 'wish', 'wishes')} for less mail")
+        effects.append(f"{'they' if not suppressions else 'wishes'} have no effect")
+    text = f"{' and '.join(rows)} for {_LOST[kind]}: {', '.join(effects)}"
+    move = f'smtpproxy suppress move "{scope}" {kind}:NAME'
+    return Misfit(scope, text, f"if it was renamed: {move}; otherwise leave them")
 
 
 def _purpose(name: str) -> Misfit:

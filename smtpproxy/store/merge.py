@@ -4,7 +4,7 @@ A contact is removed when the person has been silent for the period (rules A9 an
 withdrawals and objections are kept as suppressions, which name nobody (A35).
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from operator import attrgetter
 from typing import Any
@@ -38,7 +38,7 @@ from smtpproxy.store.collected import (
     renamed,
 )
 from smtpproxy.store.operations import Limits, Removed
-from smtpproxy.store.records import PROFILE_FIELDS, BatchResult, ContactUpdate, SuppressionEntry
+from smtpproxy.store.records import PROFILE_FIELDS, ContactUpdate, SuppressionEntry
 
 FROZEN = GATHERED | {"tags"}
 """Fields that no import changes after an objection to profiling."""
@@ -258,29 +258,6 @@ def with_readings(
         suppressions=oldest_first([*known.suppressions, *suppressions]),
         readings=tuple(found),
     )
-
-
-class Tally:
-    """Adds up what a batch changed."""
-
-    __slots__ = ("added", "changed", "erased", "older", "unchanged")
-
-    def __init__(self) -> None:
-        self.added = self.changed = self.unchanged = self.older = self.erased = 0
-
-    def count(self, *, new: bool, changed: bool, older: bool = False) -> None:
-        if new:
-            self.added += 1
-        elif changed:
-            self.changed += 1
-        else:
-            self.unchanged += 1
-        self.older += older
-
-    def result(self, contacts: Mapping[str, Contact]) -> BatchResult:
-        return BatchResult(
-            self.added, self.changed, self.unchanged, self.erased, self.older, contacts
-        )
 
 
 def removed(dates: list[datetime]) -> Removed:

@@ -97,7 +97,7 @@ async def test_a_key_that_comes_while_the_file_is_read_is_read_too(
                 thread.submit(asyncio.run, rekey_and_close(others.pop())).result(10)
         return keys
 
-    for place in ("postgres.migrations", "sqlite.live_keys"):
+    for place in ("sql.live_keys", "sqlite.live_keys"):
         monkeypatch.setattr(f"smtpproxy.store.{place}.load_keys", reads_and_another_adds_a_key)
     assert (await facts_of(database.open(read_only=True), NAMES[0])).suppressions
 

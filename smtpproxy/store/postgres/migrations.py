@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smtpproxy.store.closed import closed_text
-from smtpproxy.store.key_files import load_keys, load_or_create_keys
-from smtpproxy.store.keys import KeyRing
+from smtpproxy.store.key_files import load_or_create_keys
 from smtpproxy.store.records import StoreInaccessible, StoreMisconfigured
-from smtpproxy.store.sql.live_keys import LIVE, Live, live_ring
 from smtpproxy.store.sql.migrations import numbered
 
 if TYPE_CHECKING:
@@ -137,19 +135,3 @@ def _check(version: int, oldest: int, known: int) -> None:
             f"store.url: the database has version {version}, which needs programs that know"
             f" {oldest}; this one knows {known}: run a newer release"
         )
-
-
-async def live_keys(connection: "Connection", state_dir: Path) -> KeyRing:
-    """Read the live keys from their file. Raises StoreMisconfigured if one is missing."""
-    while True:
-        wanted = await _live(connection)
-        keys = load_keys(state_dir)
-        # A key is added to the file before it becomes live, and removed after it was retired: if
-        # the live ones are the same before and after reading, the file must have them.
-        if wanted == await _live(connection):
-            return live_ring(keys, wanted, "store.url")
-
-
-async def _live(connection: "Connection") -> Live:
-    rows = await connection.fetch(LIVE)
-    return [(version, fingerprint) for version, fingerprint in rows]

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 from smtpproxy.policy.model import Facts, Lookups
 from smtpproxy.store.closed import closed_text
 from smtpproxy.store.keys import KeyRing, Partner
-from smtpproxy.store.postgres import migrations
 from smtpproxy.store.postgres.batch import Found, Names, Version
 from smtpproxy.store.postgres.connection import Database, Lease
 from smtpproxy.store.postgres.errors import NO_PRIMARY, NO_STANDBY, unavailable
-from smtpproxy.store.postgres.session import check_waits
+from smtpproxy.store.postgres.migrations import check_version
+from smtpproxy.store.postgres.session import PostgresSession, check_waits
 from smtpproxy.store.postgres.statements import VERSION, facts_query
 from smtpproxy.store.records import StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.sql.live_keys import LiveKeys
 from smtpproxy.waiting import Pending
 
 _MOST_NAMES = 1_000  # in one statement
@@ -51,7 +52,7 @@ class PostgresReader:
     ) -> None:
         self._lease = lease
         self.on_version = on_version
-        self._state_dir = state_dir
+        self._live_keys = LiveKeys("store.url", state_dir)
         self._partners = partners
         self._query = facts_query(partners)
         self._database: Database  # as of the last lookups
@@ -222,8 +223,8 @@ class PostgresReader:
 
     async def _known_keys(self, connection: Any) -> KeyRing:
         if self._keys is None:
-            await migrations.check_version(connection, self._lease.target.url)
-            self._keys = await migrations.live_keys(connection, self._state_dir)
+            await check_version(connection, self._lease.target.url)
+            self._keys = await self._live_keys.current(PostgresSession(connection))
             self._live = " ".join(f"{key.version}:{key.fingerprint}" for key in self._keys.keys)
         return self._keys
 

@@ -1,6 +1,7 @@
 """The tables of contacts, their acts, wishes and rectifications."""
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import AsyncGenerator, Container, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -10,7 +11,7 @@ from smtpproxy.mail.address import widened
 from smtpproxy.mail.mailboxes import recorded
 from smtpproxy.policy.model import ConsentAct, Contact, Suppression
 from smtpproxy.policy.rules.recipient import restricting
-from smtpproxy.store.merge import Known, Tally, merge, refusals
+from smtpproxy.store.merge import Known, merge, refusals
 from smtpproxy.store.operations import Change, Correction, Rectification
 from smtpproxy.store.records import BatchResult, ContactUpdate, SuppressionEntry
 from smtpproxy.store.rectifying import corrected, following
@@ -62,14 +63,16 @@ class _Entry:
         self.restricted: frozenset[str] = frozenset()  # new tags that restrict
         self.corrected = False  # stored acts were replaced by more complete ones: write all
 
-    def apply(self, update: ContactUpdate, tally: Tally, importer: int | None) -> None:
+    def apply(self, update: ContactUpdate, counts: Counter[str], importer: int | None) -> None:
         merged = merge(self.known, update)
         self._remember(update, importer, changed=merged.changed)
         start = len(self.known.contact.acts) if self.known else 0
         tags = self.known.contact.tags if self.known else frozenset()
         if added := merged.known.contact.tags - tags:
             self.restricted |= restricting(added, update.restricted_tags)
-        tally.count(new=self.known is None, changed=merged.changed, older=merged.older)
+        changed = "changed" if merged.changed else "unchanged"
+        counts["added" if self.known is None else changed] += 1
+        counts["older"] += merged.older
         self.acts += [
             rows.act_row(self.number, start + place, act)
             for place, act in enumerate(merged.new_acts)
@@ -128,14 +131,14 @@ async def put(
     for number, origin in (await imported_contacts.origins(session, list(by_number))).items():
         by_number[number].origin = origin
     number = (await session.fetch_all("SELECT coalesce(max(id), 0) FROM contact"))[0][0]
-    tally, now = Tally(), datetime.now(UTC)
+    counts, now = Counter[str](), datetime.now(UTC)
     for update in updates:
         address = update.contact.address
         entry = entries.get(address)
         if address in erased:
             refusing = refusals(update)
             if entry is None or refusing is None:
-                tally.erased += 1
+                counts["erased"] += 1
                 continue
             update = refusing
         if entry is None:
@@ -144,7 +147,7 @@ async def put(
         if entry.known is not None:
             entry.known = as_known(entry.known, now)
             update = said_last(update, entry.known, now)
-        entry.apply(update, tally, importer)
+        entry.apply(update, counts, importer)
     touched = [entry for entry in entries.values() if entry.touched]
     await session.run_many(_INSERT, [entry.row() for entry in touched if entry.is_new])
     await session.run_many(_UPDATE, [entry.row() for entry in touched if not entry.is_new])
@@ -153,7 +156,7 @@ async def put(
     await imported_contacts.remember(session, [row for one in touched for row in one.versions])
     restricted = [(one.number, tag) for one in touched for tag in sorted(one.restricted)]
     contacts = {name: one.known.contact for name, one in entries.items() if one.known}
-    return tally.result(contacts), restricted
+    return BatchResult(**counts, contacts=contacts), restricted
 
 
 async def erase(session: Session, address: str) -> bool:

@@ -54,6 +54,8 @@ class LiveKeys:
         """
         wanted = await _live(session)
         while self._keys is None or wanted != self._live:
+            # A key is added to the file before it becomes live, and removed after it was retired:
+            # if the live ones are the same before and after reading, the file must have them.
             keys, before = load_keys(self._state_dir), wanted
             wanted = await _live(session)
             if before == wanted:

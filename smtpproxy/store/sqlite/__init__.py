@@ -43,7 +43,6 @@ from smtpproxy.store.sqlite.connection import (
 )
 from smtpproxy.store.sqlite.journaling import ChangeFollower
 from smtpproxy.store.sqlite.moves import locked_for_migration
-from smtpproxy.store.sqlite.previews import check_can_migrate
 from smtpproxy.store.sqlite.reader import SqliteReader
 from smtpproxy.store.sqlite.side_file import SideFile
 from smtpproxy.store.sqlite.statements import DIALECT
@@ -181,7 +180,7 @@ def _check_made(path: Path, state_dir: Path) -> None:
         with closing(open_reader(path)) as connection:
             check_ours(connection, path)
             if version_of(connection) < len(migrations()):
-                check_can_migrate(connection, path)
+                _check_can_migrate(connection, path)
             if version_of(connection) and live_keys.knows_a_key(connection):
                 return
     raise NoStoreYet(f"{path}: there is no database yet; smtpproxy serve or an import creates it")
@@ -195,11 +194,36 @@ def make(path: Path, state_dir: Path, timeout: float) -> None:
         check_ours(connection, path)
         behind = version_of(connection) < len(migrations())
         if behind:
-            check_can_migrate(connection, path)
+            _check_can_migrate(connection, path)
         with locked_for_migration(path) if behind else nullcontext():
             migrate(connection, path, live_keys.name)
         if not live_keys.knows_a_key(connection):
             live_keys.register(connection, load_or_create_keys(state_dir))
+
+
+def _check_can_migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise StoreMisconfigured for a database with fewer columns than its version says.
+
+    No migration fits that of a preview, from before the first release.
+    """
+    with closing(sqlite3.connect(":memory:")) as made:
+        for script in migrations()[: version_of(connection)]:
+            made.executescript(script)
+        missing = _columns(made) - _columns(connection)
+    if missing:
+        raise StoreMisconfigured(
+            f"{path}: made by a preview of smtpproxy, or altered: {min(missing)} is missing. Export"
+            " contacts and suppressions with the program that made it, move the file away, and"
+            " import them again"
+        )
+
+
+def _columns(connection: sqlite3.Connection) -> set[str]:
+    found = connection.execute(
+        "SELECT one.name || '.' || of_it.name FROM sqlite_master AS one,"
+        " pragma_table_info(one.name) AS of_it WHERE one.type = 'table'"
+    )
+    return {name for (name,) in found}
 
 
 def _make_file(path: Path) -> None:

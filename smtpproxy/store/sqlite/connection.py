@@ -305,7 +305,7 @@ def migrate(
     if version_of(connection) == len(scripts):
         return
     connection.execute("BEGIN IMMEDIATE")
-    try:
+    with connection:
         check_not_newer(connection, path)
         forget_changes(connection)
         for script in scripts[version_of(connection) :]:
@@ -313,10 +313,6 @@ def migrate(
                 connection.execute(statement)
         then(connection)
         connection.execute(f"PRAGMA user_version = {len(scripts)}")
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
 
 
 def check_not_newer(connection: sqlite3.Connection, path: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from smtpproxy.store.key_files import load_keys
-from smtpproxy.store.keys import KeyRing, SuppressionKey
+from smtpproxy.store.keys import KeyRing
 from smtpproxy.store.sql.live_keys import LIVE, Live, live_ring
 from smtpproxy.store.sql.session import Session
 
@@ -55,22 +55,14 @@ def naming(views: Sequence[str], versions: Sequence[int]) -> list[str]:
 def register(connection: sqlite3.Connection, keys: KeyRing) -> None:
     """Store the newest key, if the database has none yet."""
     connection.execute("BEGIN IMMEDIATE")
-    try:
+    with connection:
         if not knows_a_key(connection):
-            put(connection, keys.newest)
+            newest = keys.newest
+            connection.execute(
+                "INSERT INTO suppression_key (version, fingerprint) VALUES (?, ?)",
+                (newest.version, newest.fingerprint),
+            )
             name(connection)
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-
-
-def put(connection: sqlite3.Connection, key: SuppressionKey, made_at: int | None = None) -> None:
-    """Make a key live, in the caller's transaction."""
-    connection.execute(
-        "INSERT INTO suppression_key (version, fingerprint, made_at) VALUES (?, ?, ?)",
-        (key.version, key.fingerprint, made_at),
-    )
 
 
 def load(connection: sqlite3.Connection, state_dir: Path, path: Path) -> KeyRing:

@@ -294,12 +294,8 @@ def part_path(database: Path, part: str) -> Path:
 
 def _make_tables(connection: sqlite3.Connection, tables: str) -> None:
     connection.execute("BEGIN IMMEDIATE")
-    try:
+    with connection:
         if not connection.execute("PRAGMA user_version").fetchone()[0]:  # another was first
             for statement in f"{_SECRET}{tables}".split(";\n"):
                 connection.execute(statement)
             connection.execute("PRAGMA user_version = 1")
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise

@@ -1,6 +1,6 @@
 """The mail path's query of SQLite about an address: one statement, and so one snapshot."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from smtpproxy.store.keys import Partner
@@ -13,25 +13,12 @@ _APART = 6
 # {wide} and {exact} are the parameters with the address's keys. {over} is the condition for the
 # whole domains that it is under; the wide key that matched identifies the domain. With many
 # addresses {asked} lists them, and {place} is the place of each in the list.
-_SUPPRESSIONS = """
-SELECT {place}exact_key = {exact}, scope, origin, since, note FROM {asked}{view}
-WHERE wide_key = {wide} AND (exact_key = {exact} OR origin IN ({origins}))
+_OF_ADDRESS = """
+SELECT {place}exact_key = {exact}, scope, {columns} FROM {asked}{table}
+WHERE {condition}wide_key = {wide} AND (exact_key = {exact} OR origin IN ({origins}))
 """
 _OF_DOMAIN = """
-SELECT {place}wide_key, scope, origin, since, note FROM {asked}{view} WHERE {over}
-"""
-# A partner's suppression counts as `external`; its origin at the partner decides whether it counts
-# for variants of the mailbox.
-_PARTNER = """
-SELECT {place}exact_key = {exact}, scope, 'external', since, 'partner {name}: ' || origin
-FROM {asked}partner_snapshot CROSS JOIN partner_entry USING (snapshot)
-WHERE partner = '{name}' AND partner_snapshot.key = '{key}'
-AND wide_key = {wide} AND (exact_key = {exact} OR origin IN ({origins}))
-"""
-_PARTNER_DOMAIN = """
-SELECT {place}wide_key, scope, 'external', since, 'partner {name}: ' || origin
-FROM {asked}partner_snapshot CROSS JOIN partner_entry USING (snapshot)
-WHERE partner = '{name}' AND partner_snapshot.key = '{key}' AND {over}
+SELECT {place}wide_key, scope, {columns} FROM {asked}{table} WHERE {condition}{over}
 """
 _SNAPSHOT_AGE = """
 SELECT 2, NULL, NULL, CASE count(*) WHEN {count} THEN min(taken_at) END,
@@ -66,19 +53,18 @@ def statements(
     and the wide key for a whole domain.
     """
     width = 2 + domains
-    names = _names(versions, partners)
+    sources = _sources(versions, partners)
     arms = []
-    for place, known in enumerate(names):
+    for place, source in enumerate(sources):
         first = width * place + 1
-        address, domain = _arms(known)
-        one = {"place": "", "asked": "", "origins": WIDENED, **known}
-        arms.append(address.format(wide=f"?{first}", exact=f"?{first + 1}", **one))
+        one = {"place": "", "asked": "", "origins": WIDENED, **source}
+        arms.append(_OF_ADDRESS.format(wide=f"?{first}", exact=f"?{first + 1}", **one))
         places = [f"?{first + 2 + n}" for n in range(domains)]
-        arms += [domain.format(over=over, **one) for over in _wanted(places)]
+        arms += [_OF_DOMAIN.format(over=over, **one) for over in _wanted(places)]
     if age and partners:
         wanted = ", ".join(f"('{name}', '{key.fingerprint}')" for name, key in partners)
         arms.append(_SNAPSHOT_AGE.format(count=len(partners), wanted=wanted))
-    contact = _CONTACT.format(address=f"?{width * len(names) + 1}", place="", asked="")
+    contact = _CONTACT.format(address=f"?{width * len(sources) + 1}", place="", asked="")
     return Statements("UNION ALL".join(arms), "UNION ALL".join([*arms, contact]))
 
 
@@ -91,16 +77,15 @@ def statements_for_many(versions: Sequence[int], partners: Sequence[Partner] = (
     address or the domain; the others are those of `statements`.
     """
     arms = []
-    for number, known in enumerate(_names(versions, partners)):
-        of_address, of_domain = _arms(known)
+    for number, source in enumerate(_sources(versions, partners)):
         people, domains = 2 * number + 3, 2 * number + 4
         keys = {
             "wide": f"substr(?{people}, asked.key * 48 + 1, 16)",
             "exact": f"substr(?{people}, asked.key * 48 + 17, 32)",
             "over": f"wide_key = substr(?{domains}, asked.key * 16 + 1, 16)",
         }
-        arms.append(of_address.format(origins=WIDENED, **_ASKED, **keys, **known))
-        arms.append(of_domain.format(**_ASKED_DOMAINS, **keys, **known))
+        arms.append(_OF_ADDRESS.format(origins=WIDENED, **_ASKED, **keys, **source))
+        arms.append(_OF_DOMAIN.format(**_ASKED_DOMAINS, **keys, **source))
     contact = _CONTACT.format(address="asked.value", **_ASKED)
     return Statements("UNION ALL".join(arms), "UNION ALL".join([*arms, contact]))
 
@@ -109,15 +94,21 @@ _ASKED = {"place": "asked.key, ", "asked": "json_each(?1) AS asked CROSS JOIN "}
 _ASKED_DOMAINS = {"place": "asked.key, ", "asked": "json_each(?2) AS asked CROSS JOIN "}
 
 
-def _names(versions: Sequence[int], partners: Sequence[Partner]) -> list[dict[str, str]]:
-    """Return what tells the live keys and the partners apart in a statement."""
-    names = [{"view": live_keys.view(versions)}] * len(versions)
-    return names + [{"name": name, "key": key.fingerprint} for name, key in partners]
+def _sources(versions: Sequence[int], partners: Sequence[Partner]) -> list[dict[str, str]]:
+    """Return where to look under each live key, and under each partner's.
 
-
-def _arms(known: Mapping[str, str]) -> tuple[str, str]:
-    """Return the SELECTs for the address, and for a whole domain."""
-    return (_SUPPRESSIONS, _OF_DOMAIN) if "view" in known else (_PARTNER, _PARTNER_DOMAIN)
+    A partner's suppression counts as `external`; its origin at the partner decides whether it
+    counts for variants of the mailbox.
+    """
+    own = {"table": live_keys.view(versions), "condition": "", "columns": "origin, since, note"}
+    return [own] * len(versions) + [
+        {
+            "table": "partner_snapshot CROSS JOIN partner_entry USING (snapshot)",
+            "condition": f"partner = '{name}' AND partner_snapshot.key = '{key.fingerprint}' AND ",
+            "columns": f"'external', since, 'partner {name}: ' || origin",
+        }
+        for name, key in partners
+    ]
 
 
 def _wanted(places: Sequence[str]) -> list[str]:
