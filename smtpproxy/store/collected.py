@@ -15,19 +15,7 @@ from msgspec.structs import replace
 from smtpproxy.policy.contact import Collection, ConsentAct, Contact, Purchase, collections
 from smtpproxy.policy.model import Source
 
-COLLECTED_FIELDS = frozenset(
-    {
-        "source",
-        "collected_at",
-        "informed_at",
-        "never_informed",
-        "optout_offered",
-        "last_activity_at",
-        "provenance",
-        "audience",
-        "occupations",
-    }
-)
+COLLECTED_FIELDS = frozenset(Collection.__struct_fields__) - {"brand", "as_of"}
 """The fields of a collection other than its brand."""
 
 GATHERED = frozenset({"occupations", "last_activity_at"})

@@ -10,10 +10,11 @@ from functools import partial
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import astuple
 
 from smtpproxy.policy.model import Action, Reason
 from smtpproxy.store.feedback import ANSWERED_FOR, ASKED_FOR, SentMessage
-from smtpproxy.store.sql.rows import Row, from_micros, to_micros
+from smtpproxy.store.sql.rows import Row, from_micros, row_of, to_micros
 from smtpproxy.store.sql.side_tables import SideTable, person_hash
 
 PersonKey = Callable[[str], bytes]
@@ -214,10 +215,7 @@ class SharedJournals(SideTable):
 
 def _written(row: IndexRow, key: PersonKey) -> Row:
     person = None if row.canonical is None else key(row.canonical)
-    return (
-        *(row.relay, row.file, row.line, row.recipient, row.id, to_micros(row.at)),
-        *(row.stream, row.brand, str(row.verdict), str(row.reason), row.observed, person),
-    )
+    return (*row_of(astuple(row)[:-2]), person)
 
 
 def _read(rows: str) -> dict[int, int]:

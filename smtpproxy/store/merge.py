@@ -4,7 +4,7 @@ A contact is removed when the person has been silent for the period (rules A9 an
 withdrawals and objections are kept as suppressions, which name nobody (A35).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from operator import attrgetter
 from typing import Any
@@ -12,13 +12,16 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+from smtpproxy.mail.address import readings
 from smtpproxy.policy.contact import wishes_about
 from smtpproxy.policy.model import (
+    NO_FACTS,
     Collection,
     ConsentAct,
     Contact,
     Frequency,
     Origin,
+    Pause,
     Preference,
     Purchase,
     Reading,
@@ -258,6 +261,28 @@ def with_readings(
         suppressions=oldest_first([*known.suppressions, *suppressions]),
         readings=tuple(found),
     )
+
+
+def facts_about(
+    addresses: Iterable[str],
+    known: Callable[[str], RecipientFacts | None],
+    pauses: tuple[Pause, ...],
+) -> dict[str, RecipientFacts]:
+    """Return the facts about each address of which there are any.
+
+    `known` returns those about the name alone. The pauses of streams are added, and what is known
+    of the other addresses that one may be read as.
+    """
+    facts = {}
+    for address in addresses:
+        found = known(address)
+        if others := readings(address):
+            found = with_readings(found, [(one, known(one)) for one in others])
+        if pauses:
+            found = replace(found or NO_FACTS, pauses=pauses)
+        if found is not None:
+            facts[address] = found
+    return facts
 
 
 def removed(dates: list[datetime]) -> Removed:

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 from msgspec import Struct
 
 from smtpproxy.policy.model import Contact, Facts, Lookups, Origin, Suppression
+from smtpproxy.store.collected import COLLECTED_FIELDS
 from smtpproxy.store.operations import RESTRICTED
 
 
@@ -77,20 +78,7 @@ class SuppressionPage:
     next: str | None
 
 
-PROFILE_FIELDS = frozenset(
-    {
-        "audience",
-        "source",
-        "collected_at",
-        "informed_at",
-        "optout_offered",
-        "last_activity_at",
-        "occupations",
-        "tags",
-        "provenance",
-        "language",
-    }
-)
+PROFILE_FIELDS = COLLECTED_FIELDS - {"never_informed"} | {"tags", "language"}
 """The fields of a contact that an update replaces; purchases and acts only accumulate."""
 
 

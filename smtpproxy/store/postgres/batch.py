@@ -2,14 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
-from msgspec.structs import replace
-
 from smtpproxy.mail.address import domains_over, readings
 from smtpproxy.policy.model import (
-    NO_FACTS,
     ConsentAct,
     Facts,
     Lookups,
@@ -18,7 +16,7 @@ from smtpproxy.policy.model import (
     Suppression,
 )
 from smtpproxy.store.keys import KeyRing, Partner
-from smtpproxy.store.merge import oldest_first, ordered_acts, with_readings
+from smtpproxy.store.merge import facts_about, oldest_first, ordered_acts
 from smtpproxy.store.postgres import statements as columns
 from smtpproxy.store.postgres.statements import FIRST_ACT, FIRST_CONTACT
 from smtpproxy.store.sql import rows
@@ -149,18 +147,10 @@ class Found:
 
     def facts(self, lookups: Lookups) -> Facts:
         """Return the facts for one of the lookups."""
-        facts: dict[str, RecipientFacts] = {}
-        for address in lookups.addresses:
-            known = self._one(address, lookups)
-            if others := readings(address):
-                known = with_readings(known, [(one, self._one(one, lookups)) for one in others])
-            if lookups.pauses and self._pauses:
-                known = replace(known or NO_FACTS, pauses=self._pauses)
-            if known is not None:
-                facts[address] = known
-        return facts
+        known = partial(self._one, lookups)
+        return facts_about(lookups.addresses, known, self._pauses if lookups.pauses else ())
 
-    def _one(self, name: str, lookups: Lookups) -> RecipientFacts | None:
+    def _one(self, lookups: Lookups, name: str) -> RecipientFacts | None:
         suppressions = [*self._suppressions.get(name, ())]
         if self._of_domains:
             for domain in domains_over(name):

@@ -9,6 +9,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager
+from dataclasses import astuple
 
 import msgspec
 
@@ -18,7 +19,7 @@ from smtpproxy.store.keys import Coverage, KeyPair, KeyRing, Partner, PartnerSna
 from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.sql import rows
 from smtpproxy.store.sql.live_keys import LiveKeys
-from smtpproxy.store.sql.rows import Row, from_micros, to_micros
+from smtpproxy.store.sql.rows import from_micros, row_of, to_micros
 from smtpproxy.store.sql.session import Connections, Session
 
 # Only for suppressed addresses: those of other contacts do not concern partners.
@@ -51,7 +52,7 @@ DO UPDATE SET since = excluded.since WHERE excluded.since > partner_entry.since
 """
 _PUT = """
 INSERT INTO partner_snapshot
-    (partner, key, snapshot, sender, taken_at, imported_at, count, digest)
+    (partner, snapshot, key, sender, taken_at, imported_at, count, digest)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (partner) DO UPDATE SET key = excluded.key, snapshot = excluded.snapshot,
     sender = excluded.sender, taken_at = excluded.taken_at, imported_at = excluded.imported_at,
@@ -177,7 +178,7 @@ class PartnerExchange(Connections):
             async with writer.transaction() as session:
                 await session.run_many(_TAKE_ROW, values)
         async with writer.transaction() as session:
-            await session.run(_PUT, *_snapshot_row(partner, number, snapshot))
+            await session.run(_PUT, partner, number, *row_of(astuple(snapshot)))
         await self._sweep()
 
     async def _sweep(self) -> None:
@@ -189,16 +190,3 @@ class PartnerExchange(Connections):
             while swept:
                 async with self._to_write().transaction() as session:
                     swept = await session.run_many(_SWEEP, [number])
-
-
-def _snapshot_row(partner: str, number: int, snapshot: PartnerSnapshot) -> Row:
-    return (
-        partner,
-        snapshot.key,
-        number,
-        snapshot.sender,
-        to_micros(snapshot.taken_at),
-        to_micros(snapshot.imported_at),
-        snapshot.count,
-        snapshot.digest,
-    )

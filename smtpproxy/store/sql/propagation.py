@@ -27,9 +27,9 @@ from smtpproxy.store.propagation import (
 from smtpproxy.store.sql.rows import (
     Row,
     from_micros,
-    optional_micros,
     optional_moment,
     read_event,
+    row_of,
     to_micros,
 )
 from smtpproxy.store.sql.session import Connections, Session
@@ -198,8 +198,8 @@ class Propagation(Connections):
     ) -> None:
         """Store all but `woken`, and dead letters, in one commit."""
         async with self._to_write().transaction() as session:
-            await session.run_many(_PUT, [_state_row(state) for state in states])
-            await session.run_many(_BURY, [_letter_row(letter) for letter in dead])
+            await session.run_many(_PUT, [row_of(astuple(state)[:-1]) for state in states])
+            await session.run_many(_BURY, [row_of(astuple(letter)[:-1]) for letter in dead])
 
     async def forget_webhooks(self, kept: Collection[str]) -> None:
         """Delete the progress of all but these; dead letters stay."""
@@ -296,26 +296,6 @@ def _change(row: Row) -> LoggedChange:
     return SuppressionChange(
         seq, from_micros(at), action, key, scope, Origin(origin), from_micros(moment)
     )
-
-
-def _state_row(state: WebhookState) -> Row:
-    return (
-        state.name,
-        state.position,
-        state.message_id,
-        state.message_end,
-        state.failures,
-        optional_micros(state.failing_since),
-        optional_micros(state.retry_at),
-        optional_micros(state.disabled_at),
-        state.last_error,
-        optional_micros(state.delivered_at),
-    )
-
-
-def _letter_row(letter: DeadLetter) -> Row:
-    webhook, message_id, body, changes, oldest, died, *rest = astuple(letter)[:-1]
-    return (webhook, message_id, body, changes, to_micros(oldest), to_micros(died), *rest)
 
 
 def _state(row: Row) -> WebhookState:

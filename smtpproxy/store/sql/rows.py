@@ -1,5 +1,6 @@
 """Converting rows of the database from and to records."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -103,6 +104,11 @@ def optional_micros(moment: datetime | None) -> int | None:
 
 def optional_moment(micros: int | None) -> datetime | None:
     return None if micros is None else from_micros(micros)
+
+
+def row_of(values: Iterable[object]) -> Row:
+    """Return values as they are stored: times in microseconds."""
+    return tuple([to_micros(one) if isinstance(one, datetime) else one for one in values])
 
 
 def suppression(

@@ -3,14 +3,16 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+from msgspec.structs import astuple
+
 from smtpproxy.policy.model import Pause
 from smtpproxy.store.sql.rows import (
     PAUSES,
-    Row,
     from_micros,
     optional_micros,
     read_event,
     read_pause,
+    row_of,
     to_micros,
 )
 from smtpproxy.store.sql.session import Connections, Session
@@ -18,7 +20,7 @@ from smtpproxy.store.streams import PERSON, TIME, StreamEvent
 
 _EVENT = "at, subject, action, cause, reports, messages, bound, until, reason"
 _NOTE = f"INSERT INTO stream_event ({_EVENT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_EVENTS = f"SELECT {_EVENT} FROM stream_event WHERE ? IN (subject, '') ORDER BY id DESC LIMIT ?"
+_EVENTS = f"SELECT {_EVENT} FROM stream_event ORDER BY id DESC LIMIT 100"
 
 _PAUSED = "SELECT 1 FROM stream_pause WHERE subject = ? AND (until IS NULL OR until > ?)"
 _PAUSE = """
@@ -62,7 +64,7 @@ class Streams(Connections):
                 await session.run(_PAUSE, event.subject, *row)
             elif event.action == "resumed":
                 await session.run(_RESUME, event.subject)
-            await session.run(_NOTE, *_row(event))
+            await session.run(_NOTE, *row_of(astuple(event)))
             return True
 
     async def resume_due(self, now: datetime) -> Sequence[StreamEvent]:
@@ -74,16 +76,13 @@ class Streams(Connections):
             ]
             for event in due:
                 await session.run(_RESUME, event.subject)
-                await session.run(_NOTE, *_row(event))
+                await session.run(_NOTE, *row_of(astuple(event)))
             return due
 
-    async def stream_events(
-        self, subject: str | None = None, limit: int = 100
-    ) -> Sequence[StreamEvent]:
-        """Return the events of one subject, or of all, the newest first."""
+    async def stream_events(self) -> Sequence[StreamEvent]:
+        """Return the newest events, the newest first."""
         async with self._reading() as session:
-            found = await session.fetch_all(_EVENTS, subject or "", limit)
-        return [read_event(row) for row in found]
+            return [read_event(row) for row in await session.fetch_all(_EVENTS)]
 
     async def trim_stream_events(self, before: datetime) -> int:
         """Delete the events from before a time; return how many."""
@@ -108,17 +107,3 @@ async def _is_so(session: Session, event: StreamEvent, unless_since: datetime | 
     if event.action == "paused":
         return paused and event.cause != PERSON
     return not paused
-
-
-def _row(event: StreamEvent) -> Row:
-    return (
-        to_micros(event.at),
-        event.subject,
-        event.action,
-        event.cause,
-        event.reports,
-        event.messages,
-        event.bound,
-        optional_micros(event.until),
-        event.reason,
-    )

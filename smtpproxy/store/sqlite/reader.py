@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TypeVar
@@ -14,7 +15,7 @@ from msgspec.structs import replace
 from smtpproxy.mail.address import domains_over, readings
 from smtpproxy.policy.model import NO_FACTS, Facts, Lookups, Pause, RecipientFacts
 from smtpproxy.store.keys import Partner
-from smtpproxy.store.merge import oldest_first, ordered_acts, with_readings
+from smtpproxy.store.merge import facts_about, oldest_first, ordered_acts
 from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.sql import rows
 from smtpproxy.store.sql.rows import PAUSES, read_pause
@@ -82,9 +83,10 @@ class _Link:
         """Read all addresses, and those they may be read as, from one snapshot."""
         addresses = lookups.addresses
         if len(addresses) == 1 and not readings(address := addresses[0]):
-            known = self._one(address, lookups)
-            facts = {} if known is None else {address: known}
-            return self._with_pauses(facts, lookups) if self._pauses else facts
+            known = self._one(lookups, address)
+            if self._pauses and lookups.pauses:
+                known = replace(known or NO_FACTS, pauses=self._pauses)
+            return {} if known is None else {address: known}
         self.begin()
         try:
             return self.some(addresses, lookups)
@@ -104,46 +106,22 @@ class _Link:
         self._execute("COMMIT")
 
     def some(self, addresses: Sequence[str], lookups: Lookups) -> dict[str, RecipientFacts]:
-        facts = {}
-        for address in addresses:
-            known = self._one(address, lookups)
-            if known is not None:
-                facts[address] = known
-        return self._with_more(facts, addresses, lookups)
-
-    def _with_more(
-        self, facts: dict[str, RecipientFacts], addresses: Sequence[str], lookups: Lookups
-    ) -> dict[str, RecipientFacts]:
-        """Add the other addresses that an address may be read as, and the pauses of streams."""
-        routed: dict[str, RecipientFacts | None] = {}
-        for address in addresses:
-            if others := readings(address):
-                read = [(one, self._one(one, lookups)) for one in others]
-                routed[address] = with_readings(facts.get(address), read)
-        if routed:
-            found = [(address, routed.get(address) or facts.get(address)) for address in addresses]
-            facts = {address: known for address, known in found if known is not None}
-        if self._pauses:
-            return self._with_pauses(facts, replace(lookups, addresses=tuple(addresses)))
-        return facts
+        return facts_about(addresses, partial(self._one, lookups), self._pauses_for(lookups))
 
     def many(self, addresses: Sequence[str], lookups: Lookups) -> dict[str, RecipientFacts]:
         """Return what `some` returns, if no snapshots are asked for, in half the time."""
-        facts = self._many.read(addresses, contacts=lookups.contacts)
-        return self._with_more(facts, addresses, lookups)
+        found = self._many.read(addresses, contacts=lookups.contacts)
+        own = frozenset(addresses)
 
-    def _with_pauses(
-        self, facts: dict[str, RecipientFacts], lookups: Lookups
-    ) -> dict[str, RecipientFacts]:
-        """Add the pauses of streams to the facts about each address."""
-        if not lookups.pauses:
-            return facts
-        return {
-            address: replace(facts.get(address, NO_FACTS), pauses=self._pauses)
-            for address in lookups.addresses
-        }
+        def known(name: str) -> RecipientFacts | None:
+            return found.get(name) if name in own else self._one(lookups, name)
 
-    def _one(self, name: str, lookups: Lookups) -> RecipientFacts | None:
+        return facts_about(addresses, known, self._pauses_for(lookups))
+
+    def _pauses_for(self, lookups: Lookups) -> tuple[Pause, ...]:
+        return self._pauses if lookups.pauses else ()
+
+    def _one(self, lookups: Lookups, name: str) -> RecipientFacts | None:
         """Read the facts about one canonical name, in one statement."""
         keys = self._keys(name)
         kind = len(keys), lookups.snapshots
