@@ -39,9 +39,9 @@ def open_store(settings: StoreSettings, state_dir: Path, *, read_only: bool = Fa
         StoreUnavailable: another process holds it for longer than `settings.timeout`.
     """
     if is_postgresql(settings):
-        from smtpproxy.store.postgres import open_postgres
+        from smtpproxy.store.postgres import PostgresStore
 
-        return open_postgres(settings, state_dir, read_only=read_only)
+        return PostgresStore(settings, state_dir, read_only=read_only)
     path = store_path(settings)
     from smtpproxy.store.sqlite import open_sqlite
 

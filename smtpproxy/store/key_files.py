@@ -13,8 +13,9 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from smtpproxy.disk import flush, give_to_owner_of, locked, sync_path
+from smtpproxy.settings import PartnerSettings
 from smtpproxy.store.key_places import KeyPlace, key_place, not_written, secret_lines
-from smtpproxy.store.keys import KeyRing, SuppressionKey
+from smtpproxy.store.keys import KeyRing, Partner, SuppressionKey
 from smtpproxy.store.records import StoreInaccessible, StoreMisconfigured
 
 FILE_NAME = "suppression.key"
@@ -74,6 +75,11 @@ def load_partner_key(path: Path) -> SuppressionKey:
             "as smtpproxy partner key makes it"
         )
     return SuppressionKey(bytes.fromhex(lines[0]))
+
+
+def partners(settings: Iterable[PartnerSettings]) -> list[Partner]:
+    """Return the partners, with their keys. Raises as `load_partner_key` does."""
+    return [Partner(one.name, load_partner_key(one.key_file)) for one in settings]
 
 
 def load_or_create_keys(state_dir: Path) -> KeyRing:

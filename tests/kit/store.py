@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, closing
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -35,7 +35,7 @@ from smtpproxy.settings import StoreSettings
 from smtpproxy.store import open_store
 from smtpproxy.store.key_files import FILE_NAME
 from smtpproxy.store.records import StoreUnavailable, SuppressionEntry
-from smtpproxy.store.sql.session import Session, Writer
+from smtpproxy.store.sql.session import Session
 from smtpproxy.store.sql.store import Store
 from smtpproxy.store.sqlite import SqliteStore, live_keys, make
 from smtpproxy.store.sqlite.connection import migrate, open_writer
@@ -233,9 +233,9 @@ class TrialStore(SqliteStore):
         self._check()
         return super().version()
 
-    def _to_write(self) -> Writer:
+    def _writing(self) -> AbstractAsyncContextManager[Session]:
         self._check()
-        return super()._to_write()
+        return super()._writing()
 
     @asynccontextmanager
     async def _reading(self, *, snapshot: bool = False) -> AsyncIterator[Session]:
@@ -258,31 +258,17 @@ class TrialStore(SqliteStore):
         self.folder.cleanup()
 
 
-class _Late:
-    """A writer to which somebody else comes first."""
-
-    def __init__(self, writer: Writer, other: Callable[[], Awaitable[object]]) -> None:
-        self._writer = writer
-        self._other = other
-
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Session]:
-        await self._other()
-        async with self._writer.transaction() as session:
-            yield session
-
-    async def purge_log(self) -> None:
-        await self._writer.purge_log()
-
-
 def before_next_write(store: Store, other: Callable[[], Awaitable[object]]) -> None:
     """Have somebody else write just before the store's next transaction begins."""
 
-    def to_write() -> Writer:
-        del vars(store)["_to_write"]
-        return _Late(store._to_write(), other)
+    @asynccontextmanager
+    async def writing() -> AsyncIterator[Session]:
+        del vars(store)["_writing"]
+        await other()
+        async with store._writing() as session:
+            yield session
 
-    vars(store)["_to_write"] = to_write
+    vars(store)["_writing"] = writing
 
 
 def ndjson(now: datetime = NOW) -> list[str]:

@@ -112,7 +112,7 @@ async def test_one_writer_waits_for_the_other_and_none_is_lost(database: Databas
 
 async def test_a_write_that_waits_too_long_is_given_up(database: Database) -> None:
     first, second = database.open(), database.open(timeout=0.3)
-    async with first._to_write().transaction() as session:  # type: ignore[attr-defined]
+    async with first._writing() as session:  # type: ignore[attr-defined]
         await session.run("SELECT 1")
         with pytest.raises(StoreUnavailable, match="in time"):
             await second.add_suppressions([entry()])
@@ -171,7 +171,7 @@ async def test_roles_read_or_write_and_no_more(database: Database) -> None:
     with pytest.raises(StoreUnavailable, match="permission denied"):
         await reading.add_suppressions([entry()])
     with pytest.raises(StoreUnavailable):
-        async with writing._to_write().transaction() as session:  # type: ignore[attr-defined]
+        async with writing._writing() as session:  # type: ignore[attr-defined]
             await session.run("DROP TABLE contact")
 
 
@@ -219,7 +219,7 @@ async def test_a_write_that_is_never_answered_is_given_up_and_not_taken_for_done
     async def write() -> None:
         if hangs_at == "the first statement":
             server.signal(signal.SIGSTOP)
-        async with store._to_write().transaction() as session:
+        async with store._writing() as session:
             await session.run("UPDATE store_state SET version = version")
             server.signal(signal.SIGSTOP)
 

@@ -1,18 +1,16 @@
 """A store in PostgreSQL, for relays on several machines, over the event loop."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from smtpproxy.settings import StoreSettings
-from smtpproxy.store.key_files import load_partner_key
-from smtpproxy.store.keys import Partner
+from smtpproxy.store.key_files import partners
 from smtpproxy.store.postgres.connection import Lease, Target
 from smtpproxy.store.postgres.mailings import PostgresMailings
 from smtpproxy.store.postgres.reader import PostgresReader
 from smtpproxy.store.postgres.replica import ReplicaReader
-from smtpproxy.store.postgres.session import PostgresSession
 from smtpproxy.store.postgres.side_tables import PostgresTables
 from smtpproxy.store.postgres.statements import DIALECT
 from smtpproxy.store.records import ReplicaState, StoreUnavailable
@@ -23,19 +21,6 @@ from smtpproxy.store.sql.store import Store
 _LOCK_SNAPSHOTS = "SELECT pg_try_advisory_xact_lock(hashtext('smtpproxy partner snapshots'))"
 
 
-class PostgresWriter:
-    """A `Writer`."""
-
-    def __init__(self, lease: Lease) -> None:
-        self._lease = lease
-
-    def transaction(self) -> AbstractAsyncContextManager[PostgresSession]:
-        return self._lease.database.writing()
-
-    async def purge_log(self) -> None:
-        """PostgreSQL recycles its log itself (docs/store.md)."""
-
-
 class PostgresStore(Store):
     """A `Store` for one process and one event loop. The database is only contacted, and its version
     checked, with the first use."""
@@ -44,28 +29,29 @@ class PostgresStore(Store):
     _reader: PostgresReader | ReplicaReader
 
     def __init__(
-        self,
-        target: Target,
-        state_dir: Path,
-        *,
-        partners: Sequence[Partner] = (),
-        read_only: bool = False,
-        standby: Target | None = None,
-        most_lag: float = 0.0,
+        self, settings: StoreSettings, state_dir: Path, *, read_only: bool = False
     ) -> None:
-        self._lease = Lease(target, state_dir)
+        """Raises StoreMisconfigured if a partner's key is missing."""
+        primary, second = target(settings), standby(settings)
+        self._lease = Lease(primary, state_dir)
         self._state_dir = state_dir
-        self._partners = partners
+        self._partners = partners(settings.partners)
+        self._read_only = read_only
         self._keys = LiveKeys("store.url", state_dir)
-        reader = PostgresReader(self._lease, state_dir, partners)
-        self._standby = Lease(standby) if standby is not None else None
+        reader = PostgresReader(self._lease, state_dir, self._partners)
+        self._standby = Lease(second) if second is not None else None
         if self._standby is None:
             self._reader = reader
         else:
-            second = PostgresReader(self._standby, state_dir, partners)
-            self._reader = ReplicaReader(reader, second, most_lag)
-        self._mailings = PostgresMailings(PostgresTables(target, "mailings"))
-        self._writer = None if read_only else PostgresWriter(self._lease)
+            other = PostgresReader(self._standby, state_dir, self._partners)
+            self._reader = ReplicaReader(reader, other, settings.max_replica_lag)
+        self._mailings = PostgresMailings(PostgresTables(primary, "mailings"))
+
+    def _transaction(self) -> AbstractAsyncContextManager[Session]:
+        return self._lease.database.writing()
+
+    async def _purge_log(self) -> None:
+        """PostgreSQL recycles its log itself (docs/store.md)."""
 
     def _reading(self, *, snapshot: bool = False) -> AbstractAsyncContextManager[Session]:
         return self._lease.database.reading(snapshot=snapshot)
@@ -87,21 +73,6 @@ class PostgresStore(Store):
         self._lease.close()
         if self._standby is not None:
             self._standby.close()
-
-
-def open_postgres(
-    settings: StoreSettings, state_dir: Path, *, read_only: bool = False
-) -> PostgresStore:
-    """Open a store, without connecting. Raises StoreMisconfigured if a partner's key is missing."""
-    shared = [Partner(one.name, load_partner_key(one.key_file)) for one in settings.partners]
-    return PostgresStore(
-        target(settings),
-        state_dir,
-        partners=shared,
-        read_only=read_only,
-        standby=standby(settings),
-        most_lag=settings.max_replica_lag,
-    )
 
 
 def target(settings: StoreSettings) -> Target:

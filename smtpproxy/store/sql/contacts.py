@@ -1,6 +1,5 @@
 """The tables of contacts, their acts, wishes and rectifications."""
 
-from abc import abstractmethod
 from collections import Counter
 from collections.abc import AsyncGenerator, Container, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -9,12 +8,11 @@ import msgspec
 
 from smtpproxy.mail.address import widened
 from smtpproxy.mail.mailboxes import recorded
-from smtpproxy.policy.model import ConsentAct, Contact, Suppression
+from smtpproxy.policy.model import ConsentAct, Contact
 from smtpproxy.policy.rules.recipient import restricting
 from smtpproxy.store.merge import Known, merge, refusals
-from smtpproxy.store.operations import Change, Correction, Rectification
-from smtpproxy.store.records import BatchResult, ContactUpdate, SuppressionEntry
-from smtpproxy.store.rectifying import corrected, following
+from smtpproxy.store.operations import Change, Rectification
+from smtpproxy.store.records import BatchResult, ContactUpdate
 from smtpproxy.store.sql import imported_contacts, rows
 from smtpproxy.store.sql.rows import ACT_COLUMNS, CONTACT_COLUMNS, Row, from_micros, to_micros
 from smtpproxy.store.sql.said_last import as_known, said_last
@@ -209,6 +207,17 @@ async def remove(session: Session, numbers: Iterable[int]) -> None:
     await session.run_many("DELETE FROM contact WHERE id = ?", [(one,) for one in numbers])
 
 
+async def record(session: Session, name: str, new: str, done: Rectification) -> None:
+    """Record a rectification, perhaps with a new address, which takes the place of the old one."""
+    number = (await session.fetch_all(_NUMBER, new))[0][0]
+    if new != name:
+        old = (await session.fetch_all(_NUMBER, name))[0][0]
+        await session.run_many(_MOVE, [(number, old)])
+        await erase(session, name)
+    changes = msgspec.json.encode(done.changes).decode()
+    await session.run_many(_RECORD, [(number, to_micros(done.at), done.reason, changes)])
+
+
 def _known(row: Row, acts: dict[int, tuple[ConsentAct, ...]]) -> Known:
     return Known(rows.contact(row[:-1], acts.get(row[0], ())), rows.optional_moment(row[-1]))
 
@@ -257,12 +266,6 @@ _read_changes = msgspec.json.Decoder(tuple[Change, ...]).decode
 class Contacts(Connections):
     """The part of a store about people's contacts and their right to have them corrected."""
 
-    @abstractmethod
-    async def suppressions(self, address: str) -> Sequence[Suppression]: ...
-
-    @abstractmethod
-    async def add_suppressions(self, entries: Sequence[SuppressionEntry]) -> BatchResult: ...
-
     async def _put(
         self,
         session: Session,
@@ -297,37 +300,6 @@ class Contacts(Connections):
                     yield rows.contact(row[:-1], acts.get(row[0], ()))
                 last = page[-1][0]
 
-    async def rectify(
-        self, address: str, correction: Correction, *, at: datetime, reason: str
-    ) -> Rectification | None:
-        """Rectify a contact and record that; None if there is no contact.
-
-        With a new address, acts, purchases and suppressions follow, except bounces, which are
-        about a mailbox, not the person's wishes; so do later suppressions of the old address,
-        which stays suppressed. If nothing changes, nothing is recorded.
-        """
-        name = recorded(address)
-        new = correction.new_address or name
-        if new != name:
-            async with self._reading() as session:
-                if not await session.fetch_all(_NUMBER, name):
-                    return None
-            # This comes first: if the rest fails, people get too little mail, not too much.
-            await self.add_suppressions(following(await self.suppressions(name), new))
-        async with self._to_write().transaction() as session:
-            known = await stored(session, [name, new])
-            if name not in known:
-                return None
-            target = known.get(new) if new != name else None
-            update, changes = corrected(known[name], target, correction, at)
-            done = Rectification(at, reason, changes)
-            if changes:
-                await self._put(session, [update])
-                await _record(session, name, new, done)
-        if new != name:  # what came in between; from now on `add_suppressions` follows
-            await self.add_suppressions(following(await self.suppressions(name), new))
-        return done
-
     async def rectifications(self, address: str) -> Sequence[Rectification]:
         """Return the rectifications of exactly this address, oldest first."""
         async with self._reading() as session:
@@ -350,13 +322,3 @@ class Contacts(Connections):
             plain = await session.fetch_all(_PLAIN, f"{base}@{domain}")
         others = [row[0] for row in (*plain, *tagged) if row[0] != name]
         return [one for one in others if widened(one) == widened(name)]
-
-
-async def _record(session: Session, name: str, new: str, done: Rectification) -> None:
-    number = (await session.fetch_all(_NUMBER, new))[0][0]
-    if new != name:
-        old = (await session.fetch_all(_NUMBER, name))[0][0]
-        await session.run_many(_MOVE, [(number, old)])
-        await erase(session, name)
-    changes = msgspec.json.encode(done.changes).decode()
-    await session.run_many(_RECORD, [(number, to_micros(done.at), done.reason, changes)])

@@ -107,7 +107,7 @@ class Imports(Connections):
 
     async def begin_import(self, record: ImportRecord) -> None:
         """Record an import, before its first batch."""
-        async with self._to_write().transaction() as session:
+        async with self._writing() as session:
             oldest = (record.started_at - UNDO_FOR).isoformat()
             if (old := (await session.fetch_all(_OLD, oldest))[0][0]) is not None:
                 await imported_contacts.forget(session, old + 1, _FORGOTTEN)
@@ -117,7 +117,7 @@ class Imports(Connections):
         self, id: str, state: State, *, at: datetime | None, place: Checkpoint | None = None
     ) -> None:
         """Record the state of an import, when it ended, and how far it got."""
-        async with self._to_write().transaction() as session:
+        async with self._writing() as session:
             stored = await _found(session, id)
             place = place or stored.record.place
             record = replace(stored.record, state=state, ended_at=at, place=place)
@@ -143,7 +143,7 @@ class Imports(Connections):
             if stored.record.state == "undone":
                 return None
             keys = await _next_suppressions(session, stored)
-        async with self._to_write().transaction() as session:
+        async with self._writing() as session:
             stored = await _found(session, id)
             undone = stored.record.undone or Undone(at, by)
             if stored.record.kind == "suppressions":

@@ -154,8 +154,6 @@ class Rekeying(Register):
     Meanwhile both keys are live: no lookup misses a row under either.
     """
 
-    _keys: LiveKeys
-
     async def _keys_changed(self, session: Session) -> None:
         """Notify readers, in the transaction that changed the keys."""
 
@@ -175,7 +173,7 @@ class Rekeying(Register):
         The key is added to the key file of this machine first. Raises `NotEverywhere` as long as
         another relay lacks it, unless `force`.
         """
-        async with self._to_write().transaction() as session:
+        async with self._writing() as session:
             keys = await self._keys.current(session)
             if len(keys.versions) > 1:
                 return keys.newest.version
@@ -192,7 +190,7 @@ class Rekeying(Register):
 
     async def rekey(self, addresses: Sequence[str]) -> int:
         """Move the rows of addresses to the newest key; return how many."""
-        async with self._to_write().transaction() as session:
+        async with self._writing() as session:
             keys = await self._keys.current(session)
             return await move(session, moves_of(keys, addresses))
 
@@ -206,7 +204,7 @@ class Rekeying(Register):
 
     async def finish_rekey(self, *, at: datetime) -> bool:
         """Retire the older key. Returns False and changes nothing if a row is still under it."""
-        async with self._to_write().transaction() as session:
+        async with self._writing() as session:
             newest = (await self._keys.current(session)).newest.version
             if (await session.fetch_all(_REMAINS, newest))[0][0]:
                 return False

@@ -18,7 +18,6 @@ from smtpproxy.policy.model import Suppression
 from smtpproxy.store.keys import Coverage, KeyPair, KeyRing, Partner, PartnerSnapshot, SnapshotRow
 from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.sql import rows
-from smtpproxy.store.sql.live_keys import LiveKeys
 from smtpproxy.store.sql.rows import from_micros, row_of, to_micros
 from smtpproxy.store.sql.session import Connections, Session
 
@@ -95,9 +94,6 @@ class PartnerExchange(Connections):
     Methods raise `KeyError` for the name of any other partner.
     """
 
-    _partners: Sequence[Partner]
-    _keys: LiveKeys
-
     def _partner(self, name: str) -> Partner:
         for partner in self._partners:
             if partner.name == name:
@@ -110,14 +106,14 @@ class PartnerExchange(Connections):
         Returns how many are new. Suppressions added with their address are covered at once; this is
         for older ones, and for those added as key texts.
         """
-        async with self._to_write().transaction() as session:
+        async with self._writing() as session:
             keys = await self._keys.current(session)
             return await cover(session, keys, self._partners, addresses)
 
     async def forget_partners(self) -> int:
         """Delete the hashes under keys that are no longer a partner's."""
         known = msgspec.json.encode([key.fingerprint for _, key in self._partners]).decode()
-        async with self._to_write().transaction() as session:
+        async with self._writing() as session:
             return await session.run_many(_FORGET, [(known,)])
 
     async def coverage(self, partner: str) -> Coverage:
@@ -169,15 +165,14 @@ class PartnerExchange(Connections):
         self, partner: str, snapshot: PartnerSnapshot, batches: AsyncIterable[Sequence[SnapshotRow]]
     ) -> None:
         await self._sweep()
-        writer = self._to_write()
         number = secrets.randbits(62)
         async for batch in batches:
             values = sorted(
                 (number, *row.keys, row.scope, row.origin, to_micros(row.since)) for row in batch
             )
-            async with writer.transaction() as session:
+            async with self._writing() as session:
                 await session.run_many(_TAKE_ROW, values)
-        async with writer.transaction() as session:
+        async with self._writing() as session:
             await session.run(_PUT, partner, number, *row_of(astuple(snapshot)))
         await self._sweep()
 
@@ -188,5 +183,5 @@ class PartnerExchange(Connections):
         for number in left:
             swept = 1
             while swept:
-                async with self._to_write().transaction() as session:
+                async with self._writing() as session:
                     swept = await session.run_many(_SWEEP, [number])

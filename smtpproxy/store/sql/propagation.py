@@ -148,7 +148,7 @@ class Propagation(Connections):
             (at, one.topic, msgspec.json.encode(one.data).decode(), f"{one.topic}:{one.key}")
             for one in events
         ]
-        async with self._to_write().transaction() as session:
+        async with self._writing() as session:
             await session.run_many(_LOG, rows)
             if source is not None:
                 await session.run(_NOTE_SOURCE, *source)
@@ -172,7 +172,7 @@ class Propagation(Connections):
     ) -> Collection[str]:
         """Reserve webhooks for a relay for some time; return which, without those that another one
         has at `now`."""
-        async with self._to_write().transaction() as session:
+        async with self._writing() as session:
             held = await _holdings(session)
             free = {
                 name: holding
@@ -197,7 +197,7 @@ class Propagation(Connections):
         self, states: Sequence[WebhookState], dead: Sequence[DeadLetter] = ()
     ) -> None:
         """Store all but `woken`, and dead letters, in one commit."""
-        async with self._to_write().transaction() as session:
+        async with self._writing() as session:
             await session.run_many(_PUT, [row_of(astuple(state)[:-1]) for state in states])
             await session.run_many(_BURY, [row_of(astuple(letter)[:-1]) for letter in dead])
 
@@ -257,7 +257,7 @@ class Propagation(Connections):
 
     async def _change(self, sql: str, *values: object) -> int:
         """Run one statement as a transaction; return how many rows it changed."""
-        async with self._to_write().transaction() as session:
+        async with self._writing() as session:
             return await session.run(sql, *values)
 
     async def _newest(self, session: Session) -> int:

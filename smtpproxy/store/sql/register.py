@@ -53,7 +53,7 @@ class Register(Connections):
     async def tell(self, id: str, state: RelayState, *, at: datetime) -> None:
         """Register a relay's state; remove relays that have been silent for FORGOTTEN_AFTER."""
         written = msgspec.json.encode(state).decode()
-        async with self._to_write().transaction() as session:
+        async with self._writing() as session:
             await session.run(_TELL, id, to_micros(at), written)
             await session.run(_FORGET, to_micros(at - FORGOTTEN_AFTER))
 
@@ -69,7 +69,7 @@ class Register(Connections):
 
     async def register_link_keys(self, held: Fingerprints, *, at: datetime) -> Fingerprints:
         """Take these into use if there are none; return those in use afterwards."""
-        async with self._to_write().transaction() as session:
+        async with self._writing() as session:
             if (await session.fetch_all(_NONE_COUNTS))[0][0]:
                 rows = [(version, name, to_micros(at)) for version, name in held.items()]
                 await session.run_many(_USE, rows)
@@ -79,7 +79,7 @@ class Register(Connections):
         self, version: int, fingerprint: str, *, at: datetime, force: bool = False
     ) -> None:
         """Seal new links with a key. Raises NotEverywhere, unless `force`; OtherKeyCounts."""
-        async with self._to_write().transaction() as session:
+        async with self._writing() as session:
             if not force:
                 await self._refuse_to_lack(session, LINK_KEY_FILE, version, fingerprint, at)
             await session.run(_USE, version, fingerprint, to_micros(at))
@@ -91,7 +91,7 @@ class Register(Connections):
 
     async def retire_link_key(self, version: int, *, at: datetime) -> bool:
         """Stop requiring a key, so that its links no longer work; False if it is not in use."""
-        async with self._to_write().transaction() as session:
+        async with self._writing() as session:
             return await session.run(_RETIRE, to_micros(at), version) > 0
 
     async def _refuse_to_lack(

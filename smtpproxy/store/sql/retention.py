@@ -18,7 +18,7 @@ from smtpproxy.store.merge import is_undated, orders, outlived, removed
 from smtpproxy.store.operations import NOTHING, Limits, PurgedContacts, PurgedSuppressions, Removed
 from smtpproxy.store.records import SuppressionEntry
 from smtpproxy.store.sql import contacts as contact_table
-from smtpproxy.store.sql.live_keys import ADDRESSES, LiveKeys
+from smtpproxy.store.sql.live_keys import ADDRESSES
 from smtpproxy.store.sql.rows import WIDENED, Row, from_micros, optional_moment, to_micros
 from smtpproxy.store.sql.session import Connections, Session
 
@@ -100,8 +100,6 @@ class Retention(Connections):
     happened. With `dry_run` nothing is changed, and the results are what would be done.
     """
 
-    _keys: LiveKeys
-
     @abstractmethod
     async def _keep_orders(self, entries: Sequence[SuppressionEntry]) -> None: ...
 
@@ -132,7 +130,7 @@ class Retention(Connections):
                 total += removed(list(going.values()))
                 became += len(entries)
                 objected += sum(contact.address in no for contact in going)
-        await self._purge_log(total, dry_run=dry_run)
+        await self._purged(total, dry_run=dry_run)
         return PurgedContacts(total, became, objected)
 
     async def _objections(
@@ -158,7 +156,7 @@ class Retention(Connections):
             return {}
         await self._keep_orders(entries)
         await self.renew_suppressions({contact.address: at for contact in going})
-        async with self._to_write().transaction() as session:
+        async with self._writing() as session:
             known = await contact_table.stored(session, [one.address for one in going])
             # A contact may have changed since it was read.
             same = {
@@ -174,7 +172,7 @@ class Retention(Connections):
     async def _mark_undated(self, numbers: list[int], at: datetime) -> None:
         """Record when contacts were first found to have no date."""
         if numbers:
-            async with self._to_write().transaction() as session:
+            async with self._writing() as session:
                 marks = [(to_micros(at), number) for number in numbers]
                 await session.run_many(_UNDATED, marks)
 
@@ -196,9 +194,9 @@ class Retention(Connections):
                     ((rows,),) = await session.fetch_all(count_of, limit, note)
                     count += rows
                 if free and not dry_run:
-                    async with self._to_write().transaction() as writing:
+                    async with self._writing() as writing:
                         await writing.run_many(update, free)
-        await self._purge_log(Removed(count), dry_run=dry_run)
+        await self._purged(Removed(count), dry_run=dry_run)
         return count
 
     async def renew_suppressions(self, matched: Mapping[str, datetime]) -> int:
@@ -208,7 +206,7 @@ class Retention(Connections):
         """
         count = 0
         for some in _batches(matched):
-            async with self._to_write().transaction() as session:
+            async with self._writing() as session:
                 keys = await self._keys.current(session)
                 seen = [(*pair, to_micros(at)) for name, at in some for pair in _pairs(keys, name)]
                 count += await session.run_many(_RENEW, sorted(seen))
@@ -245,7 +243,7 @@ class Retention(Connections):
                 if not dry_run:
                     await self._remove_suppressions(going, limit)
                     last = await self._keep_held(session, last, limit)
-        await self._purge_log(total, dry_run=dry_run)
+        await self._purged(total, dry_run=dry_run)
         return PurgedSuppressions(total, held)
 
     async def _keep_held(self, session: Session, last: int, limit: int) -> int:
@@ -264,7 +262,7 @@ class Retention(Connections):
         await session.run(_KEEP, limit, octets, places)
 
     async def _remove_suppressions(self, going: list[Row], limit: int) -> None:
-        async with self._to_write().transaction() as session:
+        async with self._writing() as session:
             await session.run_many(_DELETE_SUPPRESSION, [(limit, *row[:4]) for row in going])
         await asyncio.sleep(_PAUSE)
 
@@ -276,16 +274,16 @@ class Retention(Connections):
                 last = page[-1][0]
                 total += removed([from_micros(lifted_at) for _, lifted_at in page])
                 if not dry_run:
-                    async with self._to_write().transaction() as session:
+                    async with self._writing() as session:
                         await session.run_many(_DELETE_LIFTED, [(row[0],) for row in page])
                     await asyncio.sleep(_PAUSE)
-        await self._purge_log(total, dry_run=dry_run)
+        await self._purged(total, dry_run=dry_run)
         return total
 
-    async def _purge_log(self, total: Removed, *, dry_run: bool) -> None:
+    async def _purged(self, total: Removed, *, dry_run: bool) -> None:
         """Remove the rows from the log as well, which still holds the old pages."""
         if total.rows and not dry_run:
-            await self._to_write().purge_log()
+            await self._purge_log()
 
 
 async def _any_objection(session: Session, limits: Limits) -> bool:

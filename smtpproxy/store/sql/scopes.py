@@ -54,7 +54,7 @@ class NamedScopes(Connections):
         """
         moved, last = 0, FIRST
         while True:  # commits are small, so that the mail path need not wait
-            async with self._to_write().transaction() as session:
+            async with self._writing() as session:
                 page = await session.fetch_all(_OF_SCOPE, *last, old, _PAGE_SIZE)
                 await session.run_many(_AS_SCOPE, [(new, *key) for key in page])
                 await session.run_many(f"DELETE FROM suppression WHERE {KEY}", page)
@@ -82,7 +82,7 @@ class NamedScopes(Connections):
         moved = last = 0
         while True:  # commits are small, so that the mail path need not wait
             changed = []
-            async with self._to_write().transaction() as session:
+            async with self._writing() as session:
                 page = await session.fetch_all(_WISHING, last, _PAGE_SIZE)
                 for number, more in page:
                     wishes = rows.preferences(more)

@@ -5,13 +5,17 @@ lists are JSON. The few that differ are in a `Dialect`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from smtpproxy.store.keys import Partner
 from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.sql.rows import Row
+
+if TYPE_CHECKING:
+    from smtpproxy.store.sql.live_keys import LiveKeys
 
 
 class Session(Protocol):
@@ -25,21 +29,6 @@ class Session(Protocol):
 
     async def run_many(self, sql: str, values: Iterable[Row]) -> int:
         """Run `sql` for each of `values`; return the number of changed rows."""
-        ...
-
-
-class Writer(Protocol):
-    """Writes, one transaction at a time. Raises StoreUnavailable."""
-
-    def transaction(self) -> AbstractAsyncContextManager[Session]:
-        """Commit at the end, or change nothing after an error.
-
-        Nobody else writes meanwhile, so what was read in it is still true at the commit.
-        """
-        ...
-
-    async def purge_log(self) -> None:
-        """Remove deleted data from the log, if the database lets us."""
         ...
 
 
@@ -58,13 +47,25 @@ class Connections(ABC):
 
     _dialect: Dialect
     _state_dir: Path
-    _writer: Writer | None
+    _keys: "LiveKeys"
+    _partners: Sequence[Partner]
+    _read_only: bool
 
-    def _to_write(self) -> Writer:
-        """Raises StoreUnavailable if the store is open for reading only."""
-        if self._writer is None:
+    def _writing(self) -> AbstractAsyncContextManager[Session]:
+        """Commit at the end, or change nothing after an error. Raises StoreUnavailable.
+
+        Nobody else writes meanwhile, so what was read in it is still true at the commit.
+        """
+        if self._read_only:
             raise StoreUnavailable("the store is open for reading only")
-        return self._writer
+        return self._transaction()
+
+    @abstractmethod
+    def _transaction(self) -> AbstractAsyncContextManager[Session]: ...
+
+    @abstractmethod
+    async def _purge_log(self) -> None:
+        """Remove deleted data from the log, if the database lets us."""
 
     @abstractmethod
     def _reading(self, *, snapshot: bool = False) -> AbstractAsyncContextManager[Session]:

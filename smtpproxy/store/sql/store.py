@@ -18,7 +18,7 @@ from smtpproxy.policy.model import ConsentAct, Contact, Facts, Lookups, Origin, 
 from smtpproxy.policy.scopes import SCOPE_KINDS
 from smtpproxy.store.keys import KeyRing, is_key_text, suppressed_name
 from smtpproxy.store.merge import as_update
-from smtpproxy.store.operations import Batch
+from smtpproxy.store.operations import Batch, Correction, Rectification
 from smtpproxy.store.records import (
     BatchResult,
     ContactUpdate,
@@ -26,7 +26,7 @@ from smtpproxy.store.records import (
     ReplicaState,
     SuppressionEntry,
 )
-from smtpproxy.store.rectifying import follows
+from smtpproxy.store.rectifying import corrected, following, follows
 from smtpproxy.store.sql import contacts as contact_table
 from smtpproxy.store.sql import imports as import_table
 from smtpproxy.store.sql import suppressions as suppression_table
@@ -98,40 +98,42 @@ class Store(
         nothing. If the address was corrected since (`moved_to`), the new one is suppressed as
         well, and not counted.
         """
-        async with self._to_write().transaction() as session:
+        async with self._writing() as session:
             keys = await self._keys.current(session)
             importer = await import_table.number_of(session, batch)
-            result = await suppression_table.add(session, keys, entries, self._partners, importer)
-            await self._follow(session, keys, entries, importer)
+            result = await self._add(session, keys, entries, importer)
             await import_table.record_batch(session, batch, result)
             return result
 
     async def suppress(self, entries: Sequence[SuppressionEntry]) -> Sequence[datetime | None]:
         """Add a batch as `add_suppressions` does; return the result of `standing` before that."""
-        async with self._to_write().transaction() as session:
+        async with self._writing() as session:
             keys = await self._keys.current(session)
             before = await suppression_table.standing(session, keys, entries)
-            await suppression_table.add(session, keys, entries, self._partners)
-            await self._follow(session, keys, entries)
+            await self._add(session, keys, entries)
             return before
 
     async def _keep_orders(self, entries: Sequence[SuppressionEntry]) -> None:
         """Add suppressions that take the place of refusals on record."""
-        async with self._to_write().transaction() as session:
+        async with self._writing() as session:
             keys = await self._keys.current(session)
-            await suppression_table.add(session, keys, entries, self._partners, as_dated=True)
-            await self._follow(session, keys, entries)
+            await self._add(session, keys, entries, as_dated=True)
 
-    async def _follow(
+    async def _add(
         self,
         session: Session,
         keys: KeyRing,
         entries: Sequence[SuppressionEntry],
         importer: int | None = None,
-    ) -> None:
-        """Suppress people at their present addresses too, if these were corrected since."""
+        *,
+        as_dated: bool = False,
+    ) -> BatchResult:
+        """Suppress people, and at their present addresses too, if these were corrected since."""
+        result = await suppression_table.add(
+            session, keys, entries, self._partners, importer, as_dated=as_dated
+        )
         if not await contact_table.anybody_moved(session):
-            return
+            return result
         named = defaultdict[str, list[SuppressionEntry]](list)
         for one in entries:
             if follows(one.origin) and not is_key_text(one.address):
@@ -143,6 +145,7 @@ class Store(
         ]
         if moved:
             await suppression_table.add(session, keys, moved, self._partners, importer)
+        return result
 
     async def suppressions(self, address: str) -> Sequence[Suppression]:
         """Return the suppressions that count for the address, as in `facts`: also widened ones."""
@@ -161,7 +164,7 @@ class Store(
         is an update of its whole profile without a date.
         """
         updates = [as_update(contact) for contact in contacts]
-        async with self._to_write().transaction() as session:
+        async with self._writing() as session:
             importer = await import_table.number_of(session, batch)
             before = await import_table.newest_contact(session) if batch else None
             erased: set[str] = set()
@@ -187,7 +190,7 @@ class Store(
         erased, as an import would.
         """
         name = recorded(address)
-        async with self._to_write().transaction() as session:
+        async with self._writing() as session:
             known = (await contact_table.stored(session, [name])).get(name)
             update = decide(known.contact if known else None)
             if update is None:
@@ -203,6 +206,37 @@ class Store(
         facts = await self._reader.facts(Lookups((name,)))
         return facts[name].contact if name in facts else None
 
+    async def rectify(
+        self, address: str, correction: Correction, *, at: datetime, reason: str
+    ) -> Rectification | None:
+        """Rectify a contact and record that; None if there is no contact.
+
+        With a new address, acts, purchases and suppressions follow, except bounces, which are
+        about a mailbox, not the person's wishes; so do later suppressions of the old address,
+        which stays suppressed. If nothing changes, nothing is recorded.
+        """
+        name = recorded(address)
+        new = correction.new_address or name
+        if new != name:
+            async with self._reading() as session:
+                if not await contact_table.stored(session, [name]):
+                    return None
+            # This comes first: if the rest fails, people get too little mail, not too much.
+            await self.add_suppressions(following(await self.suppressions(name), new))
+        async with self._writing() as session:
+            known = await contact_table.stored(session, [name, new])
+            if name not in known:
+                return None
+            target = known.get(new) if new != name else None
+            update, changes = corrected(known[name], target, correction, at)
+            done = Rectification(at, reason, changes)
+            if changes:
+                await self._put(session, [update])
+                await contact_table.record(session, name, new, done)
+        if new != name:  # what came in between; from now on `add_suppressions` follows
+            await self.add_suppressions(following(await self.suppressions(name), new))
+        return done
+
     async def erase_contact(self, address: str, *, at: datetime, scope: str = "marketing") -> bool:
         """Remove profile and acts, and leave an `erasure` suppression.
 
@@ -210,14 +244,13 @@ class Store(
         False if there was no contact; the suppression is left all the same.
         """
         entry = SuppressionEntry(recorded(address), scope, Origin.ERASURE, at)
-        writer = self._to_write()
-        async with writer.transaction() as session:
+        async with self._writing() as session:
             keys = await self._keys.current(session)
             await suppression_table.add(session, keys, [entry], self._partners)
             erased = await contact_table.erase(session, entry.address)
             await suppression_table.forget_texts(session, keys.places(entry.address))
         await self._mailings.forget(entry.address)
-        await writer.purge_log()
+        await self._purge_log()
         return erased
 
     async def record_act(
@@ -233,7 +266,7 @@ class Store(
         accept the contact as stored.
         """
         people = [recorded(address)]
-        async with self._to_write().transaction() as session:
+        async with self._writing() as session:
             known = (await contact_table.stored(session, people)).get(people[0])
             if not only_if(known.contact if known else None):
                 return False

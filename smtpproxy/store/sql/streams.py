@@ -56,7 +56,7 @@ class Streams(Connections):
         Only an operator can change a pause in force. A warning given `unless_since` for the same
         cause is not repeated.
         """
-        async with self._to_write().transaction() as session:
+        async with self._writing() as session:
             if await _is_so(session, event, unless_since):
                 return False
             if event.action == "paused":
@@ -69,7 +69,7 @@ class Streams(Connections):
 
     async def resume_due(self, now: datetime) -> Sequence[StreamEvent]:
         """Resume the streams whose pause is over; return the events."""
-        async with self._to_write().transaction() as session:
+        async with self._writing() as session:
             due = [
                 StreamEvent(from_micros(until), subject, "resumed", TIME)
                 for subject, until in await session.fetch_all(_DUE, to_micros(now))
@@ -86,7 +86,7 @@ class Streams(Connections):
 
     async def trim_stream_events(self, before: datetime) -> int:
         """Delete the events from before a time; return how many."""
-        async with self._to_write().transaction() as session:
+        async with self._writing() as session:
             return await session.run(_TRIM, to_micros(before))
 
     async def resumed_at(self, now: datetime) -> Mapping[str, datetime]:

@@ -25,7 +25,6 @@ from smtpproxy.store.records import (
 )
 from smtpproxy.store.sql import live_keys, rows
 from smtpproxy.store.sql import partners as partner_table
-from smtpproxy.store.sql.live_keys import LiveKeys
 from smtpproxy.store.sql.rows import Row, from_micros, to_micros
 from smtpproxy.store.sql.said_last import agreed_ahead, dated
 from smtpproxy.store.sql.session import Connections, Session
@@ -183,8 +182,6 @@ async def forget_texts(session: Session, places: Sequence[tuple[SuppressionKey, 
 class Suppressions(Connections):
     """The part of a store about suppressions, except adding them."""
 
-    _keys: LiveKeys
-
     async def remove_suppression(
         self,
         address: str,
@@ -202,7 +199,7 @@ class Suppressions(Connections):
         One whose time is no longer `since`, or is later than `up_to`, stays. The reason and `by`,
         the program over the API, stay on record.
         """
-        async with self._to_write().transaction() as session:
+        async with self._writing() as session:
             (key, pair), *older = (await self._keys.current(session)).places(address)
             await live_keys.move(session, [(*old, *pair, key.version) for _, old in older])
             moments = rows.optional_micros(since), rows.optional_micros(up_to)

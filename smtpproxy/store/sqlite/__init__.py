@@ -7,15 +7,22 @@ import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager, closing, nullcontext, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    closing,
+    nullcontext,
+    suppress,
+)
 from datetime import UTC, datetime
 from pathlib import Path
 
 from smtpproxy.disk import give_to_owner_of
 from smtpproxy.policy.model import Facts, Lookups
 from smtpproxy.settings import PartnerSettings
+from smtpproxy.store import key_files
 from smtpproxy.store.change_journal import FOLDER, files
-from smtpproxy.store.key_files import load_or_create_keys, load_partner_key
+from smtpproxy.store.key_files import load_or_create_keys
 from smtpproxy.store.keys import Partner
 from smtpproxy.store.records import (
     NoStoreYet,
@@ -57,7 +64,6 @@ class SqliteStore(Store):
 
     _dialect = DIALECT
     _reader: SqliteReader
-    _writer: SqliteWriter | None
 
     def __init__(
         self,
@@ -71,10 +77,9 @@ class SqliteStore(Store):
         self._path = path
         self._state_dir = state_dir
         self._timeout = timeout
-        self._writer = None if read_only else SqliteWriter(path, timeout)
+        self._read_only = read_only
         self._keys = LiveKeys(path, state_dir)
-        if self._writer is not None:
-            self._writer.committed = ChangeFollower(state_dir, self._keys).follow
+        self._writer = SqliteWriter(path, timeout, ChangeFollower(state_dir, self._keys).follow)
         self._partners = partners
         self._reader = SqliteReader(path, state_dir, timeout, partners)
         self._mailings = MailingLog(SideFile(path, "mailings", timeout, read_only=read_only))
@@ -84,9 +89,15 @@ class SqliteStore(Store):
         return await super().facts(lookups)
 
     async def trim_changes(self, before: datetime, *, webhooks: Collection[str] = ()) -> int:
-        async with self._to_write().transaction() as session:  # the journal has these
+        async with self._writing() as session:  # the journal has these
             await session.run("DELETE FROM refusal_change WHERE at < ?", to_micros(before))
         return await super().trim_changes(before, webhooks=webhooks)
+
+    def _transaction(self) -> AbstractAsyncContextManager[Session]:
+        return self._writer.transaction()
+
+    async def _purge_log(self) -> None:
+        await self._writer.purge_log()
 
     @asynccontextmanager
     async def _reading(self, *, snapshot: bool = False) -> AsyncIterator[Session]:
@@ -103,8 +114,7 @@ class SqliteStore(Store):
     async def close(self) -> None:
         self._reader.close()
         self._mailings.close()
-        if self._writer is not None:
-            await self._writer.close()
+        await self._writer.close()
 
 
 __all__ = ["SqliteStore", "check_there", "make", "open_sqlite"]
@@ -124,7 +134,7 @@ def open_sqlite(
         StoreMisconfigured: it cannot be used as it is; the text says how to fix it.
         StoreUnavailable: another process holds the database.
     """
-    shared = [Partner(one.name, load_partner_key(one.key_file)) for one in partners]
+    shared = key_files.partners(partners)
     _check_no_folder(path)
     deadline = time.monotonic() + timeout
     while True:

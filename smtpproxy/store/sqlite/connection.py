@@ -181,14 +181,16 @@ class SqliteSession:
 class SqliteWriter:
     """The only writing connection of a store, opened with the first write."""
 
-    def __init__(self, path: Path, timeout: float) -> None:
+    def __init__(
+        self, path: Path, timeout: float, committed: Callable[[SqliteSession], Awaitable[None]]
+    ) -> None:
+        """`committed` is called after each commit, before its caller learns of it."""
         self._path = path
         self._timeout = timeout
         self._turn = asyncio.Lock()
         self._connection: aiosqlite.Connection | None = None
         self._watch: FileWatch | None = None
-        self.committed: Callable[[SqliteSession], Awaitable[None]] | None = None
-        """Called after each commit, before its caller learns of it."""
+        self._committed = committed
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[SqliteSession]:
@@ -201,8 +203,7 @@ class SqliteWriter:
             except BaseException:  # a cancellation too: the thread still does what it was told
                 await connection.rollback()
                 raise
-            if self.committed is not None:
-                await self.committed(SqliteSession(connection))
+            await self._committed(SqliteSession(connection))
             await self._shorten_log()
 
     async def _begin(self, connection: aiosqlite.Connection) -> None:
