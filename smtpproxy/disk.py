@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -53,6 +53,14 @@ def give_to_owner_of(other: Path, file: Path | int) -> None:
     if os.geteuid() == 0:
         owner = other.stat()
         os.chown(file, owner.st_uid, owner.st_gid)
+
+
+def make_file(path: Path) -> None:
+    """Create an empty file, if there is none, that only its owner can read."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        give_to_owner_of(path.parent, path)
 
 
 @contextmanager

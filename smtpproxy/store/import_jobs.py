@@ -16,13 +16,15 @@ from datetime import datetime, timedelta
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from smtpproxy.disk import flush, give_to_owner_of, sync_path
 from smtpproxy.store.operations import Kind
+
+T = TypeVar("T")
 
 KEPT = timedelta(days=7)
 """How long the rejected lines and the result are kept after the end."""
@@ -99,18 +101,10 @@ class ImportJobs:
     # for everyone
 
     def job(self, id: str) -> ImportJob | None:
-        if not _ID.fullmatch(id):
-            return None
-        try:
-            return msgspec.json.decode((self._root / id / "job.json").read_bytes(), type=ImportJob)
-        except FileNotFoundError:
-            return None
+        return _read(self._root / id / "job.json", ImportJob) if _ID.fullmatch(id) else None
 
     def end(self, id: str) -> JobEnd | None:
-        try:
-            return msgspec.json.decode((self._root / id / "end.json").read_bytes(), type=JobEnd)
-        except FileNotFoundError:
-            return None
+        return _read(self._root / id / "end.json", JobEnd)
 
     def state(self, id: str) -> JobState:
         end = self.end(id)
@@ -259,6 +253,13 @@ def _rewrite_without(path: Path, names: Callable[[bytes], bool]) -> None:
     give_to_owner_of(path.parent, beside)
     beside.rename(path)
     sync_path(path.parent)
+
+
+def _read(path: Path, kind: type[T]) -> T | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        return None
 
 
 def _write(path: Path, content: bytes) -> None:

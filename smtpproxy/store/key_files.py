@@ -77,7 +77,7 @@ def load_partner_key(path: Path) -> SuppressionKey:
     return SuppressionKey(bytes.fromhex(lines[0]))
 
 
-def partners(settings: Iterable[PartnerSettings]) -> list[Partner]:
+def load_partners(settings: Iterable[PartnerSettings]) -> list[Partner]:
     """Return the partners, with their keys. Raises as `load_partner_key` does."""
     return [Partner(one.name, load_partner_key(one.key_file)) for one in settings]
 

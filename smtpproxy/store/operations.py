@@ -177,18 +177,14 @@ class Correction:
 
     def applied(self, contact: Contact) -> Contact:
         """Return the rectified contact; audience and occupations in all collections of `brands`."""
-        fields = {
-            "source": self.source,
-            "collected_at": self.collected_at,
-            "informed_at": self.informed_at,
-            "never_informed": None if self.informed_at is None else False,
-            "optout_offered": self.optout_offered,
-            "language": self.language,
-        }
+        names = ("source", "collected_at", "informed_at", "optout_offered", "language")
+        fields = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if self.informed_at is not None:
+            fields["never_informed"] = False
         ways = tuple(map(self._of_the_person, collections(contact)))
         return replace(
             collected(contact, ways),
-            **{name: value for name, value in fields.items() if value is not None},
+            **fields,
             address=self.new_address or contact.address,
             tags=(contact.tags - restricting(contact.tags, self.remove_tags)) | self.add_tags,
         )

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from smtpproxy.settings import StoreSettings
-from smtpproxy.store.key_files import partners
+from smtpproxy.store.key_files import load_partners
 from smtpproxy.store.postgres.connection import Lease, Target
 from smtpproxy.store.postgres.mailings import PostgresMailings
 from smtpproxy.store.postgres.reader import PostgresReader
@@ -35,7 +35,7 @@ class PostgresStore(Store):
         primary, second = target(settings), standby(settings)
         self._lease = Lease(primary, state_dir)
         self._state_dir = state_dir
-        self._partners = partners(settings.partners)
+        self._partners = load_partners(settings.partners)
         self._read_only = read_only
         self._keys = LiveKeys("store.url", state_dir)
         reader = PostgresReader(self._lease, state_dir, self._partners)

@@ -41,6 +41,8 @@ SELECT number FROM import WHERE json_extract(record, '$.state') IN ('undone', 'u
 """
 _OLD = "SELECT max(number) FROM import WHERE json_extract(record, '$.started_at') < ?"
 
+_COUNTS = ("added", "changed", "unchanged", "older", "erased")
+
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(ImportRecord).decode
 
@@ -83,16 +85,8 @@ async def record_batch(
     if batch is None:
         return
     stored = await _found(session, batch.id)
-    record = replace(
-        stored.record,
-        place=batch.place,
-        added=stored.record.added + result.added,
-        changed=stored.record.changed + result.changed,
-        unchanged=stored.record.unchanged + result.unchanged,
-        older=stored.record.older + result.older,
-        erased=stored.record.erased + result.erased,
-    )
-    await _put(session, stored.number, record)
+    counts = {name: getattr(stored.record, name) + getattr(result, name) for name in _COUNTS}
+    await _put(session, stored.number, replace(stored.record, place=batch.place, **counts))
     if before is not None and result.added:
         last = await newest_contact(session)
         await session.run(_CONTACTS, before + 1, last, stored.number)

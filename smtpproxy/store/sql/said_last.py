@@ -60,11 +60,11 @@ def as_known(known: Known | None, now: datetime) -> Known | None:
         return None
     if known.as_of is not None and known.as_of > now:
         known = replace(known, as_of=None)
-    if any(way.as_of is not None and way.as_of > now for way in known.contact.others):
-        others = tuple(
-            replace(way, as_of=None) if way.as_of is not None and way.as_of > now else way
-            for way in known.contact.others
-        )
+    others = tuple(
+        replace(way, as_of=None) if way.as_of is not None and way.as_of > now else way
+        for way in known.contact.others
+    )
+    if others != known.contact.others:
         known = replace(known, contact=replace(known.contact, others=others))
     return known
 

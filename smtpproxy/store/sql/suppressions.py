@@ -297,7 +297,7 @@ async def _remember(session: Session, entries: Sequence[Row], importer: int | No
     for place, *known in await session.fetch_all(_KNOWN, keys, kinds, importer):
         row = entries[place]
         key = row[:4]
-        before = standing.get(key) or _standing(known)
+        before = standing.get(key) or _standing(tuple(known))
         after = updated(before, Version(from_micros(row[4]), row[6], importer))
         standing[key] = after
         if after is not before:
@@ -344,13 +344,9 @@ async def undo(
     return fates["removed"], fates["put back"], fates["kept"]
 
 
-def _standing(row: Sequence[object]) -> Standing:
+def _standing(row: Row) -> Standing:
     since, note, owner, also, earlier = row
-    versions = _read(earlier) if isinstance(earlier, str) else []
-    assert isinstance(since, int)
-    assert note is None or isinstance(note, str)
-    assert owner is None or isinstance(owner, int)
-    assert also is None or isinstance(also, int)
+    versions = _read(earlier) if earlier else []
     return Standing(
         Version(from_micros(since), note, owner, also),
         tuple(

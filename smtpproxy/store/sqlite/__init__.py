@@ -3,7 +3,6 @@
 The mail path reads on the event loop; everything else runs on a thread.
 """
 
-import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -12,17 +11,15 @@ from contextlib import (
     asynccontextmanager,
     closing,
     nullcontext,
-    suppress,
 )
 from datetime import UTC, datetime
 from pathlib import Path
 
-from smtpproxy.disk import give_to_owner_of
+from smtpproxy.disk import make_file
 from smtpproxy.policy.model import Facts, Lookups
 from smtpproxy.settings import PartnerSettings
-from smtpproxy.store import key_files
 from smtpproxy.store.change_journal import FOLDER, files
-from smtpproxy.store.key_files import load_or_create_keys
+from smtpproxy.store.key_files import load_or_create_keys, load_partners
 from smtpproxy.store.keys import Partner
 from smtpproxy.store.records import (
     NoStoreYet,
@@ -134,7 +131,7 @@ def open_sqlite(
         StoreMisconfigured: it cannot be used as it is; the text says how to fix it.
         StoreUnavailable: another process holds the database.
     """
-    shared = key_files.partners(partners)
+    shared = load_partners(partners)
     _check_no_folder(path)
     deadline = time.monotonic() + timeout
     while True:
@@ -199,7 +196,7 @@ def _check_made(path: Path, state_dir: Path) -> None:
 def make(path: Path, state_dir: Path, timeout: float) -> None:
     """Create file, tables and key, if missing; a key only for a database that never had one."""
     _refuse_loss(path, state_dir)
-    _make_file(path)
+    make_file(path)
     with closing(open_writer(path, timeout)) as connection:
         check_ours(connection, path)
         behind = version_of(connection) < len(migrations())
@@ -234,14 +231,6 @@ def _columns(connection: sqlite3.Connection) -> set[str]:
         " pragma_table_info(one.name) AS of_it WHERE one.type = 'table'"
     )
     return {name for (name,) in found}
-
-
-def _make_file(path: Path) -> None:
-    """Create an empty file that only its owner can read, as it will hold addresses."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with suppress(FileExistsError):
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        give_to_owner_of(path.parent, path)
 
 
 def _fault(error: sqlite3.Error, path: Path) -> StoreUnavailable:

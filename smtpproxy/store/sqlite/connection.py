@@ -265,13 +265,10 @@ class SqliteWriter:
         deadline = time.monotonic() + self._timeout
         with suppress(StoreUnavailable):
             while time.monotonic() < deadline:
-                if await self._cut_log():
-                    return
+                async with self._exclusive():
+                    if await asyncio.to_thread(empty_log, self._path):
+                        return
                 await asyncio.sleep(_CUT_SECONDS)
-
-    async def _cut_log(self) -> bool:
-        async with self._exclusive():
-            return await asyncio.to_thread(empty_log, self._path)
 
     async def close(self) -> None:
         if self._connection is not None:

@@ -1,7 +1,6 @@
 """A database beside the store's that the mail path writes to, shared by workers."""
 
 import asyncio
-import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -9,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from pathlib import Path
 from typing import TypeVar
 
-from smtpproxy.disk import give_to_owner_of
+from smtpproxy.disk import make_file
 from smtpproxy.store.records import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sql.rows import Row
 from smtpproxy.store.sql.session import Session
@@ -31,6 +30,12 @@ T = TypeVar("T")
 _RETRY_SECONDS = 0.002
 _CHECKPOINT_EVERY = 2_000  # commits
 _LISTED_AT_ONCE = 500
+_PRAGMAS = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = NORMAL",
+    "PRAGMA wal_autocheckpoint = 0",
+    "PRAGMA secure_delete = ON",
+)
 _SECRET = """
 CREATE TABLE secret (octets BLOB NOT NULL);
 INSERT INTO secret VALUES (randomblob(32));
@@ -224,51 +229,29 @@ def opened(path: Path, tables: str, *, read_only: bool) -> sqlite3.Connection:
 
     Raises StoreMisconfigured for that of another program, which stays as it is.
     """
-    if read_only:
-        return _opened_to_read(path)
-    if not path.exists():
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with suppress(FileExistsError):
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-            give_to_owner_of(path.parent, path)
+    if not read_only and not path.exists():
+        make_file(path)
     connection = sqlite3.connect(
-        uri(path, read_only=False), uri=True, timeout=0, isolation_level=None
+        uri(path, read_only=read_only), uri=True, timeout=0, isolation_level=None
     )
     try:
-        _check_ours(connection, path)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("PRAGMA wal_autocheckpoint = 0")
-        connection.execute("PRAGMA secure_delete = ON")
+        found = foreign_table(connection, "secret")
+        if found is not None:
+            raise StoreMisconfigured(
+                f"{path}: the database of another program, with {found[:40]!r}; move it away, or"
+                " name another place in store.url"
+            )
+        if not read_only:
+            for pragma in _PRAGMAS:
+                connection.execute(pragma)
         if not connection.execute("PRAGMA user_version").fetchone()[0]:
+            if read_only:
+                raise _BeingMade(f"{path.name} is being made")
             _make_tables(connection, tables)
     except BaseException:
         connection.close()
         raise
     return connection
-
-
-def _opened_to_read(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        uri(path, read_only=True), uri=True, timeout=0, isolation_level=None
-    )
-    try:
-        _check_ours(connection, path)
-        if not connection.execute("PRAGMA user_version").fetchone()[0]:
-            raise _BeingMade(f"{path.name} is being made")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _check_ours(connection: sqlite3.Connection, path: Path) -> None:
-    found = foreign_table(connection, "secret")
-    if found is not None:
-        raise StoreMisconfigured(
-            f"{path}: the database of another program, with {found[:40]!r}; move it away, or name"
-            " another place in store.url"
-        )
 
 
 def side_file_faults(database: Path) -> Iterator[str]:
