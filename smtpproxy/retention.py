@@ -106,7 +106,7 @@ async def _remove(
     purged.behind = await followed.behind(purged.began)
     await _remove_people(settings, store, purged, (newest for newest, _ in unread))
     if keep.changes is not None and not dry_run:
-        theirs = of_others(await store.webhook_holdings(), followed.relay, clock())
+        theirs = of_others((await store.webhook_progress()).holdings, followed.relay, clock())
         names = [*theirs, *(webhook.name for webhook in settings.webhooks)]
         await store.trim_changes(beginning(at, keep.changes), webhooks=names)
         await asyncio.to_thread(Journal(audit).expire, beginning(at, keep.changes))

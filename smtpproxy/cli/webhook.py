@@ -34,7 +34,7 @@ def list_webhooks(settings: Settings) -> Result:
     """List the webhooks with their delay, last error and number of dead letters."""
 
     async def read(store: Store) -> tuple[Mapping[str, WebhookState], Mapping[str, Backlog]]:
-        return await store.webhook_states(), await store.backlog()
+        return (await store.webhook_progress()).states, await store.backlog()
 
     states, backlog = read_store(settings, read)
     found = [
@@ -71,7 +71,7 @@ def show(
     _check_name(settings, name)
 
     async def read(store: Store) -> tuple[WebhookState | None, Backlog, Sequence[DeadLetter]]:
-        states, backlog = await store.webhook_states(), await store.backlog()
+        states, backlog = (await store.webhook_progress()).states, await store.backlog()
         return states.get(name), backlog.get(name, Backlog()), await store.dead_letters(name)
 
     state, owed, letters = read_store(settings, read)

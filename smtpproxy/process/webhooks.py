@@ -82,7 +82,7 @@ async def _forget_others(settings: Settings, store: Store, around: Environment) 
     """
     try:
         ours = [webhook.name for webhook in settings.webhooks]
-        theirs = of_others(await store.webhook_holdings(), around.relay, around.now())
+        theirs = of_others((await store.webhook_progress()).holdings, around.relay, around.now())
         await store.forget_webhooks([*ours, *theirs])
     except StoreUnavailable as error:
         log.warning("webhook waits for the store", error=str(error))

@@ -59,15 +59,13 @@ def index_of(ways: Sequence[Collection], told: Collection, given: frozenset[str]
     return next(iter(same or unsourced), None)
 
 
-def corrected(
-    way: Collection, told: Collection, given: frozenset[str], *, rectifies: bool = False
-) -> Collection:
+def corrected(way: Collection, told: Collection, given: frozenset[str]) -> Collection:
     """Return the collection with a newer file's fields; `last_activity_at` never goes back."""
     changes: dict[str, Any] = {
         name: value for name in given if (value := getattr(told, name)) != getattr(way, name)
     }
     newest, active = way.last_activity_at, told.last_activity_at
-    if newest and (active is None or active < newest) and not rectifies:
+    if newest and (active is None or active < newest):
         changes.pop("last_activity_at", None)
     return replace(way, **changes) if changes else way
 

@@ -132,10 +132,10 @@ class WebhookContract:
         )  # fmt: skip
         await store.put_webhook_states([WebhookState("crm", 1)])
         await store.put_webhook_states([state])
-        assert await store.webhook_states() == {"crm": state}
+        assert (await store.webhook_progress()).states == {"crm": state}
         await store.put_webhook_states([WebhookState("dwh", 2, disabled_at=T0)])
         await store.forget_webhooks(["crm"])
-        assert set(await store.webhook_states()) == {"crm"}
+        assert set(await store.webhook_progress()).states == {"crm"}
 
     async def test_a_relay_holds_what_no_other_one_holds(self, store: Store) -> None:
         def held(relay: str, *names: str) -> dict[str, Holding]:
@@ -145,12 +145,12 @@ class WebhookContract:
         assert set(await store.hold_webhooks(held("two", "crm", "erp"), T0)) == {"erp"}
         assert set(await store.hold_webhooks(held("one", "crm"), T0)) == {"crm"}
         expected = held("one", "crm", "dwh") | held("two", "erp")
-        assert await store.webhook_holdings() == expected
+        assert (await store.webhook_progress()).holdings == expected
         assert set(await store.hold_webhooks(held("two", "crm"), T0 + DAY)) == {"crm"}
         await add(store, 2)
         await store.put_webhook_states([WebhookState("crm", 1), WebhookState("dwh", 2)])
         progress = await store.webhook_progress()
-        assert (progress.newest, progress.states) == (2, await store.webhook_states())
+        assert (progress.newest, progress.states) == (2, (await store.webhook_progress()).states)
         assert progress.holdings == expected | held("two", "crm")
 
     async def test_a_wake_is_taken_once_and_no_state_undoes_it(self, store: Store) -> None:
@@ -158,7 +158,7 @@ class WebhookContract:
         await store.put_webhook_states([WebhookState("crm", 1)])
         assert await store.wake_webhook("crm")
         await store.put_webhook_states([WebhookState("crm", 2)])
-        assert (await store.webhook_states())["crm"].woken
+        assert (await store.webhook_progress()).states["crm"].woken
         assert await store.take_wake("crm")
         assert not await store.take_wake("crm")
 

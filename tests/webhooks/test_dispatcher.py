@@ -157,7 +157,7 @@ async def test_what_was_put_off_while_the_clock_was_ahead_is_tried_once_it_is_ri
     bench.answers = [FAILED]
     await bench.run()
     assert len(bench.sent) == 2
-    (state,) = (await bench.store.webhook_states()).values()
+    (state,) = (await bench.store.webhook_progress()).states.values()
     assert state.failing_since == bench.now, "so that it is given up in a day, not in years"
     await bench.later(seconds=3)
     assert bench.told == [[1], [1], [1]]
@@ -198,14 +198,14 @@ async def test_of_many_relays_one_delivers_and_another_follows_when_it_is_gone(
 
 async def test_a_relay_forgets_no_webhook_that_another_one_serves(bench: Bench) -> None:
     await bench.start()
-    holdings = await bench.store.webhook_holdings()
+    holdings = (await bench.store.webhook_progress()).holdings
     assert of_others(holdings, "one", bench.now) == []
     assert of_others(holdings, "two", bench.now) == ["crm"]
     assert of_others(holdings, "two", bench.now + timedelta(days=2)) == []
     await bench.store.forget_webhooks(["crm"])
-    assert await bench.store.webhook_holdings() == holdings
+    assert (await bench.store.webhook_progress()).holdings == holdings
     await bench.store.forget_webhooks([])
-    assert await bench.store.webhook_holdings() == {}
+    assert (await bench.store.webhook_progress()).holdings == {}
 
 
 async def test_after_a_day_of_failures_a_message_is_kept_as_a_dead_letter(bench: Bench) -> None:
@@ -292,7 +292,7 @@ async def test_changes_that_were_trimmed_are_said_to_be_missing(bench: Bench) ->
     assert await bench.store.trim_changes(datetime.now(UTC) + timedelta(days=1)) == 3
     await bench.store.wake_webhook("crm")
     await bench.run()
-    state = (await bench.store.webhook_states())["crm"]
+    state = (await bench.store.webhook_progress()).states["crm"]
     assert state.position == 3
     assert "whole export" in (state.last_error or "")
     await bench.add("d")

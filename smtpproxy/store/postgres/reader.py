@@ -48,10 +48,9 @@ class PostgresReader:
         lease: Lease,
         state_dir: Path,
         partners: Sequence[Partner] = (),
-        on_version: Callable[[Version, float], None] | None = None,
     ) -> None:
         self._lease = lease
-        self.on_version = on_version
+        self.on_version: Callable[[Version, float], None] | None = None
         self._live_keys = LiveKeys("store.url", state_dir)
         self._partners = partners
         self._query = facts_query(partners)

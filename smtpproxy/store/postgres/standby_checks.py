@@ -43,12 +43,13 @@ async def look_at_replica(settings: StoreSettings) -> ReplicaLook | None:
     with closing(first_lease), closing(second_lease):
         try:
             async with first_lease.database.connection() as primary:
-                which, version = await _which(primary), await _version(primary)
+                which = tuple(await primary.fetchrow(_WHICH))
+                version = tuple(await primary.fetchrow(_VERSION))
         except StoreUnavailable:
             return None  # other checks report that
         try:
             async with asyncio.timeout(_MOST * 2), second_lease.database.connection() as replica:
-                if (other := await _which(replica)) != which:
+                if (other := tuple(await replica.fetchrow(_WHICH))) != which:
                     raise StoreMisconfigured(_text(other, which))
                 if not await replica.fetchval("SELECT pg_is_in_recovery()"):
                     return ReplicaLook(None, NO_STANDBY)
@@ -75,22 +76,12 @@ async def standby_awaited(settings: StoreSettings) -> Awaited:
             return Awaited(*await connection.fetchrow(f"SELECT {WAITS}, {_CONNECTED}"))
 
 
-async def _which(connection: "Connection") -> tuple[int, str]:
-    number, name = await connection.fetchrow(_WHICH)
-    return number, name
-
-
-async def _version(connection: "Connection") -> tuple[int, str]:
-    number, commit = await connection.fetchrow(_VERSION)
-    return number, commit
-
-
 async def _wait(replica: "Connection", version: tuple[int, str], most: float) -> ReplicaLook:
     """Wait until the standby has this version or a later one."""
     clock = asyncio.get_running_loop().time
     begin = clock()
     while True:
-        found = await _version(replica)
+        found = tuple(await replica.fetchrow(_VERSION))
         if found == version or found[0] > version[0]:
             return ReplicaLook(clock() - begin)
         if clock() - begin > most:

@@ -19,7 +19,7 @@ from smtpproxy.store.keys import Coverage, KeyPair, KeyRing, Partner, PartnerSna
 from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.sql import rows
 from smtpproxy.store.sql.rows import from_micros, row_of, to_micros
-from smtpproxy.store.sql.session import Connections, Session
+from smtpproxy.store.sql.session import Connections, Session, put_row
 
 # Only for suppressed addresses: those of other contacts do not concern partners.
 _COVER = """
@@ -41,22 +41,13 @@ ORDER BY wide_key, suppression.exact_key, scope, origin LIMIT ?6
 """
 _PAGE_SIZE = 2_000
 
-_SNAPSHOTS = """
-SELECT partner, key, sender, taken_at, imported_at, count, digest FROM partner_snapshot
-"""
 _TAKE_ROW = """
 INSERT INTO partner_entry (snapshot, wide_key, exact_key, scope, origin, since)
 VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (snapshot, wide_key, exact_key, scope, origin)
 DO UPDATE SET since = excluded.since WHERE excluded.since > partner_entry.since
 """
-_PUT = """
-INSERT INTO partner_snapshot
-    (partner, snapshot, key, sender, taken_at, imported_at, count, digest)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (partner) DO UPDATE SET key = excluded.key, snapshot = excluded.snapshot,
-    sender = excluded.sender, taken_at = excluded.taken_at, imported_at = excluded.imported_at,
-    count = excluded.count, digest = excluded.digest
-"""
+_SNAPSHOT = "key, sender, taken_at, imported_at, count, digest"
+_PUT = put_row("partner_snapshot", f"partner, snapshot, {_SNAPSHOT}")
 _SWEEP = """
 DELETE FROM partner_entry WHERE (snapshot, wide_key, exact_key, scope, origin) IN (
     SELECT snapshot, wide_key, exact_key, scope, origin FROM partner_entry
@@ -137,7 +128,7 @@ class PartnerExchange(Connections):
     async def snapshots(self) -> Mapping[str, PartnerSnapshot]:
         """Return the snapshots of known partners that were made with their current key."""
         async with self._reading() as session:
-            found = await session.fetch_all(_SNAPSHOTS)
+            found = await session.fetch_all(f"SELECT partner, {_SNAPSHOT} FROM partner_snapshot")
         return {
             name: PartnerSnapshot(
                 key, sender, from_micros(taken_at), from_micros(imported_at), count, digest
@@ -152,7 +143,18 @@ class PartnerExchange(Connections):
         """Write the rows in batches beside those that count, then switch to them."""
         self._partner(partner)
         async with self._importing():
-            await self._take(partner, snapshot, batches)
+            await self._sweep()
+            number = secrets.randbits(62)
+            async for batch in batches:
+                values = sorted(
+                    (number, *row.keys, row.scope, row.origin, to_micros(row.since))
+                    for row in batch
+                )
+                async with self._writing() as session:
+                    await session.run_many(_TAKE_ROW, values)
+            async with self._writing() as session:
+                await session.run(_PUT, partner, number, *row_of(astuple(snapshot)))
+            await self._sweep()
 
     @asynccontextmanager
     async def _importing(self) -> AsyncIterator[None]:
@@ -160,21 +162,6 @@ class PartnerExchange(Connections):
         busy = StoreUnavailable("another snapshot is being imported; try again later")
         with locked(self._state_dir / "partner.lock", busy, makes=True):
             yield
-
-    async def _take(
-        self, partner: str, snapshot: PartnerSnapshot, batches: AsyncIterable[Sequence[SnapshotRow]]
-    ) -> None:
-        await self._sweep()
-        number = secrets.randbits(62)
-        async for batch in batches:
-            values = sorted(
-                (number, *row.keys, row.scope, row.origin, to_micros(row.since)) for row in batch
-            )
-            async with self._writing() as session:
-                await session.run_many(_TAKE_ROW, values)
-        async with self._writing() as session:
-            await session.run(_PUT, partner, number, *row_of(astuple(snapshot)))
-        await self._sweep()
 
     async def _sweep(self) -> None:
         """Remove the rows of snapshots that were replaced or not completed."""

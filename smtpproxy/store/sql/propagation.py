@@ -32,7 +32,7 @@ from smtpproxy.store.sql.rows import (
     row_of,
     to_micros,
 )
-from smtpproxy.store.sql.session import Connections, Session
+from smtpproxy.store.sql.session import Connections, Session, put_row
 
 # The fingerprint of a key that is no longer known is replaced by zeros.
 _AFTER = """
@@ -64,21 +64,11 @@ _LOG = """
 INSERT INTO suppression_change (at, action, event, event_key) VALUES (?, ?, ?, ?)
 ON CONFLICT DO NOTHING
 """
-_NOTE_SOURCE = """
-INSERT INTO event_source (name, state) VALUES (?, ?)
-ON CONFLICT (name) DO UPDATE SET state = excluded.state
-"""
+_NOTE_SOURCE = put_row("event_source", "name, state")
 _SOURCES = "SELECT name, state FROM event_source"
 _HOLDING = "webhook:"
 _FORGET_SOURCES = "DELETE FROM event_source WHERE name IN (SELECT value FROM json_each(?))"
-_PUT = f"""
-INSERT INTO webhook_state ({_STATE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (name) DO UPDATE SET position = excluded.position, message_id = excluded.message_id,
-    message_end = excluded.message_end, failures = excluded.failures,
-    failing_since = excluded.failing_since, retry_at = excluded.retry_at,
-    disabled_at = excluded.disabled_at, last_error = excluded.last_error,
-    delivered_at = excluded.delivered_at
-"""
+_PUT = put_row("webhook_state", _STATE)
 _LETTER = "webhook, message_id, body, changes, oldest_at, died_at, attempts, error, retry"
 _LETTERS_OF = f"""
 SELECT {_LETTER}, id FROM webhook_dead_letter WHERE ? IN (webhook, '') ORDER BY id
@@ -162,11 +152,6 @@ class Propagation(Connections):
         """Delete the progress of these; they start again."""
         await self._change(_FORGET_SOURCES, _listed(names))
 
-    async def webhook_holdings(self) -> Mapping[str, Holding]:
-        """Return which relay delivers to each webhook, or did last."""
-        async with self._reading() as session:
-            return await _holdings(session)
-
     async def hold_webhooks(
         self, holdings: Mapping[str, Holding], now: datetime
     ) -> Collection[str]:
@@ -183,15 +168,13 @@ class Propagation(Connections):
             await session.run_many(_NOTE_SOURCE, rows)
         return free
 
-    async def webhook_states(self) -> Mapping[str, WebhookState]:
-        async with self._reading() as session:
-            return await _states(session)
-
     async def webhook_progress(self) -> WebhookProgress:
         """Return all states and holdings, and the newest change."""
         async with self._reading(snapshot=True) as session:
             newest = await self._newest(session)
-            return WebhookProgress(newest, await _states(session), await _holdings(session))
+            found = await session.fetch_all(f"SELECT {_STATE}, woken FROM webhook_state")
+            states = {row[0]: _state(row) for row in found}
+            return WebhookProgress(newest, states, await _holdings(session))
 
     async def put_webhook_states(
         self, states: Sequence[WebhookState], dead: Sequence[DeadLetter] = ()
@@ -204,7 +187,7 @@ class Propagation(Connections):
     async def forget_webhooks(self, kept: Collection[str]) -> None:
         """Delete the progress of all but these; dead letters stay."""
         await self._change(_FORGET, _listed(kept))
-        gone = set(await self.webhook_holdings()) - set(kept)
+        gone = set((await self.webhook_progress()).holdings) - set(kept)
         if gone:
             await self.forget_event_sources([_HOLDING + name for name in gone])
 
@@ -279,11 +262,6 @@ async def _holdings(session: Session) -> Mapping[str, Holding]:
         for name, state in await session.fetch_all(_SOURCES)
         if name.startswith(_HOLDING)
     }
-
-
-async def _states(session: Session) -> Mapping[str, WebhookState]:
-    found = await session.fetch_all(f"SELECT {_STATE}, woken FROM webhook_state")
-    return {row[0]: _state(row) for row in found}
 
 
 def _change(row: Row) -> LoggedChange:

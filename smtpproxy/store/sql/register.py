@@ -17,12 +17,9 @@ from smtpproxy.store.register import (
     living,
 )
 from smtpproxy.store.sql.rows import optional_moment, to_micros
-from smtpproxy.store.sql.session import Connections, Session
+from smtpproxy.store.sql.session import Connections, Session, put_row
 
-_TELL = """
-INSERT INTO relay (id, at, state) VALUES (?, ?, ?)
-ON CONFLICT (id) DO UPDATE SET at = excluded.at, state = excluded.state
-"""
+_TELL = put_row("relay", "id, at, state")
 _FORGET = "DELETE FROM relay WHERE at < ?"
 _RELAYS = "SELECT id, at, state FROM relay"
 _USED = "SELECT version, fingerprint FROM link_key WHERE retired_at IS NULL ORDER BY version"

@@ -6,7 +6,7 @@ that removes it.
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 
@@ -126,7 +126,10 @@ class Retention(Connections):
                 entries = [entry for one in going for entry in orders(one, limits, at)]
                 if not dry_run:
                     going = await self._remove_contacts(going, entries, at)
-                    await self._mark_undated(undated, at)
+                    if undated:  # when they were first found to have no date
+                        async with self._writing() as writing:
+                            marks = [(now, number) for number in undated]
+                            await writing.run_many(_UNDATED, marks)
                 total += removed(list(going.values()))
                 became += len(entries)
                 objected += sum(contact.address in no for contact in going)
@@ -169,13 +172,6 @@ class Retention(Connections):
         await asyncio.sleep(_PAUSE)
         return same
 
-    async def _mark_undated(self, numbers: list[int], at: datetime) -> None:
-        """Record when contacts were first found to have no date."""
-        if numbers:
-            async with self._writing() as session:
-                marks = [(to_micros(at), number) for number in numbers]
-                await session.run_many(_UNDATED, marks)
-
     # suppressions
 
     async def trim_notes(
@@ -205,7 +201,8 @@ class Retention(Connections):
         Returns how many were renewed.
         """
         count = 0
-        for some in _batches(matched):
+        remaining = iter(matched.items())
+        while some := list(islice(remaining, _BATCH)):
             async with self._writing() as session:
                 keys = await self._keys.current(session)
                 seen = [(*pair, to_micros(at)) for name, at in some for pair in _pairs(keys, name)]
@@ -241,7 +238,10 @@ class Retention(Connections):
                 after = going[-1][:4]
                 total += removed([from_micros(row[4]) for row in going])
                 if not dry_run:
-                    await self._remove_suppressions(going, limit)
+                    async with self._writing() as writing:
+                        gone = [(limit, *row[:4]) for row in going]
+                        await writing.run_many(_DELETE_SUPPRESSION, gone)
+                    await asyncio.sleep(_PAUSE)
                     last = await self._keep_held(session, last, limit)
         await self._purged(total, dry_run=dry_run)
         return PurgedSuppressions(total, held)
@@ -260,11 +260,6 @@ class Retention(Connections):
         octets = b"".join([wide + exact for wide, exact in pairs])
         places = msgspec.json.encode([0] * len(pairs)).decode()
         await session.run(_KEEP, limit, octets, places)
-
-    async def _remove_suppressions(self, going: list[Row], limit: int) -> None:
-        async with self._writing() as session:
-            await session.run_many(_DELETE_SUPPRESSION, [(limit, *row[:4]) for row in going])
-        await asyncio.sleep(_PAUSE)
 
     async def purge_lifted(self, before: datetime, *, dry_run: bool = False) -> Removed:
         """Remove the record of suppressions that were lifted before a time."""
@@ -313,12 +308,6 @@ async def _outlived(
             elif since is None and is_undated(contact, at):
                 undated.append(number)
     return going, undated
-
-
-def _batches(matched: Mapping[str, datetime]) -> Iterator[list[tuple[str, datetime]]]:
-    remaining = iter(matched.items())
-    while some := list(islice(remaining, _BATCH)):
-        yield some
 
 
 async def _count_kept(session: Session) -> int:

@@ -32,6 +32,18 @@ class Session(Protocol):
         ...
 
 
+def put_row(table: str, columns: str) -> str:
+    """Return the statement that inserts a row, or replaces these columns of the one that has the
+    same value in the first."""
+    key, *others = columns.split(", ")
+    values = ", ".join("?" * (1 + len(others)))
+    changes = ", ".join(f"{one} = excluded.{one}" for one in others)
+    return (
+        f"INSERT INTO {table} ({columns}) VALUES ({values})"
+        f" ON CONFLICT ({key}) DO UPDATE SET {changes}"
+    )
+
+
 class Dialect(NamedTuple):
     """The statements that differ between databases."""
 

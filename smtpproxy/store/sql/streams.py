@@ -9,13 +9,12 @@ from smtpproxy.policy.model import Pause
 from smtpproxy.store.sql.rows import (
     PAUSES,
     from_micros,
-    optional_micros,
     read_event,
     read_pause,
     row_of,
     to_micros,
 )
-from smtpproxy.store.sql.session import Connections, Session
+from smtpproxy.store.sql.session import Connections, Session, put_row
 from smtpproxy.store.streams import PERSON, TIME, StreamEvent
 
 _EVENT = "at, subject, action, cause, reports, messages, bound, until, reason"
@@ -23,11 +22,7 @@ _NOTE = f"INSERT INTO stream_event ({_EVENT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 _EVENTS = f"SELECT {_EVENT} FROM stream_event ORDER BY id DESC LIMIT 100"
 
 _PAUSED = "SELECT 1 FROM stream_pause WHERE subject = ? AND (until IS NULL OR until > ?)"
-_PAUSE = """
-INSERT INTO stream_pause (subject, at, cause, until, reason) VALUES (?, ?, ?, ?, ?)
-ON CONFLICT (subject) DO UPDATE SET at = excluded.at, cause = excluded.cause,
-    until = excluded.until, reason = excluded.reason
-"""
+_PAUSE = put_row("stream_pause", "subject, at, cause, until, reason")
 _RESUME = "DELETE FROM stream_pause WHERE subject = ?"
 _WARNED = """
 SELECT 1 FROM stream_event WHERE subject = ? AND action = 'warned' AND cause = ?
@@ -60,8 +55,8 @@ class Streams(Connections):
             if await _is_so(session, event, unless_since):
                 return False
             if event.action == "paused":
-                row = (to_micros(event.at), event.cause, optional_micros(event.until), event.reason)
-                await session.run(_PAUSE, event.subject, *row)
+                row = (event.subject, event.at, event.cause, event.until, event.reason)
+                await session.run(_PAUSE, *row_of(row))
             elif event.action == "resumed":
                 await session.run(_RESUME, event.subject)
             await session.run(_NOTE, *row_of(astuple(event)))

@@ -128,13 +128,7 @@ class SideFile(SideTables):
         return self._connection is not None or self._path.exists()
 
     async def hash_key(self) -> bytes:
-        try:
-            known = self._watch is not None and self._watch.same()
-        except OSError:
-            known = False  # `ask` says what is wrong
-        if not known:
-            await self.ask(lambda _: None)
-        return self._secret
+        return await self.ask(lambda _: self._secret)
 
     async def lock(self, session: Session, table: str) -> None:
         """Do nothing, as each transaction locks the database."""
