@@ -6,7 +6,6 @@ of the line before, so that a missing or altered one is detected. As in the data
 keys and no addresses. docs/adr/0033-backup.md has the reasons for the format.
 """
 
-import fcntl
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from smtpproxy.disk import give_to_owner_of, sync_path
+from smtpproxy.disk import give_to_owner_of, locked, sync_path
 from smtpproxy.policy.model import Frequency
 
 FOLDER = "audit"
@@ -95,14 +94,9 @@ class Journal:
     def locked(self) -> Iterator[None]:
         """Lock out other writers, after waiting for them. Raises OSError."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = os.open(self._folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            give_to_owner_of(self._folder.parent, self._folder)
-            give_to_owner_of(self._folder, self._folder / LOCK_NAME)
-            fcntl.flock(file, fcntl.LOCK_EX)
+        give_to_owner_of(self._folder.parent, self._folder)
+        with locked(self._folder / LOCK_NAME, None, makes=True):
             yield
-        finally:
-            os.close(file)
 
     def end(self) -> tuple[Position, Mark]:
         """Return the position and mark of the last line, or zeros if there is none.

@@ -94,7 +94,8 @@ class Maildir:
 
     def give_back(self, id: str) -> None:
         """Move a message back to `new`, so that it is read again."""
-        for path in self._settled(id):
+        usual = self._cur / (id + _READ)
+        for path in (usual,) if usual.exists() else self._with_flags(self._cur, (id,)):
             path.replace(self._new / id)
 
     def settled(self) -> Iterator[str]:
@@ -129,13 +130,6 @@ class Maildir:
         if unusual:
             for path in self._with_flags(self._cur, unusual):
                 path.unlink(missing_ok=True)
-
-    def _settled(self, id: str) -> Iterator[Path]:
-        usual = self._cur / (id + _READ)
-        if usual.exists():
-            yield usual
-        else:
-            yield from self._with_flags(self._cur, (id,))
 
     def _with_flags(self, folder: Path, ids: Container[str]) -> list[Path]:
         """Return messages under the names that other programs give them, which is rare."""

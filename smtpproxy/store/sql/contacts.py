@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import AsyncGenerator, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import msgspec
@@ -14,6 +15,7 @@ from smtpproxy.store.merge import Known, merge, refusals
 from smtpproxy.store.operations import Change, Rectification
 from smtpproxy.store.records import BatchResult, ContactUpdate
 from smtpproxy.store.sql import imported_contacts, rows
+from smtpproxy.store.sql.imported_contacts import Origin
 from smtpproxy.store.sql.rows import ACT_COLUMNS, CONTACT_COLUMNS, Row, from_micros, to_micros
 from smtpproxy.store.sql.said_last import as_known, said_last
 from smtpproxy.store.sql.session import Connections, Session
@@ -42,24 +44,19 @@ ORDER BY contact, at, withdrawal, sequence
 _PAGE_SIZE = 1_000
 
 
+@dataclass(slots=True)
 class _Entry:
     """A contact of a batch, and which of its rows have to be written."""
 
-    __slots__ = (
-        *("acts", "corrected", "is_new", "known", "number", "origin", "restricted", "touched"),
-        "versions",
-    )
-
-    def __init__(self, number: int, known: Known | None) -> None:
-        self.number = number
-        self.known = known
-        self.origin = imported_contacts.Origin()
-        self.versions: list[Row] = []
-        self.is_new = known is None
-        self.touched = False
-        self.acts: list[Row] = []
-        self.restricted: frozenset[str] = frozenset()  # new tags that restrict
-        self.corrected = False  # stored acts were replaced by more complete ones: write all
+    number: int
+    known: Known | None
+    is_new: bool = False
+    origin: Origin = field(default_factory=Origin)
+    versions: list[Row] = field(default_factory=list)
+    touched: bool = False
+    acts: list[Row] = field(default_factory=list)
+    restricted: frozenset[str] = frozenset()  # new tags that restrict
+    corrected: bool = False  # stored acts were replaced by more complete ones: write all
 
     def apply(self, update: ContactUpdate, counts: Counter[str], importer: int | None) -> None:
         merged = merge(self.known, update)
@@ -83,7 +80,7 @@ class _Entry:
         """Record the new author of the state, and the earlier state."""
         owner, confirmed, repeats = self.origin.owner, self.origin.confirmed, self.origin.repeats
         if self.known is None:
-            self.origin = imported_contacts.Origin(importer)
+            self.origin = Origin(importer)
             return
         if owner == importer:
             return
@@ -96,7 +93,7 @@ class _Entry:
             version = imported_contacts.version_row(self.number, self.known, owner, importer)
             self.versions.append(version)
             owner = importer
-        self.origin = imported_contacts.Origin(owner, confirmed, repeats)
+        self.origin = Origin(owner, confirmed, repeats)
 
     def act_rows(self) -> list[Row]:
         """Return the rows to insert."""
@@ -141,7 +138,7 @@ async def put(
             update = refusing
         if entry is None:
             number += 1
-            entry = entries[address] = _Entry(number, None)
+            entry = entries[address] = _Entry(number, None, is_new=True)
         if entry.known is not None:
             entry.known = as_known(entry.known, now)
             update = said_last(update, entry.known, now)
@@ -188,14 +185,12 @@ async def by_number(session: Session, numbers: Sequence[int]) -> dict[int, Known
 async def overwrite(
     session: Session,
     contacts: Mapping[int, Known],
-    origins: Mapping[int, imported_contacts.Origin],
+    origins: Mapping[int, Origin],
 ) -> None:
     """Replace stored contacts, with their acts and origins."""
     updates, acts = [], []
     for number, known in contacts.items():
-        entry = _Entry(number, known)
-        entry.origin = origins[number]
-        entry.corrected = True
+        entry = _Entry(number, known, origin=origins[number], corrected=True)
         updates.append(entry.row())
         acts += entry.act_rows()
     await session.run_many(_UPDATE, updates)

@@ -5,13 +5,8 @@ The mail path reads on the event loop; everything else runs on a thread.
 
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import (
-    AbstractAsyncContextManager,
-    asynccontextmanager,
-    closing,
-    nullcontext,
-)
+from collections.abc import Collection, Sequence
+from contextlib import AbstractAsyncContextManager, closing, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -96,10 +91,8 @@ class SqliteStore(Store):
     async def _purge_log(self) -> None:
         await self._writer.purge_log()
 
-    @asynccontextmanager
-    async def _reading(self, *, snapshot: bool = False) -> AsyncIterator[Session]:
-        async with reading(self._path, self._timeout, snapshot=snapshot) as session:
-            yield session
+    def _reading(self, *, snapshot: bool = False) -> AbstractAsyncContextManager[Session]:
+        return reading(self._path, self._timeout, snapshot=snapshot)
 
     async def _restricted(self, session: Session, tags: Sequence[tuple[int, str]]) -> None:
         rows = [(to_micros(datetime.now(UTC)), *tag) for tag in tags]
