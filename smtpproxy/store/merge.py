@@ -267,17 +267,18 @@ def facts_about(
     addresses: Iterable[str],
     known: Callable[[str], RecipientFacts | None],
     pauses: tuple[Pause, ...],
+    other: Callable[[str], RecipientFacts | None] | None = None,
 ) -> dict[str, RecipientFacts]:
     """Return the facts about each address of which there are any.
 
-    `known` returns those about the name alone. The pauses of streams are added, and what is known
-    of the other addresses that one may be read as.
+    `known` returns those about the name alone, and `other`, if that is given, about another name
+    that an address may be read as. The pauses of streams are added.
     """
     facts = {}
     for address in addresses:
         found = known(address)
         if others := readings(address):
-            found = with_readings(found, [(one, known(one)) for one in others])
+            found = with_readings(found, [(one, (other or known)(one)) for one in others])
         if pauses:
             found = replace(found or NO_FACTS, pauses=pauses)
         if found is not None:
