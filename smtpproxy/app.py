@@ -25,13 +25,12 @@ from smtpproxy.process.supervisor import Source, Supervisor
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.log import configure_logging
 from smtpproxy.store import opened_store
-from smtpproxy.store.configurations import of_rows
-from smtpproxy.store.key_places import key_place
+from smtpproxy.store.configurations import of_rows, settle_link_keys
+from smtpproxy.store.key_files import key_place
 from smtpproxy.store.link_keys import LINK_KEY_FILE
 from smtpproxy.store.maildir import Maildir
 from smtpproxy.store.move.traces import uncopied
 from smtpproxy.store.records import StoreMisconfigured, StoreUnavailable, with_cause
-from smtpproxy.store.shared_keys import settle_link_keys
 from smtpproxy.store.sql.store import Store
 
 

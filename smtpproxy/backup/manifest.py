@@ -22,7 +22,7 @@ from smtpproxy.sinks.audit.lines import After
 from smtpproxy.store import is_postgresql, store_path
 from smtpproxy.store.change_journal import FOLDER, Change, Journal, JournalGap, Position
 from smtpproxy.store.key_files import FILE_NAME as SUPPRESSION_KEY
-from smtpproxy.store.key_places import key_place
+from smtpproxy.store.key_files import key_place
 from smtpproxy.store.link_keys import LINK_KEY_FILE, load_link_keys
 from smtpproxy.store.records import NoStoreYet, StoreMisconfigured
 from smtpproxy.store.sqlite import check_there

@@ -11,9 +11,9 @@ from smtpproxy.cli.printer import Column, Part, Result, Table
 from smtpproxy.cli.stores import using_store
 from smtpproxy.clock import now
 from smtpproxy.settings import Settings
+from smtpproxy.store.configurations import check_link_keys, settle_link_keys
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.key_files import replacing
-from smtpproxy.store.key_places import key_place
+from smtpproxy.store.key_files import key_place, replacing
 from smtpproxy.store.link_keys import (
     LINK_KEY_FILE,
     LinkKey,
@@ -25,7 +25,6 @@ from smtpproxy.store.link_keys import (
 )
 from smtpproxy.store.records import NoStoreYet, StoreInaccessible
 from smtpproxy.store.register import Fingerprints, OtherKeyCounts, Relay, living
-from smtpproxy.store.shared_keys import check_link_keys, settle_link_keys
 from smtpproxy.store.sql.store import Store
 
 

@@ -79,8 +79,7 @@ def own(settings: "Settings", path: Path) -> str:
 def _of_the_store(settings: "Settings", place: Path) -> Iterator[Path]:
     """Yield the files of the store that a path could be."""
     from smtpproxy.store import is_postgresql, store_path
-    from smtpproxy.store.key_files import FILE_NAME
-    from smtpproxy.store.key_places import key_place
+    from smtpproxy.store.key_files import FILE_NAME, key_place
     from smtpproxy.store.link_keys import LINK_KEY_FILE
     from smtpproxy.store.records import StoreMisconfigured
 

@@ -18,10 +18,10 @@ from smtpproxy.settings import Settings, StoreSettings
 from smtpproxy.settings.places import store_url
 from smtpproxy.store import is_postgresql, store_path
 from smtpproxy.store.closed import closed_text, without_password
+from smtpproxy.store.configurations import settle_link_keys
 from smtpproxy.store.move import CopyEnd, CopyResult, move
 from smtpproxy.store.records import StoreInaccessible
 from smtpproxy.store.register import relay_id
-from smtpproxy.store.shared_keys import settle_link_keys
 from smtpproxy.terminal import counted
 
 _TIMEOUT = 30.0  # seconds that running writers get to finish

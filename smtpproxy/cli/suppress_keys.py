@@ -30,8 +30,7 @@ from smtpproxy.store import is_postgresql, store_path
 from smtpproxy.store.exchange.files import STDIN
 from smtpproxy.store.exchange.lines import no_rows
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.key_files import FILE_NAME, load_keys, replacing
-from smtpproxy.store.key_places import key_place
+from smtpproxy.store.key_files import FILE_NAME, key_place, load_keys, replacing
 from smtpproxy.store.keys import KeyRing, is_key_text
 from smtpproxy.store.records import KeyStatus
 from smtpproxy.store.register import Relay

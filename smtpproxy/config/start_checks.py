@@ -19,7 +19,7 @@ from smtpproxy.policy.rules.deferrals import restore_in_force
 from smtpproxy.settings import DkimSettings, Settings
 from smtpproxy.settings.brands import UnusableLogo, logo_source
 from smtpproxy.store import opened_store, replica_fault, side_file_faults, store_path
-from smtpproxy.store.configurations import Misfit, of_relays, of_rows
+from smtpproxy.store.configurations import Misfit, check_link_keys, of_relays, of_rows
 from smtpproxy.store.key_files import load_partner_key
 from smtpproxy.store.link_keys import has_link_keys, load_link_keys
 from smtpproxy.store.records import (
@@ -29,7 +29,6 @@ from smtpproxy.store.records import (
     StoreUnavailable,
     with_cause,
 )
-from smtpproxy.store.shared_keys import check_link_keys
 from smtpproxy.tls import TlsError, TlsFiles, client_context, server_context
 from smtpproxy.webhooks import SecretFault, check_files
 

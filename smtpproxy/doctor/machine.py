@@ -17,8 +17,7 @@ from smtpproxy.policy.rules.deferrals import restore_in_force
 from smtpproxy.settings import ListenerSettings, Settings
 from smtpproxy.store import is_postgresql, opened_store, replica_fault, store_path
 from smtpproxy.store.closed import without_password
-from smtpproxy.store.key_files import FILE_NAME
-from smtpproxy.store.key_places import key_place
+from smtpproxy.store.key_files import FILE_NAME, key_place
 from smtpproxy.store.link_keys import LINK_KEY_FILE, load_link_keys
 from smtpproxy.store.postgres.standby_checks import standby_awaited
 from smtpproxy.store.records import (

@@ -39,7 +39,13 @@ from smtpproxy.resolver import DnsFailure
 from smtpproxy.settings import Settings
 from smtpproxy.store import opened_store
 from smtpproxy.store.closed import without_password
-from smtpproxy.store.configurations import of_consents, of_relays, of_scopes
+from smtpproxy.store.configurations import (
+    check_link_keys,
+    check_suppression_keys,
+    of_consents,
+    of_relays,
+    of_scopes,
+)
 from smtpproxy.store.move.traces import traces, uncopied
 from smtpproxy.store.records import (
     NoStoreYet,
@@ -49,7 +55,6 @@ from smtpproxy.store.records import (
     with_cause,
 )
 from smtpproxy.store.register import living
-from smtpproxy.store.shared_keys import check_link_keys, check_suppression_keys
 
 CONCURRENT = 8
 DOMAIN_CHECKS = frozenset({Check.SPF, Check.DKIM, Check.DMARC, Check.ALIGNMENT, Check.MX})

@@ -15,10 +15,15 @@ import structlog
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.snapshots import Samples
 from smtpproxy.store import is_postgresql, open_store, opened_store
-from smtpproxy.store.configurations import Misfit, of_relays, state_of
+from smtpproxy.store.configurations import (
+    Misfit,
+    check_link_keys,
+    check_suppression_keys,
+    of_relays,
+    state_of,
+)
 from smtpproxy.store.records import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.register import RelayState, relay_id
-from smtpproxy.store.shared_keys import check_link_keys, check_suppression_keys
 
 _LOOK = 2.0  # seconds between two checks of the key files
 _TELL = 60.0  # seconds after which the same is reported again, as a sign of life

@@ -23,7 +23,6 @@ from smtpproxy.policy.model import Frequency
 
 FOLDER = "audit"
 """The journal's folder in `state_dir`."""
-LOCK_NAME = "changes.lock"
 _NAME = re.compile(r"changes-\d{4}-\d\d\.ndjson")
 _NOTHING = "0" * 64
 _LONGEST = 64 * 1024  # octets of a line
@@ -95,7 +94,7 @@ class Journal:
         """Lock out other writers, after waiting for them. Raises OSError."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         give_to_owner_of(self._folder.parent, self._folder)
-        with locked(self._folder / LOCK_NAME, None, makes=True):
+        with locked(self._folder / "changes.lock", None, makes=True):
             yield
 
     def end(self) -> tuple[Position, Mark]:

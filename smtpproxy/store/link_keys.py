@@ -18,8 +18,15 @@ from pathlib import Path
 from smtpproxy.mail.confirmation_token import Confirmation, read_confirmation
 from smtpproxy.mail.return_path import ReturnPaths
 from smtpproxy.mail.unsubscribe_token import KEY_OCTETS, TokenError, TokenRing, Unsubscription
-from smtpproxy.store.key_files import create_secret, replace_key_file, replace_secret
-from smtpproxy.store.key_places import KeyPlace, key_place, not_written, secret_lines
+from smtpproxy.store.key_files import (
+    KeyPlace,
+    create_secret,
+    key_place,
+    not_written,
+    replace_key_file,
+    replace_secret,
+    secret_lines,
+)
 from smtpproxy.store.records import StoreInaccessible, StoreMisconfigured
 
 LINK_KEY_FILE = "unsubscribe.key"

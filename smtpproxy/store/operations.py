@@ -150,9 +150,6 @@ class PurgedSuppressions:
     held: int = 0
 
 
-_NOTHING: frozenset[str] = frozenset()
-
-
 RESTRICTED = Rulebook("").restricted_tags
 """The tags that keep bulk mail from a person, unless a rulebook says otherwise."""
 
@@ -168,10 +165,10 @@ class Correction:
     informed_at: datetime | None = None
     optout_offered: bool | None = None
     language: str | None = None
-    add_occupations: frozenset[str] = _NOTHING
-    remove_occupations: frozenset[str] = _NOTHING
-    add_tags: frozenset[str] = _NOTHING
-    remove_tags: frozenset[str] = _NOTHING
+    add_occupations: frozenset[str] = frozenset()
+    remove_occupations: frozenset[str] = frozenset()
+    add_tags: frozenset[str] = frozenset()
+    remove_tags: frozenset[str] = frozenset()
     restricted_tags: frozenset[str] = RESTRICTED  # those that follow the person
     brands: frozenset[str | None] | None = None  # for audience, occupations; None: all
 

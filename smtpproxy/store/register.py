@@ -55,8 +55,6 @@ class NotEverywhere(StoreUnavailable):
     """Not every relay has a new key yet, so it is not used."""
 
     def __init__(self, file: str, version: int, relays: Sequence[Relay]) -> None:
-        self.version = version
-        self.relays = relays
         names = ", ".join(relay.name for relay in relays)
         super().__init__(
             f"key {version} is in {file} on this machine, but not yet on {names}: copy the file "

@@ -113,14 +113,6 @@ def _plain(value: object) -> object:
     return [_plain(one) for one in value] if isinstance(value, tuple) else value
 
 
-@dataclass(frozen=True, slots=True)
-class Left:
-    """What is left of a contact without an import; if `known` is None, nothing."""
-
-    known: Known | None
-    fate: Fate
-
-
 def contact_without(
     chain: Sequence[Replaced],
     now: Known,
@@ -130,8 +122,11 @@ def contact_without(
     repeats: Sequence[Repeated] = (),
     *,
     keep_withdrawals: bool = False,
-) -> Left:
-    """Undo an import of a contact, after those in `undone`. `owner` is the author of `now`."""
+) -> tuple[Known | None, Fate]:
+    """Return what is left of a contact without an import, after those in `undone`, if anything.
+
+    `owner` is the author of `now`.
+    """
     history = _History(chain, now, owner, {*undone, number}, repeats)
     contact = now.contact
     acts = joined_items((), history.acts(keep_withdrawals=keep_withdrawals))
@@ -144,17 +139,17 @@ def contact_without(
     was, remains = _values(contact), _values(left)
     reverted = {name for name in was | remains if was.get(name) != remains.get(name)}
     if left == Contact(contact.address) and history.is_gone():
-        return Left(None, "removed")
+        return None, "removed"
     own = history.of(number)
     if not own:
-        return Left(Known(left, now.as_of), "none" if left == contact else "put back")
+        return Known(left, now.as_of), "none" if left == contact else "put back"
     changed = history.changed(own)
     as_of = history.age_before(own[0]) if changed <= reverted else now.as_of
     stays = any(history.brought_by(act, number) for act in acts) or any(
         history.brought_by(one, number) for one in purchases
     )
     kept = own[0] == 0 or not changed <= reverted or stays
-    return Left(Known(left, as_of), "kept" if kept else "put back")
+    return Known(left, as_of), "kept" if kept else "put back"
 
 
 def _values(contact: Contact) -> dict[object, object]:

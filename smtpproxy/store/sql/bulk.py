@@ -55,28 +55,6 @@ class BulkCounter(SideTable):
         self._merged: dict[bytes, int] = {}  # people, as of the last merge
         self._merged_at: datetime | None = None
 
-    async def _add(self, texts: Texts, since: int, most: int) -> dict[bytes, int]:
-        """Store who was sent what; return the number of people sent each text after `since`.
-
-        Of a text sent to many more than `most` people only the newest rows are kept.
-        """
-        secret = await self._tables.hash_key()
-        sent = [
-            (text, reader_hash(one, secret), to_micros(at))
-            for text, people in texts.items()
-            for one, at in people.items()
-        ]
-        counted: dict[bytes, int] = {}
-        async with self._tables.writing() as session:
-            # Ordered, so that two relays that count the same people cannot deadlock.
-            await session.run_many(_SENT, sorted(sent))
-            for text in texts:
-                counted[text] = int((await session.fetch_all(_COUNT, text, since))[0][0])
-                if counted[text] > 2 * most + 1:
-                    trim = _TRIM.format(skip_locked=self._tables.skip_locked)
-                    await session.run(trim, text, most + 1)
-        return counted
-
     async def count(
         self, fingerprint: bytes, people: Collection[str], at: datetime, window: float, most: int
     ) -> int:
@@ -116,22 +94,36 @@ class BulkCounter(SideTable):
     async def _count(
         self, texts: Texts, at: datetime, window: float, most: int
     ) -> dict[bytes, int]:
-        since = to_micros(at - timedelta(seconds=window))
-        counted = await self._add(texts, since, most)
-        self._wrote(sum(map(len, texts.values())), at, window)
-        return counted
+        """Store who was sent what; return the number of people sent each text within `window`.
 
-    def _wrote(self, rows: int, at: datetime, window: float) -> None:
-        """Start pruning what no window reaches, after every _PRUNE_EVERY rows."""
+        Of a text sent to many more than `most` people only the newest rows are kept.
+        """
+        secret = await self._tables.hash_key()
+        sent = [
+            (text, reader_hash(one, secret), to_micros(at))
+            for text, people in texts.items()
+            for one, at in people.items()
+        ]
+        since = to_micros(at - timedelta(seconds=window))
+        counted: dict[bytes, int] = {}
+        async with self._tables.writing() as session:
+            # Ordered, so that two relays that count the same people cannot deadlock.
+            await session.run_many(_SENT, sorted(sent))
+            for text in texts:
+                counted[text] = int((await session.fetch_all(_COUNT, text, since))[0][0])
+                if counted[text] > 2 * most + 1:
+                    trim = _TRIM.format(skip_locked=self._tables.skip_locked)
+                    await session.run(trim, text, most + 1)
         self._longest = max(window, self._longest)
-        self._written += rows
+        self._written += len(sent)
         if self._written >= _PRUNE_EVERY and (self._pruning is None or self._pruning.done()):
             self._written = 0
             before = to_micros(at - timedelta(seconds=self._longest))
             self._pruning = asyncio.create_task(self._prune(before))
+        return counted
 
     async def _prune(self, before: int) -> None:
-        """Remove older rows in small steps, so that mail can pass in between."""
+        """Remove what no window reaches, in small steps, so that mail can pass in between."""
         removed = _PRUNED_AT_ONCE
         with suppress(StoreUnavailable):
             while removed == _PRUNED_AT_ONCE:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import msgspec
@@ -47,21 +47,20 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(ImportRecord).decode
 
 
+@dataclass(slots=True)
 class _Stored:
     """An import's row."""
 
-    __slots__ = ("cursor", "first", "last", "number", "record")
-
-    def __init__(self, row: Row) -> None:
-        self.number: int
-        self.cursor: str | None
-        self.number, record, self.first, self.last, self.cursor = row
-        self.record = _decode(record)
+    number: int
+    record: ImportRecord
+    first: int
+    last: int
+    cursor: str | None
 
 
 async def _found(session: Session, id: str) -> _Stored:
-    for row in await session.fetch_all(_ONE, id):
-        return _Stored(row)
+    for number, record, *rest in await session.fetch_all(_ONE, id):
+        return _Stored(number, _decode(record), *rest)
     raise KeyError(id)
 
 
@@ -273,7 +272,7 @@ async def _without(
     fates: Counter[Fate] = Counter()
     for number, known in now.items():
         origin = origins[number]
-        found = contact_without(
+        left[number], fate = contact_without(
             chains.get(number, ()),
             known,
             origin.owner,
@@ -282,6 +281,5 @@ async def _without(
             origin.repeats,
             keep_withdrawals=origin.confirmed,
         )
-        left[number] = found.known
-        fates[found.fate] += 1
+        fates[fate] += 1
     return (fates["removed"], fates["put back"], fates["kept"]), left, origins

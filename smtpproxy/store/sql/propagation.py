@@ -164,7 +164,7 @@ class Propagation(Connections):
                 for name, holding in holdings.items()
                 if name not in held or held[name].relay == holding.relay or held[name].until <= now
             }
-            rows = [(_HOLDING + name, _encoded(holding)) for name, holding in free.items()]
+            rows = [(_HOLDING + n, msgspec.json.encode(one).decode()) for n, one in free.items()]
             await session.run_many(_NOTE_SOURCE, rows)
         return free
 
@@ -250,10 +250,6 @@ class Propagation(Connections):
 
 def _listed(names: Collection[str]) -> str:
     return msgspec.json.encode(list(names)).decode()
-
-
-def _encoded(holding: Holding) -> str:
-    return msgspec.json.encode(holding).decode()
 
 
 async def _holdings(session: Session) -> Mapping[str, Holding]:

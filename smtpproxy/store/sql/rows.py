@@ -45,7 +45,6 @@ _EMAIL = frozenset({"email"})
 _NO_EVIDENCE = Evidence()
 # A dict takes a tenth of the time of calling the enum.
 _AUDIENCES = {str(audience): audience for audience in Audience}
-_NOT_ON_RECORD = 2
 _DISCLOSED = (False, True, None)
 _SOURCES = {None: None} | {str(source): source for source in Source}
 _ORIGINS = {str(origin): origin for origin in Origin}
@@ -209,8 +208,8 @@ def contact_row(number: int, contact: Contact, as_of: datetime | None) -> Row:
         _json_set(contact.occupations),
         _json_set(contact.tags),
         provenance.supplier if provenance else None,
-        _disclosed(provenance) if provenance else None,
-        _purchases(contact.purchases) if contact.purchases else None,
+        _DISCLOSED.index(provenance.sender_disclosed) if provenance else None,
+        _write(list(map(_purchase, contact.purchases))).decode() if contact.purchases else None,
         _contact_details(contact),
         optional_micros(as_of),
     )
@@ -236,15 +235,6 @@ def act_row(number: int, sequence: int, act: ConsentAct) -> Row:
         act.evidence.ip,
         _act_details(act),
     )
-
-
-def _disclosed(provenance: Provenance) -> int:
-    disclosed = provenance.sender_disclosed
-    return _NOT_ON_RECORD if disclosed is None else int(disclosed)
-
-
-def _purchases(purchases: tuple[Purchase, ...]) -> str:
-    return _write([_purchase(one) for one in purchases]).decode()
 
 
 def _purchase(one: Purchase) -> tuple[object, ...]:
