@@ -23,11 +23,10 @@ from smtpproxy.mailbox.reading import Reader
 from smtpproxy.settings import FeedbackSettings, Settings
 from smtpproxy.store import open_breaker, open_feedback
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.feedback import UNKNOWN, HeardEvent, ReadReport
+from smtpproxy.store.feedback import UNKNOWN, FeedbackLog, HeardEvent, ReadReport
 from smtpproxy.store.maildir import Arrived, Maildir
 from smtpproxy.store.records import SuppressionEntry
 from smtpproxy.store.register import relay_id
-from smtpproxy.store.sql.feedback import FeedbackLog
 from smtpproxy.store.sql.store import Store
 from smtpproxy.terminal import counted
 

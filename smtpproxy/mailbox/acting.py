@@ -19,10 +19,9 @@ from smtpproxy.policy.model import Origin
 from smtpproxy.policy.periods import beginning
 from smtpproxy.settings import FeedbackSettings, WebhookSettings
 from smtpproxy.store.breaker import Breaker
-from smtpproxy.store.feedback import HeardEvent, ReadReport
+from smtpproxy.store.feedback import FeedbackLog, HeardEvent, ReadReport
 from smtpproxy.store.propagation import NewEvent
 from smtpproxy.store.records import SuppressionEntry
-from smtpproxy.store.sql.feedback import FeedbackLog
 from smtpproxy.store.sql.store import Store
 
 SUPPRESSIONS = {

@@ -20,10 +20,9 @@ from smtpproxy.mail.reply import RECEIVED_LIMIT, Reply, received
 from smtpproxy.mailbox.messages import Messages
 from smtpproxy.settings import FeedbackSettings
 from smtpproxy.sinks.audit.lines import ERASED
-from smtpproxy.store.feedback import HandingOn, SentMessage
+from smtpproxy.store.feedback import FeedbackLog, HandingOn, SentMessage
 from smtpproxy.store.maildir import Arrived, Maildir
 from smtpproxy.store.records import StoreUnavailable
-from smtpproxy.store.sql.feedback import FeedbackLog
 
 _AT_ONCE = 50
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=5), timedelta(hours=1)

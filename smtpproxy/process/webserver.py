@@ -25,9 +25,9 @@ from smtpproxy.store import (
     open_feedback,
     open_store,
 )
+from smtpproxy.store.feedback import FeedbackLog
 from smtpproxy.store.link_keys import LinkReader
 from smtpproxy.store.records import StoreUnavailable
-from smtpproxy.store.sql.feedback import FeedbackLog
 from smtpproxy.store.sql.store import Store
 from smtpproxy.version import VERSION
 from smtpproxy.web.api import Api

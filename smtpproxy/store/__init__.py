@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from smtpproxy.settings import Settings, StoreSettings
 from smtpproxy.store.breaker import Breaker
+from smtpproxy.store.feedback import FeedbackLog
 from smtpproxy.store.journals import AskedMessages, IndexQuery, IndexRow, SharedJournals
 from smtpproxy.store.records import StoreMisconfigured
 from smtpproxy.store.register import known_relay_id
 from smtpproxy.store.sql.bulk import BulkCounter
 from smtpproxy.store.sql.copies import CopyLedger
-from smtpproxy.store.sql.feedback import FeedbackLog
 from smtpproxy.store.sql.mailings import MailingLog
 from smtpproxy.store.sql.side_tables import SideTables
 from smtpproxy.store.sql.store import Store

@@ -1,11 +1,17 @@
-"""Feedback by mail as it is recorded, and the messages that relays ask each other about."""
+"""The record of feedback by mail: the reports and events read, so that nothing is done twice; the
+reports a person has to look at; the bounces still to be forwarded; and the messages that relays ask
+each other about."""
 
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from msgspec import Struct
 
 from smtpproxy.events import Client
+from smtpproxy.store.sql.rows import Row, from_micros, to_micros
+from smtpproxy.store.sql.session import Session
+from smtpproxy.store.sql.side_tables import AHEAD, SideTable, SideTables, person_hash
 
 _LASTING = timedelta(days=3 * 366)
 UNKNOWN = "unknown"
@@ -73,3 +79,214 @@ class SentMessage(Struct, frozen=True):
     client: Client
     reverse_path: str  # that the client gave
     recipients: tuple[str, ...]  # canonical
+
+
+_CONCERNED = "INSERT INTO concerned (person, report) VALUES (?, ?) ON CONFLICT DO NOTHING"
+_EVENT = "INSERT INTO event (key, at) VALUES (?, ?) ON CONFLICT DO NOTHING"
+_COUNT = """
+INSERT INTO total (kind, stream, n) VALUES (?, ?, 1)
+ON CONFLICT (kind, stream) DO UPDATE SET n = total.n + 1
+"""
+_FULL = "INSERT INTO mailbox_full (person, key, at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+_CORRECT_FULL = "UPDATE mailbox_full SET at = ?1 WHERE at > ?2"
+_HOW_FULL = "SELECT count(*) FROM mailbox_full WHERE person = ? AND at > ?"
+_HANDED_ON = "UPDATE hand_on SET due = NULL WHERE key = ?"
+_HAND_ON_LATER = "UPDATE hand_on SET due = ?, tries = tries + 1 WHERE key = ?"
+_OF_PERSON = "SELECT report FROM concerned WHERE person = ?"
+_PURGE = (
+    "DELETE FROM event WHERE at < ?",
+    "DELETE FROM mailbox_full WHERE at < ?",
+    "DELETE FROM hand_on WHERE since < ? AND due IS NULL",
+)
+_ORPHANED = timedelta(days=30)
+_AT_ONCE, _ALL = 1_000, 2**62
+
+
+class FeedbackStatements(NamedTuple):
+    """The statements that differ between databases.
+
+    The last value of those marked * is the `mailbox`, in a database that several relays share.
+    """
+
+    report: str  # *
+    hand_on: str  # *
+    due: str  # *
+    kept: str
+    counts: str
+    keep: str
+    settle: str
+    old: str  # * without the bounces that are still to be forwarded
+    remove: tuple[str, ...]  # *
+    orphans: str | None = None  # deletes the old reports of relays that were removed
+
+
+class FeedbackLog(SideTable):
+    """Shared by all that read reports. Methods raise StoreUnavailable.
+
+    It is flushed: an acknowledged report is on record. The files of reports are in the maildir of
+    one relay, `mailbox`: it alone forwards and removes them.
+    """
+
+    def __init__(self, tables: SideTables, statements: FeedbackStatements, *mailbox: str) -> None:
+        super().__init__(tables)
+        self._sql = statements
+        self._mailbox = mailbox
+
+    async def known(self, keys: Collection[bytes]) -> frozenset[bytes]:
+        """Return which of these events are already recorded."""
+        query = "SELECT key FROM event WHERE key IN ?"
+        async with self._tables.reading() as session:
+            found = await self._tables.fetch_in(session, query, list(keys))
+        return frozenset(key for (key,) in found)
+
+    async def note(self, reports: Sequence[ReadReport]) -> None:
+        """Record reports in one commit. Known ones stay unchanged, and count once."""
+        secret = await self._tables.hash_key()
+        async with self._tables.writing(flushed=True) as session:
+            for one in reports:
+                at = to_micros(one.at)
+                row = (one.id, at, one.kind, one.why if one.kept else "", one.kept, *self._mailbox)
+                await session.run(self._sql.report, *row)
+                people = [(person_hash(person, secret), one.id) for person in one.people]
+                await session.run_many(_CONCERNED, people)
+                for event in one.events:
+                    await _heard(session, event, one.at)
+                if one.hand_on:
+                    due = (one.hand_on, one.id, one.decision, at, at, *self._mailbox)
+                    await session.run(self._sql.hand_on, *due)
+
+    async def note_full(self, person: str, key: bytes, at: datetime, since: datetime) -> int:
+        """Record a full mailbox, once for each key; return how often it was full `since` a time."""
+        who = person_hash(person, await self._tables.hash_key())
+        async with self._tables.writing(flushed=True) as session:
+            await session.run(_FULL, who, key, to_micros(at))
+            return int((await session.fetch_all(_HOW_FULL, who, to_micros(since)))[0][0])
+
+    async def missing(self, ids: Collection[str]) -> frozenset[str]:
+        """Return which of these reports are not on record; none if the record itself is lost."""
+        query = "SELECT id FROM report WHERE id IN ?"
+        async with self._tables.reading() as session:
+            found = await self._tables.fetch_in(session, query, list(ids))
+        lost = frozenset(ids) - {id for (id,) in found}
+        return lost if await self._tables.hold_any("report") else frozenset()
+
+    async def kept(self, *, beginning: str = "") -> Sequence[ReadReport]:
+        """Return the reports for a person whose ids have that prefix, oldest first."""
+        async with self._tables.reading() as session:
+            found = await session.fetch_all(self._sql.kept, beginning)
+        return [
+            ReadReport(id, from_micros(at), kind, why, kept=True, relay=relay)
+            for id, at, kind, why, relay in found
+        ]
+
+    async def looked_at(self, id: str, person: str | None, event: HeardEvent | None) -> None:
+        """Record what somebody found in a kept report: whom it concerns, and what it means."""
+        secret = await self._tables.hash_key()
+        async with self._tables.writing(flushed=True) as session:
+            for (at,) in await session.fetch_all(self._sql.settle, id):
+                if person is not None:
+                    await session.run(_CONCERNED, person_hash(person, secret), id)
+                if event is not None:
+                    await _heard(session, event, from_micros(at))
+
+    async def due(self, now: datetime, limit: int) -> Sequence[HandingOn]:
+        """Return bounces whose next try is due, oldest first.
+
+        No pause is as long as a day: a later date is that of a clock that was ahead.
+        """
+        async with self._tables.reading() as session:
+            far = to_micros(now + timedelta(days=1))
+            values = (to_micros(now), limit, far, *self._mailbox)
+            found = await session.fetch_all(self._sql.due, *values)
+        return [
+            HandingOn(key, report, decision, from_micros(since), tries)
+            for key, report, decision, since, tries in found
+        ]
+
+    async def handed_on(self, key: bytes) -> None:
+        """Record that the upstream has the bounce, or never will."""
+        async with self._tables.writing(flushed=True) as session:
+            await session.run(_HANDED_ON, key)
+
+    async def hand_on_later(self, key: bytes, at: datetime) -> None:
+        """Record that a try failed; the next one is due at `at`."""
+        async with self._tables.writing(flushed=True) as session:
+            await session.run(_HAND_ON_LATER, to_micros(at), key)
+
+    async def keep(self, id: str, why: str) -> None:
+        """Keep a report for a person to look at; `why` says what could not be done."""
+        async with self._tables.writing(flushed=True) as session:
+            await session.run(self._sql.keep, why, id)
+
+    async def correct(self, now: datetime) -> None:
+        """Date as of now the mailboxes that were full while a clock was ahead."""
+        if self._tables.exist():
+            async with self._tables.writing() as session:
+                await session.run(_CORRECT_FULL, to_micros(now), to_micros(now + AHEAD))
+
+    async def totals(self) -> Mapping[tuple[str, ...], float]:
+        """Return the number of events ever recorded, by kind and stream."""
+        async with self._tables.reading() as session:
+            found = await session.fetch_all("SELECT kind, stream, n FROM total")
+        return {(kind, stream): n for kind, stream, n in found}
+
+    async def counts(self) -> Waiting:
+        async with self._tables.reading() as session:
+            return Waiting(*(await session.fetch_all(self._sql.counts))[0])
+
+    async def purge(self, before: datetime, *, dry_run: bool = False) -> Sequence[str]:
+        """Forget older reports; return their ids."""
+        limit = to_micros(before)
+        if dry_run:
+            async with self._tables.reading() as session:
+                return await self._old(session, limit, _ALL)
+        if not self._tables.exist():
+            return ()
+        gone: list[str] = []
+        some = None
+        while some is None or some:
+            async with self._tables.writing() as session:
+                some = await self._old(session, limit, _AT_ONCE)
+                await self._remove(session, some)
+            gone += some
+        async with self._tables.writing() as session:
+            if self._sql.orphans is not None:
+                rows = await session.fetch_all(self._sql.orphans, to_micros(before - _ORPHANED))
+                await self._remove(session, [id for (id,) in rows])
+            for statement in _PURGE:
+                await session.run(statement, limit)
+        return gone
+
+    async def remove(self, ids: Collection[str]) -> None:
+        """Forget these reports; their events stay on record."""
+        if ids:
+            async with self._tables.writing(flushed=True) as session:
+                await self._remove(session, ids)
+
+    async def forget(self, address: str) -> Sequence[str]:
+        """Erase a person; return the ids of the reports that concern them."""
+        if not self._tables.exist():
+            return ()
+        who = person_hash(address, await self._tables.hash_key())
+        async with self._tables.writing(flushed=True) as session:
+            ids = [id for (id,) in await session.fetch_all(_OF_PERSON, who)]
+            await self._remove(session, ids)
+            await session.run("DELETE FROM mailbox_full WHERE person = ?", who)
+        return ids
+
+    async def _old(self, session: Session, before: int, most: int) -> list[str]:
+        return [
+            id for (id,) in await session.fetch_all(self._sql.old, before, most, *self._mailbox)
+        ]
+
+    async def _remove(self, session: Session, ids: Collection[str]) -> None:
+        """Delete reports; their events stay recorded."""
+        rows: list[Row] = [(id, *self._mailbox) for id in ids]
+        for statement in self._sql.remove:
+            await session.run_many(statement, rows)
+
+
+async def _heard(session: Session, event: HeardEvent, at: datetime) -> None:
+    """Count an event, unless it is already recorded."""
+    if await session.run(_EVENT, event.key, to_micros(event.dated(at))):
+        await session.run(_COUNT, event.kind, event.stream)

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from smtpproxy.store import open_feedback
-from smtpproxy.store.feedback import HeardEvent, ReadReport
-from smtpproxy.store.sql.feedback import FeedbackLog
+from smtpproxy.store.feedback import FeedbackLog, HeardEvent, ReadReport
 from tests.store.conftest import Database
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
+from smtpproxy.store.feedback import FeedbackStatements
 from smtpproxy.store.postgres.connection import Lease, Target
 from smtpproxy.store.postgres.errors import unavailable
 from smtpproxy.store.postgres.session import PostgresSession
-from smtpproxy.store.sql.feedback import FeedbackStatements
 from smtpproxy.store.sql.rows import Row
 from smtpproxy.store.sql.session import Session
 from smtpproxy.store.sql.side_tables import SideTables

@@ -9,7 +9,7 @@ import msgspec
 from smtpproxy.store.key_files import FILE_NAME, add_key, drop_keys, load_keys
 from smtpproxy.store.keys import KeyRing
 from smtpproxy.store.records import KeyStatus, StoreMisconfigured
-from smtpproxy.store.sql.register import Register
+from smtpproxy.store.register import Register
 from smtpproxy.store.sql.rows import Row, optional_moment, to_micros
 from smtpproxy.store.sql.session import Session
 

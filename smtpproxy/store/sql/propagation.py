@@ -28,11 +28,11 @@ from smtpproxy.store.sql.rows import (
     Row,
     from_micros,
     optional_moment,
-    read_event,
     row_of,
     to_micros,
 )
 from smtpproxy.store.sql.session import Connections, Session, put_row
+from smtpproxy.store.streams import read_event
 
 # The fingerprint of a key that is no longer known is replaced by zeros.
 _AFTER = """

@@ -23,7 +23,6 @@ from smtpproxy.policy.model import (
     Suppression,
 )
 from smtpproxy.policy.rulebook import WIDENED_ORIGINS
-from smtpproxy.store.streams import StreamEvent
 
 Row = tuple[Any, ...]
 
@@ -295,12 +294,3 @@ def _json_set(values: frozenset[str]) -> str | None:
 def read_pause(row: Row) -> Pause:
     subject, at, cause, until, reason = row
     return Pause(subject, from_micros(at), cause, optional_moment(until), reason)
-
-
-def read_event(row: Row) -> StreamEvent:
-    """Read all columns of a stream's event except the id."""
-    at, subject, action, cause, reports, messages, bound, until, reason = row
-    moments = from_micros(at), optional_moment(until)
-    return StreamEvent(
-        moments[0], subject, action, cause, reports, messages, bound, moments[1], reason
-    )

@@ -38,8 +38,8 @@ from smtpproxy.store.sql.propagation import Propagation
 from smtpproxy.store.sql.retention import Retention
 from smtpproxy.store.sql.scopes import NamedScopes
 from smtpproxy.store.sql.session import Session
-from smtpproxy.store.sql.streams import Streams
 from smtpproxy.store.sql.suppressions import Suppressions
+from smtpproxy.store.streams import Streams
 
 _ANYBODY = Lookups(("nobody@store.invalid",))
 

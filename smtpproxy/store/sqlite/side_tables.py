@@ -5,7 +5,7 @@ Times are microseconds since 1970 in UTC; people and requests are keyed hashes.
 
 from collections.abc import Mapping
 
-from smtpproxy.store.sql.feedback import FeedbackStatements
+from smtpproxy.store.feedback import FeedbackStatements
 
 SIDE_TABLES: Mapping[str, str] = {
     # `request` is a hash of the client's token and the idempotency key.
