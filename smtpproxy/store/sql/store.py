@@ -19,6 +19,7 @@ from smtpproxy.policy.scopes import SCOPE_KINDS
 from smtpproxy.store.keys import KeyRing, is_key_text, suppressed_name
 from smtpproxy.store.merge import as_update
 from smtpproxy.store.operations import Batch, Correction, Rectification
+from smtpproxy.store.propagation import Propagation
 from smtpproxy.store.records import (
     BatchResult,
     ContactUpdate,
@@ -34,7 +35,6 @@ from smtpproxy.store.sql.contacts import Contacts
 from smtpproxy.store.sql.live_keys import Rekeying
 from smtpproxy.store.sql.mailings import MailingLog, with_mailings
 from smtpproxy.store.sql.partners import PartnerExchange
-from smtpproxy.store.sql.propagation import Propagation
 from smtpproxy.store.sql.retention import Retention
 from smtpproxy.store.sql.scopes import NamedScopes
 from smtpproxy.store.sql.session import Session
