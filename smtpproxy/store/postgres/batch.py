@@ -74,15 +74,10 @@ _NameKeys = tuple[str, tuple[bytes, ...]]
 
 def _domains_of(looked: Iterable[_NameKeys]) -> list[tuple[str, bytes]]:
     """Return the whole domains that names are under, each once, with their keys."""
-    return list(
-        dict.fromkeys(
-            [
-                pair
-                for name, keys in looked
-                for pair in zip(domains_over(name), keys[2:], strict=True)
-            ]
-        )
-    )
+    found: dict[tuple[str, bytes], None] = {}
+    for name, keys in looked:
+        found |= dict.fromkeys(zip(domains_over(name), keys[2:], strict=True))
+    return list(found)
 
 
 def _first(pairs: Iterable[tuple[str, Any]]) -> list[str]:

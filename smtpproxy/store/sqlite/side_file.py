@@ -67,21 +67,14 @@ class _SideSession:
 class _Transaction(_SideSession):
     """One transaction of a file, in fewer steps than a generator would take."""
 
-    __slots__ = ("_begin", "_file", "_writes")
+    __slots__ = ("_file", "_writes")
 
-    def __init__(
-        self,
-        file: "SideFile",
-        begin: Callable[[sqlite3.Connection], sqlite3.Connection],
-        *,
-        writes: bool = False,
-    ) -> None:
+    def __init__(self, file: "SideFile", *, writes: bool) -> None:
         self._file = file
-        self._begin = begin
         self._writes = writes
 
     async def __aenter__(self) -> Session:
-        self._connection = await self._file.ask(self._begin)
+        self._connection = await self._file.ask(_begin_to_write if self._writes else _begin_to_read)
         return self
 
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
@@ -145,12 +138,10 @@ class SideFile(SideTables):
 
     def writing(self, *, flushed: bool = False) -> AbstractAsyncContextManager[Session]:
         """Commits are never flushed: a power failure loses some."""
-        return _Transaction(self, _begin_to_write, writes=True)
+        return _Transaction(self, writes=True)
 
     def reading(self) -> AbstractAsyncContextManager[Session]:
-        return (
-            _Transaction(self, _begin_to_read) if self.exist() else _reading_nothing(self._tables)
-        )
+        return _Transaction(self, writes=False) if self.exist() else _reading_nothing(self._tables)
 
     async def hold_any(self, table: str) -> bool:
         query = f"SELECT EXISTS (SELECT 1 FROM {table})"
