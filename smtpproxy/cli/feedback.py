@@ -11,8 +11,8 @@ from smtpproxy.cli.feedback_mailbox import act_on, assign, list_reports, show, w
 from smtpproxy.cli.options import FileFolderOrStdin, argument, command, flag, settings_in
 from smtpproxy.cli.printer import Aside, Column, Table, print_json, print_text
 from smtpproxy.events import picked
-from smtpproxy.feedback import FeedbackReport
 from smtpproxy.feedback.parts import MAX_OCTETS
+from smtpproxy.feedback.records import FeedbackReport
 from smtpproxy.settings import Settings
 from smtpproxy.setup import UNIT_CONFIG
 from smtpproxy.store.exchange.files import STDIN

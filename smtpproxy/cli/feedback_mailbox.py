@@ -16,7 +16,8 @@ from smtpproxy.cli.printer import Column, Part, Result, Table
 from smtpproxy.cli.stores import open_patiently, using_store
 from smtpproxy.clock import now
 from smtpproxy.events import picked
-from smtpproxy.feedback import Class, FeedbackReport, read_report
+from smtpproxy.feedback import read_report
+from smtpproxy.feedback.records import Class, FeedbackReport
 from smtpproxy.mailbox.acting import SUPPRESSIONS, Actor, Done, heard_event, telling
 from smtpproxy.mailbox.messages import Messages
 from smtpproxy.mailbox.reading import Reader

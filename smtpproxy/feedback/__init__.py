@@ -18,25 +18,12 @@ from smtpproxy.feedback.personal import (
 from smtpproxy.feedback.records import (
     Action,
     Class,
-    Clues,
     Event,
     FeedbackReport,
     Kind,
     Sent,
     TokenReader,
 )
-
-__all__ = [
-    "Action",
-    "Class",
-    "Clues",
-    "Event",
-    "FeedbackReport",
-    "Kind",
-    "Sent",
-    "TokenReader",
-    "read_report",
-]
 
 _NO_TOKEN = "no valid token of ours, which require_token asks for: "
 _NO_COMPLAINT = {

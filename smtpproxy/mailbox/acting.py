@@ -12,7 +12,7 @@ from hashlib import sha256
 
 import structlog
 
-from smtpproxy.feedback import Class, Event, Kind, Sent
+from smtpproxy.feedback.records import Class, Event, Kind, Sent
 from smtpproxy.mailbox.reading import Understood
 from smtpproxy.policy.breaker import Feedback
 from smtpproxy.policy.model import Origin

@@ -11,10 +11,10 @@ from concurrent.futures import Executor
 import structlog
 from msgspec import Struct
 
-from smtpproxy.feedback import Action, FeedbackReport
 from smtpproxy.feedback.parts import on_the_wire, read_mail
 from smtpproxy.feedback.personal import writer
 from smtpproxy.feedback.proof import vouched
+from smtpproxy.feedback.records import Action, FeedbackReport
 from smtpproxy.mail.dkim import NAME, TagError, read_signature
 from smtpproxy.mail.dmarc import all_aligned
 from smtpproxy.mail.headers import HeaderBlock

@@ -12,7 +12,8 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from smtpproxy.feedback import Class, FeedbackReport, Kind, read_report
+from smtpproxy.feedback import read_report
+from smtpproxy.feedback.records import Class, FeedbackReport, Kind
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.return_path import ReturnPath
 from smtpproxy.mailbox.authentication import Authentication

@@ -11,7 +11,7 @@ from itertools import islice
 
 from msgspec.structs import replace
 
-from smtpproxy.feedback import Clues, Sent
+from smtpproxy.feedback.records import Clues, Sent
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.return_path import ReturnPath, candidates

@@ -10,9 +10,7 @@ A spacer that keeps a table in shape is not one: a file for everybody, on the se
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from functools import cache
 from itertools import islice
 
 from msgspec import Struct
@@ -155,17 +153,8 @@ def _style(value: str) -> dict[str, str]:
     return {name.lower(): stated for name, stated in _DECLARATION.findall(plain_of(value))}
 
 
-@cache
-def _trackers() -> Mapping[str, tuple[str, ...]]:
-    """The beginnings of path and query by host, in lower case."""
-    found: dict[str, list[str]] = defaultdict(list)
-    for host, path, _ in known_trackers():
-        found[host].append(path.lower())
-    return {host: tuple(paths) for host, paths in found.items()}
-
-
 def _is_known(host: str, path: str) -> bool:
-    known, path = _trackers(), path.lower()
+    known, path = known_trackers(), path.lower()
     domain, dot = host, "."
     while dot:
         if domain in known and path.startswith(known[domain]):

@@ -9,7 +9,9 @@ MailTrackerBlocker (github.com/apparition47/MailTrackerBlocker, BSD-3-Clause, of
 written anew. Addresses that ordinary pictures have too, or only links, are left out.
 """
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Mapping
+from functools import cache
 
 _KNOWN = """
 *                       /wf/open                        SendGrid
@@ -135,8 +137,11 @@ li.cnn.com              /imp                            LiveIntent
 """
 
 
-def known_trackers() -> Iterator[tuple[str, str, str]]:
-    """Yield the host, beginning of path and query, and name of each."""
+@cache
+def known_trackers() -> Mapping[str, tuple[str, ...]]:
+    """Return the beginnings of path and query by host, in lower case."""
+    found: dict[str, tuple[str, ...]] = defaultdict(tuple)
     for line in _KNOWN.strip().splitlines():
-        host, path, name = line.split(maxsplit=2)
-        yield host, path, name
+        host, path, _ = line.split(maxsplit=2)
+        found[host] += (path.lower(),)
+    return dict(found)

@@ -117,10 +117,8 @@ class Generation:
 
     async def ready(self, told_to_end: asyncio.Event) -> bool:
         """Wait until every started child works; False if told to end, or if one does not start."""
-        children = list(self._keepers)
-        waiting = [asyncio.create_task(child.ready.wait()) for child in children]
         ending = asyncio.create_task(told_to_end.wait())
-        everybody = asyncio.gather(*waiting)
+        everybody = asyncio.gather(*(child.ready.wait() for child in self._keepers))
         began, told = time.monotonic(), False
         while not (everybody.done() or ending.done() or self._is_hopeless(began)):
             await asyncio.wait(
@@ -130,8 +128,8 @@ class Generation:
                 log.warning("still starting", missing=self.missing)
                 told = True
         ready = everybody.done()
-        for task in (ending, *waiting):
-            task.cancel()
+        ending.cancel()
+        everybody.cancel()
         await asyncio.gather(ending, everybody, return_exceptions=True)
         if self.missing and not told_to_end.is_set():
             log.error("not started", missing=self.missing)

@@ -7,6 +7,7 @@ answers reveal nothing about that address.
 
 import ipaddress
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
@@ -74,7 +75,7 @@ class ConfirmationLinks:
 
     def __post_init__(self) -> None:
         self._rates = LinkRates(self.clock)
-        self._counted: dict[Labels, float] = {}
+        self._counted: Counter[Labels] = Counter()
         self._failed = 0
         load_pages()
 
@@ -131,8 +132,7 @@ class ConfirmationLinks:
         found = await self.kinds[confirmation.kind].confirm(confirmation, client, lang, form)
         state: State = "done" if isinstance(found, Response) else found
         if state in CONFIRMATION_ANSWERS:
-            row = (confirmation.kind, state)
-            self._counted[row] = self._counted.get(row, 0) + 1
+            self._counted[confirmation.kind, state] += 1
         log.info("confirmation", kind=confirmation.kind, brand=confirmation.brand, state=state)
         return found
 

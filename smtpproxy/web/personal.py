@@ -43,24 +43,20 @@ def page(
     """Return the page. `record` is how long decisions are kept; `notice` names what was just
     done."""
     known = Known(stored, look, lang)
-    return (
-        environment(lang)
-        .get_template("personal.html")
-        .render(
-            look=look,
-            notice=notice,
-            record=record,
-            contact=stored.contact,
-            lines=known.lines(),
-            languages=[(each, texts(each).language.name) for each in PAGE_LANGS],
-            audiences=_AUDIENCES,
-            audience=next((way.audience for way in known.collections()), None),
-            occupations=sorted(_occupations(known)),
-            tracked=bool(known.tracking()),
-            wishes=[
-                (each, look.label(each, lang), often) for each, often in known.wishes(now).items()
-            ],
-        )
+    template = environment(lang).get_template("personal.html")
+    wishes = known.wishes(now).items()
+    return template.render(
+        look=look,
+        notice=notice,
+        record=record,
+        contact=stored.contact,
+        lines=known.lines(),
+        languages=[(each, texts(each).language.name) for each in PAGE_LANGS],
+        audiences=_AUDIENCES,
+        audience=next((way.audience for way in known.collections()), None),
+        occupations=sorted(_occupations(known)),
+        tracked=bool(known.tracking()),
+        wishes=[(each, look.label(each, lang), often) for each, often in wishes],
     )
 
 

@@ -9,7 +9,7 @@ that the pages have.
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
@@ -91,7 +91,7 @@ class Unsubscribe:
         self._heard: deque[tuple[Unsubscription, str]] = deque()
         self._telling: asyncio.Task[None] | None = None
         self._rates = LinkRates(self.clock)
-        self._counted: dict[Labels, float] = {}
+        self._counted: Counter[Labels] = Counter()
         self._failed = 0
         load_pages()
 
@@ -190,7 +190,7 @@ class Unsubscribe:
         by_page = form.get("from") == FROM_PAGE
         done = await self._wishes.stop(link, scopes, undoable=by_page)
         if not done.again:
-            self._count("unsubscribe", visit.stream)
+            self._counted["unsubscribe", visit.stream] += 1
         log.info(
             "unsubscribed",
             id=link.id,
@@ -229,7 +229,7 @@ class Unsubscribe:
             return visit.page("late")
         done = await self._wishes.undo(link, undo)
         if done:
-            self._count("undo", visit.stream)
+            self._counted["undo", visit.stream] += 1
         log.info("unsubscribe_undone", id=link.id, stream=visit.stream, done=done)
         return visit.page("undone" if done else "late")
 
@@ -244,7 +244,7 @@ class Unsubscribe:
         if not wished or not visit.address:
             return visit.page("ask")
         undo = await self._wishes.prefer(link, visit.look.brand, wished)
-        self._count("preference", visit.stream)
+        self._counted["preference", visit.stream] += 1
         if "none" in wished.values():
             self._hear(link, visit.stream)
         log.info("preference", id=link.id, stream=visit.stream, brand=visit.look.brand)
@@ -253,12 +253,9 @@ class Unsubscribe:
     async def _untrack(self, visit: "Visit", link: Unsubscription) -> Response:
         brand = None if visit.look.brand == BUILT_IN_BRAND else visit.look.brand
         if await self._wishes.untrack(link, brand):
-            self._count("untrack", visit.stream)
+            self._counted["untrack", visit.stream] += 1
         log.info("tracking_withdrawn", id=link.id, stream=visit.stream, brand=brand)
         return visit.page("untracked")
-
-    def _count(self, kind: str, stream: str) -> None:
-        self._counted[kind, stream] = self._counted.get((kind, stream), 0) + 1
 
 
 class _Void(Exception):
@@ -339,26 +336,23 @@ def render(
             if not (state == "done" and each == purpose)
         )
     more = scope != "marketing"  # can be stopped
-    return (
-        environment(lang)
-        .get_template("unsubscribe.html")
-        .render(
-            look=look,
-            state=state,
-            stopped=stopped,
-            label=label,
-            also=also,
-            names=_names(look, scope, stopped),
-            all_of_brand=look.title if more and stopped == "this" and scope != look.scope else "",
-            all_brands=_siblings(look) if more and stopped != "controller" else (),
-            kept=purpose not in look.also_transactional,
-            purposes=choices,
-            held=[(look.label(each, lang), often) for each, often in held],
-            undo=undo,
-            tracks=bool(look.tracks and data and state in ("ask", "done")),
-            data=data if look.help or data == "link" else "",
-            from_page=FROM_PAGE,
-        )
+    template = environment(lang).get_template("unsubscribe.html")
+    return template.render(
+        look=look,
+        state=state,
+        stopped=stopped,
+        label=label,
+        also=also,
+        names=_names(look, scope, stopped),
+        all_of_brand=look.title if more and stopped == "this" and scope != look.scope else "",
+        all_brands=_siblings(look) if more and stopped != "controller" else (),
+        kept=purpose not in look.also_transactional,
+        purposes=choices,
+        held=[(look.label(each, lang), often) for each, often in held],
+        undo=undo,
+        tracks=bool(look.tracks and data and state in ("ask", "done")),
+        data=data if look.help or data == "link" else "",
+        from_page=FROM_PAGE,
     )
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from smtpproxy.feedback import Action, Class, Kind, Sent, read_report
+from smtpproxy.feedback import read_report
+from smtpproxy.feedback.records import Action, Class, Kind, Sent
 from tests.feedback.test_read_report import Tokens, summary
 from tests.kit.reports import attached_complaint
 

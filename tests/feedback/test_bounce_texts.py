@@ -2,8 +2,9 @@
 
 import pytest
 
-from smtpproxy.feedback import Kind, read_report
+from smtpproxy.feedback import read_report
 from smtpproxy.feedback.classes import classify
+from smtpproxy.feedback.records import Kind
 from tests.feedback.samples import plain
 
 JEANNE = "jeanne@people.example"

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from smtpproxy.feedback import Clues, Kind, Sent, read_report
+from smtpproxy.feedback import read_report
+from smtpproxy.feedback.records import Clues, Kind, Sent
 from tests.feedback.samples import plain
 
 JEANNE = "jeanne@people.example"

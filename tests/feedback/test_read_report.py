@@ -2,8 +2,9 @@
 
 import pytest
 
-from smtpproxy.feedback import Action, Class, Clues, FeedbackReport, Kind, Sent, read_report
+from smtpproxy.feedback import read_report
 from smtpproxy.feedback.addresses import of_field
+from smtpproxy.feedback.records import Action, Class, Clues, FeedbackReport, Kind, Sent
 from tests.feedback.samples import ORIGINAL, bounce, complaint, failed, plain
 
 JEANNE = "jeanne@people.example"

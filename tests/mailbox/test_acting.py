@@ -9,7 +9,8 @@ from typing import Any, Literal, cast
 
 import pytest
 
-from smtpproxy.feedback import FeedbackReport, read_report
+from smtpproxy.feedback import read_report
+from smtpproxy.feedback.records import FeedbackReport
 from smtpproxy.mail.return_path import ReturnPaths
 from smtpproxy.mail.unsubscribe_token import Unsubscription, stream_tag
 from smtpproxy.mailbox.acting import Actor, Done, telling

@@ -7,8 +7,9 @@ from pathlib import Path
 import dkim
 import pytest
 
-from smtpproxy.feedback import Action, Clues, Sent, TokenReader, read_report
+from smtpproxy.feedback import read_report
 from smtpproxy.feedback.proof import vouched
+from smtpproxy.feedback.records import Action, Clues, Sent, TokenReader
 from smtpproxy.mailbox.authentication import Authentication
 from smtpproxy.relay.dkimpy import Dkimpy
 from smtpproxy.resolver import Answer

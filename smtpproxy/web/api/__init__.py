@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -90,7 +91,7 @@ class Api:
         )
         self.operations = [each for part in parts for each in operations_of(part)]
         self._version = version
-        self._counted: dict[Labels, float] = {}
+        self._counted: Counter[Labels] = Counter()
         self._failed = 0
 
     @cached_property
@@ -154,8 +155,7 @@ class Api:
             name = token.name if token else UNKNOWN
             if operation.writes and response.status_code == operation.status:
                 log.info("api_write", operation=operation.name, token=name)
-            row = (name, f"{response.status_code // 100}xx")
-            self._counted[row] = self._counted.get(row, 0) + 1
+            self._counted[name, f"{response.status_code // 100}xx"] += 1
             return response
 
         return endpoint
