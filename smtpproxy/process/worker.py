@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 import uvloop
@@ -250,21 +250,14 @@ class Worker:
         """Drain all listeners, then close everything."""
         await asyncio.gather(*(listener.drain() for listener in self._listeners))
         await self.breaker.close()
-        if self._authenticator is not None:
-            self._authenticator.close()
-        if self._rates is not None:
-            self._rates.close()
-        if self._signing is not None:
-            self._signing.close()
-        self.pool.close()
-        self._journal.close()
+        parts: tuple[Any, ...] = (
+            *(self._authenticator, self._rates, self._signing, self.pool, self._journal),
+            *(self._mailings, self._copies, self._bulk_counter, self._campaigns),
+        )
+        for part in parts:
+            if part is not None:  # otherwise it is not configured
+                part.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._mailings.close()
-        self._copies.close()
-        if self._bulk_counter is not None:
-            self._bulk_counter.close()
-        if self._campaigns is not None:
-            self._campaigns.close()
         await self._store.close()
         structlog.get_logger().info("worker drained")
 

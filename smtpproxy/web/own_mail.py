@@ -6,10 +6,8 @@ relayed like all mail: docs/adr/0025-confirmation.md says why.
 
 import asyncio
 import smtplib
-import socket
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from pathlib import Path
 
 from msgspec import Struct
 
@@ -181,7 +179,8 @@ def submitter(settings: Settings) -> Submit:
         content = f"{header}: {mail.stream}\r\n".encode() + mail.message
         client = None
         try:
-            client = _Client(path, hostname)
+            host = str(path.absolute())
+            client = _Client(host, local_hostname=hostname, timeout=_TIMEOUT)
             options = [] if content.isascii() else ["SMTPUTF8", "BODY=8BITMIME"]
             client.sendmail(mail.sender, [mail.recipient], content, options)
         except smtplib.SMTPRecipientsRefused as refused:
@@ -215,19 +214,7 @@ def _reply(code: int, text: bytes | str) -> Reply:
     return Reply(code, text.decode("ascii", "replace") if isinstance(text, bytes) else text)
 
 
-class _Client(smtplib.SMTP):
-    """SMTP over a socket in the file system."""
+class _Client(smtplib.LMTP):
+    """SMTP over a socket in the file system, to which only the library's LMTP can connect."""
 
-    def __init__(self, path: Path, hostname: str) -> None:
-        self._path = path
-        super().__init__("localhost", 25, local_hostname=hostname, timeout=_TIMEOUT)
-
-    def _get_socket(self, host: str, port: int, timeout: float | None) -> socket.socket:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            sock.settimeout(timeout)
-            sock.connect(str(self._path))
-        except BaseException:
-            sock.close()
-            raise
-        return sock
+    ehlo_msg = "ehlo"
