@@ -4,7 +4,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import structlog
@@ -25,63 +25,55 @@ _GRACE = 5.0
 log = structlog.get_logger()
 
 
-@dataclass(eq=False)
-class DailyPurge:
-    """Starts a child at the configured time; `failed` is called after each failed run.
+async def purge_daily(settings: Settings, nursery: Nursery, failed: Callable[[], None]) -> None:
+    """Start a child at the configured time, until cancelled; `failed` is called after each failed
+    run.
 
     After runs that were missed while the relay was down, or that failed, one is made up for.
     """
-
-    settings: Settings
-    nursery: Nursery
-    failed: Callable[[], None]
-
-    async def run(self) -> None:
-        """Run until cancelled."""
-        if not self.settings.retention.enabled:
-            return
-        while True:
-            pause = _LOOK
-            try:
-                if self._due():
-                    code = await self._run_once()
-                    pause = _LOOK if code == 0 else self._failure(f"exit code {code}")
-            except Exception as error:  # no disk, no process, no memory: mail goes on
-                pause = self._failure(str(error))
-            await asyncio.sleep(pause)
-
-    def _due(self) -> bool:
-        """Whether a run is due. The very first start begins the record and counts as a run.
-
-        Raises ClockDoubtful.
-        """
-        state, now = self.settings.server.state_dir, datetime.now(UTC)
-        last = newest_run(state) or note_run(state, now, now, {})
-        if not is_due(last.began, now, self.settings.retention.at):
-            return False
-        check_clock(state, now)
-        return True
-
-    def _failure(self, outcome: str) -> float:
-        self.failed()
-        log.error("purge failed", outcome=outcome, again_in=_AGAIN)
-        return _AGAIN
-
-    async def _run_once(self) -> int:
-        start = Start("purge", 0, self.settings)
-        process, channel = await self.nursery.start_with_channel(start, {})
+    while settings.retention.enabled:
+        pause, failure = _LOOK, None
         try:
-            return await process.wait()
-        except asyncio.CancelledError:
-            channel.send(Drain())
-            try:
-                await asyncio.wait_for(process.wait(), _GRACE)
-            except TimeoutError:
-                process.kill()  # each batch is all or nothing
-                await process.wait()
-            raise
-        finally:
-            channel.close()
+            if _is_due(settings):
+                code = await _run_once(settings, nursery)
+                failure = f"exit code {code}" if code else None
+        except Exception as error:  # no disk, no process, no memory: mail goes on
+            failure = str(error)
+        if failure is not None:
+            failed()
+            pause = _AGAIN
+            log.error("purge failed", outcome=failure, again_in=pause)
+        await asyncio.sleep(pause)
+
+
+def _is_due(settings: Settings) -> bool:
+    """Whether a run is due. The very first start begins the record and counts as a run.
+
+    Raises ClockDoubtful.
+    """
+    state, now = settings.server.state_dir, datetime.now(UTC)
+    last = newest_run(state) or note_run(state, now, now, {})
+    if not is_due(last.began, now, settings.retention.at):
+        return False
+    check_clock(state, now)
+    return True
+
+
+async def _run_once(settings: Settings, nursery: Nursery) -> int:
+    start = Start("purge", 0, settings)
+    process, channel = await nursery.start_with_channel(start, {})
+    try:
+        return await process.wait()
+    except asyncio.CancelledError:
+        channel.send(Drain())
+        try:
+            await asyncio.wait_for(process.wait(), _GRACE)
+        except TimeoutError:
+            process.kill()  # each batch is all or nothing
+            await process.wait()
+        raise
+    finally:
+        channel.close()
 
 
 _LOCK_TIMEOUT = 30.0

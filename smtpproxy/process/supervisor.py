@@ -16,7 +16,7 @@ from smtpproxy.config import ConfigError
 from smtpproxy.process import control
 from smtpproxy.process.children import Answer, Ask, Beat, Channel, Message
 from smtpproxy.process.control import Control, HandOver, Reload, Request, Response, StepDown
-from smtpproxy.process.daily_purge import DailyPurge
+from smtpproxy.process.daily_purge import purge_daily
 from smtpproxy.process.generation import ALONE, SHARED, Child, Generation
 from smtpproxy.process.import_jobs import ImportRunner
 from smtpproxy.process.listening import CannotListen, Sockets
@@ -171,7 +171,7 @@ class Supervisor:
             counted = Snapshot(counters={"purge_failures_total": {(): self._purge_failures}})
             self._totals.update("purge", counted)
 
-        await DailyPurge(settings, self._nursery, failed).run()
+        await purge_daily(settings, self._nursery, failed)
 
     async def _tell(self, settings: Settings) -> None:
         """Tell the other relays of the store; the number of differences is a metric."""

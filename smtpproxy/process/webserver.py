@@ -40,7 +40,7 @@ from smtpproxy.web.own_mail import submitter
 from smtpproxy.web.personal import PersonalPages
 from smtpproxy.web.server import serve_web
 from smtpproxy.web.unsubscribe import Unsubscribe
-from smtpproxy.web.why import ReasonPages
+from smtpproxy.web.why import reason_pages
 
 
 def run(start: Start, sockets: Mapping[str, socket.socket], channel: socket.socket) -> int:
@@ -147,8 +147,8 @@ def _app(
         streams=stores.watched.status,
         counting=[part.snapshot for part in parts],
     )
-    why = ReasonPages(pages[BUILT_IN_BRAND])
-    return create_app(*(part.routes for part in (monitoring, *parts, why)))
+    routes = [part.routes for part in (monitoring, *parts)]
+    return create_app(*routes, reason_pages(pages[BUILT_IN_BRAND]))
 
 
 def _asking(

@@ -20,25 +20,20 @@ PATH = "/why/"
 _REASONS = frozenset(Reason) - {Reason.NONE}
 
 
-class ReasonPages:
-    """The route of the pages, in the style of `look`, in every language."""
+def reason_pages(look: Look) -> list[Route]:
+    """Return the route of the pages, in the style of `look`, in every language."""
+    look = replace(look, languages=PAGE_LANGS)
 
-    def __init__(self, look: Look) -> None:
-        self._look = replace(look, languages=PAGE_LANGS)
-        self._page = lru_cache(maxsize=len(_REASONS) * len(PAGE_LANGS))(self._rendered)
+    @lru_cache(maxsize=len(_REASONS) * len(PAGE_LANGS))
+    def page(reason: str, lang: Lang) -> str:
+        return environment(lang).get_template("why.html").render(look=look, reason=reason)
 
-    @property
-    def routes(self) -> list[Route]:
-        return [Route(PATH + "{reason}", self._endpoint)]
-
-    async def _endpoint(self, request: Request) -> Response:
+    async def endpoint(request: Request) -> Response:
         reason = request.path_params["reason"]
         if reason not in _REASONS:
             raise HTTPException(404)
-        asked = self._look.language(request.headers.get("accept-language", ""))
-        headers = {**self._look.headers, "Cache-Control": "public, max-age=3600"}
-        return HTMLResponse(self._page(reason, self._look.language_of(asked)), headers=headers)
+        asked = look.language(request.headers.get("accept-language", ""))
+        headers = {**look.headers, "Cache-Control": "public, max-age=3600"}
+        return HTMLResponse(page(reason, look.language_of(asked)), headers=headers)
 
-    def _rendered(self, reason: str, lang: Lang) -> str:
-        page = environment(lang).get_template("why.html")
-        return page.render(look=self._look, reason=reason)
+    return [Route(PATH + "{reason}", endpoint)]

@@ -76,11 +76,8 @@ class GroupCommit:
 
     def __init__(self, writer: Callable[[], Store]) -> None:
         self._writer = writer
-        self._adding: Together[Entries, Before] = Together(self._commit, _MOST)
-
-    async def add(self, entries: Entries) -> Before:
-        """Return once the entries are on disk. Raises StoreUnavailable, ValueError."""
-        return await self._adding(entries)
+        self.add: Together[Entries, Before] = Together(self._commit, _MOST)
+        """Returns once the entries are on disk. Raises StoreUnavailable, ValueError."""
 
     async def _commit(self, batch: Sequence[Entries]) -> Sequence[Before | Exception]:
         try:

@@ -14,7 +14,7 @@ import pytest
 
 from smtpproxy.config import load
 from smtpproxy.process import daily_purge
-from smtpproxy.process.daily_purge import DailyPurge
+from smtpproxy.process.daily_purge import purge_daily
 from smtpproxy.process.nursery import Nursery
 from tests.kit.journal import Clock, decided, journal
 from tests.kit.load import SmtpSink
@@ -136,7 +136,7 @@ async def test_it_comes_at_its_time(relay: RelayProcess, monkeypatch: pytest.Mon
     settings = load(relay.config_path)
     nursery = Nursery(settings)
     nursery.open(lambda _: None)
-    daily = asyncio.create_task(DailyPurge(settings, nursery, lambda: failures.append("one")).run())
+    daily = asyncio.create_task(purge_daily(settings, nursery, lambda: failures.append("one")))
     await asyncio.to_thread(wait_for, lambda: len(runs(relay)) == 2, "the daily run", timeout=60)
     daily.cancel()
     await asyncio.wait((daily,))

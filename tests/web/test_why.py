@@ -11,7 +11,7 @@ from smtpproxy.config import parse
 from smtpproxy.locale import PAGE_LANGS
 from smtpproxy.policy.model import BUILT_IN_BRAND, Reason
 from smtpproxy.web.look import looks
-from smtpproxy.web.why import ReasonPages
+from smtpproxy.web.why import reason_pages
 from tests.kit.chromium import Chromium
 from tests.web.test_unsubscribe import CONFIG
 
@@ -19,8 +19,7 @@ REASONS = [reason for reason in Reason if reason is not Reason.NONE]
 
 
 def app() -> Starlette:
-    why = ReasonPages(looks(parse(CONFIG, "x.toml"))[BUILT_IN_BRAND])
-    return Starlette(routes=why.routes)
+    return Starlette(routes=reason_pages(looks(parse(CONFIG, "x.toml"))[BUILT_IN_BRAND]))
 
 
 @pytest.fixture
