@@ -21,7 +21,7 @@ from smtpproxy.store import open_feedback, open_journals
 from smtpproxy.store.import_jobs import ImportJobs
 from smtpproxy.store.journals import Behind, Outstanding, PersonKey, SharedJournals
 from smtpproxy.store.key_files import replace_secret
-from smtpproxy.store.maildir import Maildir
+from smtpproxy.store.maildir import Maildir, reports_about
 from smtpproxy.store.operations import former_addresses
 from smtpproxy.store.register import known_relay_id, relay_id
 from smtpproxy.store.sql.store import Store
@@ -221,9 +221,6 @@ def _from_audit_log(settings: Settings, address: str) -> int:
     return pseudonymise(folder, address)
 
 
-_MAX_REPORT = 100 * 1024 * 1024  # octets of a report
-
-
 async def forget_reports(settings: Settings, address: str) -> int:
     """Remove the reports about a canonical address, and unprocessed ones that name it.
 
@@ -234,12 +231,8 @@ async def forget_reports(settings: Settings, address: str) -> int:
     mailbox = known_relay_id(settings.server.state_dir) or ""
     log, maildir = open_feedback(settings.store, mailbox), Maildir(settings.feedback_dir)
     with contextlib.closing(log):
-        gone = set(await log.forget(address))
-        named = address.encode().lower()
-        for kept in await log.kept():
-            report = maildir.read(kept.id, _MAX_REPORT)
-            if report is not None and named in report.content.lower():
-                gone.add(kept.id)
+        gone = {one.id for one in await reports_about(log, maildir, address)}
+        gone.update(await log.forget(address))
         await log.remove(sorted(gone))
         maildir.remove(gone)
     return len(gone)

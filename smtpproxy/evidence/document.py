@@ -104,7 +104,7 @@ class _Writer:
         yield Heading(self._say("contact"))
         it, contact = self._it, self._it.contact
         if contact is None:
-            more = it.suppressions or it.lifted or it.mailings or it.elsewhere
+            more = it.suppressions or it.lifted or it.mailings or it.elsewhere or it.reports
             yield Paragraph(self._say("nothing_else" if more else "nothing"))
         else:
             newest, *others = collections(contact)
@@ -113,6 +113,9 @@ class _Writer:
             for way in others:
                 yield Paragraph(self._say("also_collected"))
                 yield Facts([(self._say(name), text) for name, text in self._collected(way)])
+        if it.reports:
+            told = [f"{self._time(e.at)}, {self._say(f'report_{e.kind}')}" for e in it.reports]
+            yield Facts([(self._say("reports"), self._say("separator").join(told))])
 
     def _collected(self, way: Collection) -> Iterator[tuple[str, str]]:
         if way.brand is not None or self._it.brands:

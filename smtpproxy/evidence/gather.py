@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -32,10 +33,13 @@ from smtpproxy.sinks.audit.chain import Head, Report
 from smtpproxy.sinks.audit.lines import is_erased
 from smtpproxy.sinks.audit.reader import Outcome, Record, read
 from smtpproxy.sinks.audit.verify import State, verify
-from smtpproxy.store import decisions_elsewhere, opened_store
+from smtpproxy.store import decisions_elsewhere, open_feedback, opened_store
+from smtpproxy.store.feedback import ReadReport
 from smtpproxy.store.journals import IndexQuery, IndexRow
+from smtpproxy.store.maildir import Maildir, reports_about
 from smtpproxy.store.operations import Rectification, former_addresses
 from smtpproxy.store.records import LiftedSuppression
+from smtpproxy.store.register import known_relay_id
 
 
 class Proof(Struct, frozen=True):
@@ -117,6 +121,7 @@ class Evidence:
     elsewhere: Sequence[IndexRow] = ()  # decisions whose records are at other relays
     elsewhere_since: datetime | None = None  # older ones are not known; None: no index
     authors: Mapping[tuple[str, str], str] = field(default_factory=dict)  # `store.authors`
+    reports: Sequence[ReadReport] = ()  # mail that came back
 
     def state(self, mailing: Mailing) -> State:
         """Return what proves a decision and its outcome, if the audit log was not altered."""
@@ -144,7 +149,7 @@ def evidence(
     Raises StoreUnavailable, OSError.
     """
     folder = settings.server.state_dir / "audit"
-    known, authors = asyncio.run(_stored(settings, address))
+    known, authors, reports = asyncio.run(_stored(settings, address))
     contact, suppressions, lifted, rectified = known
     names = tuple(dict.fromkeys([address, *former_addresses(rectified)]))
     mailings = [
@@ -174,6 +179,7 @@ def evidence(
         of_others or (),
         None if of_others is None else settings.retention.indexed_since(at),
         authors,
+        reports,
     )
 
 
@@ -194,7 +200,9 @@ _Known = tuple[
 ]
 
 
-async def _stored(settings: Settings, address: str) -> tuple[_Known, Mapping[tuple[str, str], str]]:
+async def _stored(
+    settings: Settings, address: str
+) -> tuple[_Known, Mapping[tuple[str, str], str], Sequence[ReadReport]]:
     async with opened_store(settings, read_only=True) as store:
         known = (
             await store.contact(address),
@@ -202,7 +210,11 @@ async def _stored(settings: Settings, address: str) -> tuple[_Known, Mapping[tup
             await store.lifted_suppressions(address),
             await store.rectifications(address),
         )
-        return known, await store.authors(address)
+        authors = await store.authors(address)
+    mailbox = known_relay_id(settings.server.state_dir) or ""
+    with closing(open_feedback(settings.store, mailbox)) as log:
+        reports = await reports_about(log, Maildir(settings.feedback_dir), address)
+    return known, authors, reports
 
 
 def reports_to(record: Record, recipient: JudgedRecipient) -> Sequence[str]:
@@ -313,6 +325,7 @@ def evidence_object(evidence: Evidence) -> dict[str, Any]:
         ],
         "lifted_suppressions": evidence.lifted,
         "rectifications": evidence.rectifications,
+        "reports": [picked(one, "id", "at", "kind") for one in evidence.reports],
         "decisions": [_mailing_object(mailing, evidence) for mailing in evidence.mailings],
         "decisions_elsewhere": [
             {
@@ -329,7 +342,7 @@ def evidence_object(evidence: Evidence) -> dict[str, Any]:
 
 
 def _retention_object(of: RetentionSettings) -> dict[str, str | None]:
-    names = ("prospects", "customers", "suppressions", "lifted_suppressions", "audit")
+    names = ("prospects", "customers", "suppressions", "lifted_suppressions", "audit", "reports")
     periods = {name: getattr(of, name) for name in names}
     return {name: None if period is None else str(period) for name, period in periods.items()}
 

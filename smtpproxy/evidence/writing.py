@@ -157,6 +157,7 @@ def retention(of: RetentionSettings, lang: Lang) -> Iterator[Block]:
         ("suppressions", of.suppressions),
         ("lifted", of.lifted_suppressions),
         ("audit", of.audit),
+        ("reports", of.reports),
     )
     yield Heading(_say("keep", lang))
     yield Facts([(_say(f"keep_{name}", lang), _kept(name, period, lang)) for name, period in rows])

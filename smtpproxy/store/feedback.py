@@ -93,6 +93,9 @@ _HOW_FULL = "SELECT count(*) FROM mailbox_full WHERE person = ? AND at > ?"
 _HANDED_ON = "UPDATE hand_on SET due = NULL WHERE key = ?"
 _HAND_ON_LATER = "UPDATE hand_on SET due = ?, tries = tries + 1 WHERE key = ?"
 _OF_PERSON = "SELECT report FROM concerned WHERE person = ?"
+_ABOUT = """
+SELECT id, at, kind FROM report JOIN concerned ON concerned.report = report.id WHERE person = ?
+"""
 _PURGE = (
     "DELETE FROM event WHERE at < ?",
     "DELETE FROM mailbox_full WHERE at < ?",
@@ -262,6 +265,15 @@ class FeedbackLog(SideTable):
         if ids:
             async with self._tables.writing(flushed=True) as session:
                 await self._remove(session, ids)
+
+    async def about(self, address: str) -> Sequence[ReadReport]:
+        """Return the reports that concern a person."""
+        if not self._tables.exist():
+            return ()
+        who = person_hash(address, await self._tables.hash_key())
+        async with self._tables.reading() as session:
+            found = await session.fetch_all(_ABOUT, who)
+        return [ReadReport(id, from_micros(at), kind, "") for id, at, kind in found]
 
     async def forget(self, address: str) -> Sequence[str]:
         """Erase a person; return the ids of the reports that concern them."""

@@ -17,6 +17,7 @@ from pathlib import Path
 import structlog
 
 from smtpproxy.disk import give_to_owner_of, sync_path
+from smtpproxy.store.feedback import FeedbackLog, ReadReport
 
 log = structlog.get_logger(__name__)
 
@@ -183,3 +184,20 @@ def _may_grow(path: Path) -> bool:
 
 def _is_message(entry: "os.DirEntry[str]") -> bool:
     return not entry.name.startswith(".") and entry.is_file(follow_symlinks=False)
+
+
+_MOST = 100 * 1024 * 1024  # octets of a report
+
+
+async def reports_about(log: FeedbackLog, maildir: Maildir, address: str) -> Sequence[ReadReport]:
+    """Return the reports that concern a canonical address, and kept ones that name it, by time.
+
+    Raises StoreUnavailable, OSError.
+    """
+    found = {one.id: one for one in await log.about(address)}
+    named = address.encode().lower()
+    for kept in await log.kept():
+        report = maildir.read(kept.id, _MOST)
+        if report is not None and named in report.content.lower():
+            found[kept.id] = kept
+    return sorted(found.values(), key=lambda one: (one.at, one.id))

@@ -150,6 +150,11 @@ def test_who_is_erased_goes_from_the_reports_too(
         c=letter("Where is Bob?", to=f"x@{DOMAIN}", sender="x@people.example"),
     )
     relay.must("feedback", str(folder))
+    known = json.loads(relay.must("contact", "export", ANN, "--evidence", "--json"))
+    assert sorted(one["kind"] for one in known["reports"]) == ["dsn", "other"]
+    document = relay.must("contact", "export", ANN, "--evidence", "--lang", "fr")
+    assert "**Messages reçus en retour**" in document
+    assert ", avis de non-remise ou de retard" in document
     told = relay.must("contact", "erase", ANN)
     assert "feedback mailbox: 2 reports are removed" in told
     state = Path(relay.config["server"]["state_dir"])

@@ -32,6 +32,7 @@ from smtpproxy.policy.model import (
 from smtpproxy.policy.model import Evidence as ConsentEvidence
 from smtpproxy.settings import BrandSettings
 from smtpproxy.sinks.audit.chain import Head, Kind, Report, Witness
+from smtpproxy.store.feedback import ReadReport
 from smtpproxy.store.journals import IndexRow
 from smtpproxy.store.records import LiftedSuppression
 from tests.evidence.test_document import ACT, AT, PROOFS, RECTIFIED, evidence, mailing, text_of
@@ -108,7 +109,9 @@ def everything() -> Evidence:
         rectifications=[RECTIFIED],
         authors={("all", "unsubscribe"): "shop"},
     )
-    return replace(found, lifted=LIFTED, elsewhere=(ELSEWHERE,), elsewhere_since=AT)
+    reports = (ReadReport("01", AT, "dsn", ""), ReadReport("02", AT + DAY, "other", ""))
+    found = replace(found, lifted=LIFTED, reports=reports)
+    return replace(found, elsewhere=(ELSEWHERE,), elsewhere_since=AT)
 
 
 def written() -> dict[str, str]:

@@ -125,7 +125,9 @@ async def test_old_reports_go_and_what_has_to_be_handed_on_stays(log: FeedbackLo
 
 async def test_an_erased_person_takes_the_reports_along(log: FeedbackLog, tmp_path: Path) -> None:
     await log.note([report("a", people=(ANN, BOB)), report("b", people=(BOB,))])
+    assert await log.about(ANN) == [ReadReport("a", NOW, "dsn", "")]
     assert await log.forget(ANN) == ["a"]
+    assert await log.about(ANN) == []
     assert await log.forget(ANN) == []
     assert await log.missing(["a", "b"]) == {"a"}
     log.close()
