@@ -2,6 +2,7 @@
 
 import codecs
 import io
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 BOM = codecs.BOM_UTF8
@@ -64,12 +65,17 @@ class Decoder:
             self.encoding, self._is_utf8 = "utf-8", True
         elif found or (self.encoding or "").startswith("utf-16"):
             start += file.read(1)  # of LF, whose first octet ended the line in UTF-16-LE
-            transcoded = _Transcoded(file, start, found or self.encoding or "")
-            self.encoding, self._is_utf8 = transcoded.encoding, True
+            self.encoding, self._is_utf8 = found or self.encoding or "", True
             self.replaces = True
-            text = io.BufferedReader(transcoded, _CHUNK)
-            return _EndingWithCR.opened(text) if has_cr_alone(text.peek()) else text
-        return _EndingWithCR.opened(file, start) if has_cr_alone(start) else file
+            start = start[2:] if start.startswith(tuple(_UTF_16)) else start
+            texts = codecs.iterdecode(_chunks(file, start), self.encoding, "replace")
+            file, start = _file_of(map(str.encode, texts)), b""
+            if not has_cr_alone(file.peek()):
+                return file
+        elif not has_cr_alone(start):
+            return file
+        # Of old spreadsheets; whoever reads it sees LF.
+        return _file_of(chunk.replace(b"\r", b"\n") for chunk in _chunks(file, start))
 
     def expect_utf8(self) -> None:
         """Stop guessing, as for JSON, which is always UTF-8."""
@@ -132,48 +138,28 @@ def has_cr_alone(start: bytes) -> bool:
     return b"\r" in start[:START] and b"\n" not in start[:START]
 
 
-class _EndingWithCR(io.RawIOBase):
-    """A file whose lines end with CR alone (of old spreadsheets), as if they ended with LF."""
-
-    def __init__(self, file: BinaryIO, start: bytes) -> None:
-        self._file = file
-        self._start = start
-
-    @classmethod
-    def opened(cls, file: BinaryIO, start: bytes = b"") -> BinaryIO:
-        return io.BufferedReader(cls(file, start), _CHUNK)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, target: Any, /) -> int:
-        size = len(target)
-        chunk = self._start[:size] or self._file.read(size)
-        self._start = self._start[size:]
-        target[: len(chunk)] = chunk.replace(b"\r", b"\n")
-        return len(chunk)
+def _chunks(file: BinaryIO, start: bytes) -> Iterator[bytes]:
+    yield start
+    while chunk := file.read(_CHUNK):
+        yield chunk
 
 
-class _Transcoded(io.RawIOBase):
-    """A file in UTF-16, read as UTF-8. Invalid characters become U+FFFD."""
+def _file_of(chunks: Iterator[bytes]) -> io.BufferedReader:
+    return io.BufferedReader(_Chunks(chunks), _CHUNK)
 
-    def __init__(self, file: BinaryIO, start: bytes, encoding: str) -> None:
-        self.encoding = encoding
-        marked = start.startswith(tuple(_UTF_16))
-        self._file = file
-        self._start = start[2:] if marked else start
-        self._decoder = codecs.getincrementaldecoder(encoding)("replace")
+
+class _Chunks(io.RawIOBase):
+    """A file that consists of these chunks."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = filter(None, chunks)
         self._ready = b""
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, target: Any, /) -> int:
-        while not self._ready:
-            chunk, self._start = self._start or self._file.read(_CHUNK), b""
-            self._ready = self._decoder.decode(chunk, final=not chunk).encode()
-            if not chunk:
-                break
+        self._ready = self._ready or next(self._chunks, b"")
         part, self._ready = self._ready[: len(target)], self._ready[len(target) :]
         target[: len(part)] = part
         return len(part)
