@@ -134,42 +134,34 @@ async def facts_beside(store: FactReader, lookups: Lookups, limited: Collection[
     return {**facts, **await store.facts(replace(lookups, addresses=whole, mailings=True))}
 
 
+@dataclass(frozen=True)
 class SuppressionComparison:
     """A suppression is new, moves one forward in time, or changes nothing."""
 
-    def __init__(self, store: Store, observe: Observer[SuppressionEntry] | None = None) -> None:
-        self._store = store
-        self._observe = observe
+    store: Store
+    observe: Observer[SuppressionEntry] | None = None
 
     async def __call__(self, batch: Sequence[Read[SuppressionEntry]]) -> list[Difference]:
         """Raises ValueError if the store refuses an entry."""
         entries = [one.value for one in batch]
-        stored = await self._store.standing(entries)
-        if self._observe is not None:
-            await self._observe(entries, {})
+        stored = await self.store.standing(entries)
+        if self.observe is not None:
+            await self.observe(entries, {})
         seen: dict[tuple[str, str, str], datetime] = {}
-        return [
-            self._difference(one, since, seen) for one, since in zip(batch, stored, strict=True)
-        ]
-
-    def _difference(
-        self,
-        one: Read[SuppressionEntry],
-        stored: datetime | None,
-        seen: dict[tuple[str, str, str], datetime],
-    ) -> Difference:
-        entry = one.value
-        key = (entry.address, entry.scope, str(entry.origin))
-        since = seen.get(key, stored)
-        what = f"{entry.scope}, {entry.origin}, since {written_time(entry.since)}"
-        if since is None:
-            kind: Kind = "new"
-        elif entry.since > since:
-            kind, what = "changed", f"{what}, before it was {written_time(since)}"
-        else:
-            kind, what = "ignored", f"{what}: stands since {written_time(since)}"
-        seen[key] = max(entry.since, since) if since else entry.since
-        return Difference(kind, one.number, entry.address, what)
+        found = []
+        for one, entry, of_store in zip(batch, entries, stored, strict=True):
+            key = (entry.address, entry.scope, str(entry.origin))
+            since = seen.get(key, of_store)
+            what = f"{entry.scope}, {entry.origin}, since {written_time(entry.since)}"
+            if since is None:
+                kind: Kind = "new"
+            elif entry.since > since:
+                kind, what = "changed", f"{what}, before it was {written_time(since)}"
+            else:
+                kind, what = "ignored", f"{what}: stands since {written_time(since)}"
+            seen[key] = max(entry.since, since) if since else entry.since
+            found.append(Difference(kind, one.number, entry.address, what))
+        return found
 
 
 class ContactComparison:
@@ -208,7 +200,8 @@ class ContactComparison:
                 update = refusing
             merged = merge(before, update)
             known[address] = merged.known
-            found.append(_of_contact(one, before, merged))
+            kind, what = _of_contact(one.value, before, merged)
+            found.append(Difference(kind, one.number, address, what))
             again = self._mailable_again(address, bars, before, merged.known.contact)
             if again:
                 found.append(Difference("resurrected", one.number, address, again))
@@ -228,47 +221,38 @@ class ContactComparison:
         if not bars.suppressions and not withdrawn:
             return ""
         contact = before.contact if before else None
+
+        def verdict(contact: Contact | None, stream: Stream, rulebook: Rulebook) -> Verdict:
+            facts = replace(bars, contact=contact)
+            return decisive(RecipientCase(address, stream, facts, rulebook, self._now))[1]
+
         return "; ".join(
             [
                 f"{stream.name}: refused as {was.reason}, would be allowed by {now.basis}"
                 for stream, rulebook in self._streams
-                if (was := self._verdict(address, bars, contact, stream, rulebook)).action
-                is not Action.ALLOW
-                and (now := self._verdict(address, bars, after, stream, rulebook)).action
-                is Action.ALLOW
+                if (was := verdict(contact, stream, rulebook)).action is not Action.ALLOW
+                and (now := verdict(after, stream, rulebook)).action is Action.ALLOW
             ]
         )
-
-    def _verdict(
-        self,
-        address: str,
-        bars: RecipientFacts,
-        contact: Contact | None,
-        stream: Stream,
-        rulebook: Rulebook,
-    ) -> Verdict:
-        facts = replace(bars, contact=contact)
-        return decisive(RecipientCase(address, stream, facts, rulebook, self._now))[1]
 
 
 def _is_erasure(bar: Suppression) -> bool:
     return bar.origin is Origin.ERASURE and bar.domain is None and bar.read_as is None
 
 
-def _of_contact(one: Read[ContactUpdate], before: Known | None, merged: Merged) -> Difference:
-    address, changed = one.value.contact.address, merged.changed
+def _of_contact(update: ContactUpdate, before: Known | None, merged: Merged) -> tuple[Kind, str]:
+    """Return what a line does to a contact."""
     if before is None:
-        return Difference("new", one.number, address, "no contact yet")
+        return "new", "no contact yet"
+    kind: Kind = "changed" if merged.changed else "ignored"
     if merged.older:
         what = "its profile is no newer than the stored one"
-        if changed:
-            what += "; only purchases and consents are added"
-        return Difference("changed" if changed else "ignored", one.number, address, what)
+        return kind, what + ("; only purchases and consents are added" if merged.changed else "")
     after = merged.known.contact
-    what = _changes(before.contact, after) if changed else "nothing new"
-    if frozen := _frozen(before.contact, one.value, after):
+    what = _changes(before.contact, after) if merged.changed else "nothing new"
+    if frozen := _frozen(before.contact, update, after):
         what += f"; {frozen} as it was: the person objected to profiling"
-    return Difference("changed" if changed else "ignored", one.number, address, what)
+    return kind, what
 
 
 def _changes(before: Contact, after: Contact) -> str:
