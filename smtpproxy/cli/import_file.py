@@ -167,7 +167,7 @@ def _prepared(
             refusals=place.refusals,
         )
     return Import(
-        file, contents, aside, lambda now: show(now.octets, now.lines), done=done, place=place
+        file, contents, aside, lambda now: show(now.octets, now.lines), progress=done, place=place
     )
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -19,6 +20,7 @@ CHECK_SECONDS = 1.0
 log = structlog.get_logger()
 
 
+@dataclass(eq=False)
 class AnchorScheduler:
     """Takes anchors for one journal while it has a file open.
 
@@ -26,21 +28,14 @@ class AnchorScheduler:
     (and adds one line for it); `rotate` begins a new file; `time_passed` gets the time.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        now: Callable[[], datetime],
-        lines: Callable[[], int],
-        anchored: Callable[[Anchor], None],
-        rotate: Callable[[], None],
-        time_passed: Callable[[datetime], None],
-    ) -> None:
-        self._folder = folder
-        self._now = now
-        self._lines = lines
-        self._anchored = anchored
-        self._rotate = rotate
-        self._time_passed = time_passed
+    folder: Path
+    now: Callable[[], datetime]
+    lines: Callable[[], int]
+    anchored: Callable[[Anchor], None]
+    rotate: Callable[[], None]
+    time_passed: Callable[[datetime], None]
+
+    def __post_init__(self) -> None:
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._taking = threading.Lock()  # so that the last anchor comes last
@@ -77,13 +72,13 @@ class AnchorScheduler:
     def _check(self) -> None:
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(CHECK_SECONDS, self._check)
-        self._time_passed(self._now())
+        self.time_passed(self.now())
         if self._request() != self._asked:
-            self._rotate()
+            self.rotate()
             return
         self._check_anchors()
         self._check_changes()
-        news = self._lines() - self._quiet_until
+        news = self.lines() - self._quiet_until
         if news >= ANCHOR_LINES:
             self._anchor("lines")
         elif (
@@ -94,16 +89,16 @@ class AnchorScheduler:
     def _request(self) -> int:
         """Return when a new file was last requested, as that file's time; 0 for never."""
         try:
-            return (self._folder / ROTATION_REQUEST).stat().st_mtime_ns
+            return (self.folder / ROTATION_REQUEST).stat().st_mtime_ns
         except OSError:
             return 0
 
     def _check_anchors(self) -> None:
         """Note an erasure or the like: an anchor has to make it known outside this machine."""
         try:
-            size = (self._folder / ANCHORS).stat().st_size
+            size = (self.folder / ANCHORS).stat().st_size
             if size != self._known_size:
-                last = newest(self._folder)
+                last = newest(self.folder)
                 self._unsealed = last is not None and not isinstance(last.row, AnchorRow)
         except OSError:
             return
@@ -112,7 +107,7 @@ class AnchorScheduler:
     def _check_changes(self) -> None:
         """Note new changes: an anchor will expose a copy of their journal that lacks them."""
         try:
-            size = (self._folder / f"changes-{self._now():%Y-%m}.ndjson").stat().st_size
+            size = (self.folder / f"changes-{self.now():%Y-%m}.ndjson").stat().st_size
         except OSError:
             return
         if size != self._known_changes:
@@ -124,26 +119,26 @@ class AnchorScheduler:
 
     async def _anchor_aside(self, why: Why) -> None:
         loop = asyncio.get_running_loop()
-        seen, seen_changes = self._lines(), self._known_changes
+        seen, seen_changes = self.lines(), self._known_changes
         # Another worker's anchor covers this one's files too.
         unless_within = ANCHOR_SECONDS / 2 if why == "time" else 0.0
         anchor = await loop.run_in_executor(None, self._take, why, unless_within)
         # The anchor's own line is no news; lines written while it was taken are.
-        own = anchor is not None and self._lines() == seen
+        own = anchor is not None and self.lines() == seen
         self._quiet_until = seen + own
         self._due_after = loop.time() + ANCHOR_SECONDS
         self._task = None
         self._report(anchor)
         if anchor is not None:
             self._unsealed_changes = self._known_changes != seen_changes
-            self._anchored(anchor)
+            self.anchored(anchor)
 
     def _take(self, why: Why, unless_within: float) -> Anchor | None:
         with self._taking:
             if self._ended and why != "end":
                 return None
             try:
-                return take(self._folder, why, self._now, unless_within=unless_within)
+                return take(self.folder, why, self.now, unless_within=unless_within)
             except OSError as error:
                 log.warning("no audit anchor", why=why, error=str(error))
                 return None

@@ -56,31 +56,26 @@ class _Parts:
     left: int = 0
 
 
+@dataclass(eq=False)
 class ChainVerifier:
     """One slot. Call `file` for each file in order, then `end`.
 
     `progressed` is called with octets read; `named` gets anchors that lines name wrongly.
     """
 
-    def __init__(
-        self,
-        slot: int,
-        report: Report,
-        anchors: AnchorCheck,
-        named: list[tuple[Head, str, int]],
-        progressed: Callable[[int], None],
-        now: datetime | None,
-    ) -> None:
-        self._slot = slot
-        self._now = now
-        self._report, self._add = report, report.add
-        self._anchors = anchors
-        self._named = named
-        self._progressed = progressed
-        self._seen: Iterator[Sighting] = anchors.of(slot)
+    slot: int
+    report: Report
+    anchors: AnchorCheck
+    named: list[tuple[Head, str, int]]
+    progressed: Callable[[int], None]
+    now: datetime | None
+
+    def __post_init__(self) -> None:
+        self._add = self.report.add
+        self._seen: Iterator[Sighting] = self.anchors.of(self.slot)
         self._next: Sighting | None = next(self._seen, None)
         self._times = TimeOrder()
-        self._erasures = anchors.erased.get(slot, ErasedParts())
+        self._erasures = self.anchors.erased.get(self.slot, ErasedParts())
         self._due = self._erasures.due
         self._proven = 0  # the last row that an anchor seals
         self._rewritten = False
@@ -95,12 +90,12 @@ class ChainVerifier:
         """Follow the chain through one file; not `whole`: earlier files are taken on trust."""
         name, octets = segment.name, 0
         self._parts = _Parts()
-        self._report.files += 1
+        self.report.files += 1
         with segment.path.open("rb") as lines:
             for number, raw in enumerate(lines, 1):
                 octets += len(raw)
                 if not number % 1000:
-                    self._progressed(octets)
+                    self.progressed(octets)
                     octets = 0
                 if not raw.endswith(b"\n"):
                     self._torn[name] = len(raw)
@@ -117,7 +112,7 @@ class ChainVerifier:
                     what = "a file's first line is in the middle of it"
                     self._add(Kind.MISPLACED, name, number, what, sealed.n)
                 self._line(name, number, sealed, raw)
-        self._progressed(octets)
+        self.progressed(octets)
         self._last_file = name
         self._note_parts(name)
 
@@ -138,23 +133,23 @@ class ChainVerifier:
             elif not written:
                 self._add(Kind.TORN, name, None, what)
         if self._n is not None:
-            self._report.heads[self._slot] = Head(self._n, self._hash.decode())
+            self.report.heads[self.slot] = Head(self._n, self._hash.decode())
         if complete:
             self._compare_end()
-            wrong = self._times.end(self._now)
+            wrong = self._times.end(self.now)
             if wrong is not None:
                 self._add(Kind.POSTDATED, self._last_file, None, wrong)
-        witness = self._report.witness
+        witness = self.report.witness
         sealed = self._next is not None and witness is not None and self._next.anchor <= witness.n
-        self._report.proven[self._slot] = self._proven
+        self.report.proven[self.slot] = self._proven
         if complete or not sealed:  # else it is sealed by a row of an unchecked file
             self._note_unproven()
 
     # one line
 
     def _line(self, name: str, number: int, sealed: Sealed, raw: bytes) -> None:
-        self._report.lines += 1
-        self._report.decisions += DECISION in sealed.rest
+        self.report.lines += 1
+        self.report.decisions += DECISION in sealed.rest
         due = sealed.n if self._n is None else self._n + 1
         if sealed.n < due:
             self._out_of_order(name, number, sealed, raw)
@@ -223,7 +218,7 @@ class ChainVerifier:
 
     def _beginning(self, segment: Segment, after: After) -> None:
         """Check what is missing if the first file there is continues an earlier one."""
-        expired = [file.last for file in self._anchors.expired.get(self._slot, ())]
+        expired = [file.last for file in self.anchors.expired.get(self.slot, ())]
         gone = max((last.n for last in expired if last.n <= after.n), default=0)
         if gone:
             what = f"{_rows(1, gone)} before it were deleted by retention"
@@ -256,7 +251,7 @@ class ChainVerifier:
             self._prove(seen)
             if seen.head.n < head.n:
                 continue
-            self._report.compared += 1
+            self.report.compared += 1
             wrong = self._times.anchor(seen)
             if wrong is not None:
                 self._add(Kind.POSTDATED, name, number, wrong, head.n)
@@ -268,7 +263,7 @@ class ChainVerifier:
     def _compare_end(self) -> None:
         end = self._n
         if end is None:  # retention takes the oldest rows first, and the last only with all
-            expired = self._anchors.expired.get(self._slot, ())
+            expired = self.anchors.expired.get(self.slot, ())
             end = max((file.last.n for file in expired), default=0)
         last: Sighting | None = None
         while self._next is not None:
@@ -301,7 +296,7 @@ class ChainVerifier:
             self._add(Kind.CLOCK, segment.name, 1, what, sealed.n)
 
     def _prove(self, seen: Sighting) -> None:
-        witness = self._report.witness
+        witness = self.report.witness
         if witness is not None and seen.anchor <= witness.n:
             self._proven = seen.head.n
 
@@ -309,7 +304,7 @@ class ChainVerifier:
         """Report what comes after the last anchor."""
         last = self._n or 0
         if last > self._proven:
-            self._report.unproven += last - self._proven
+            self.report.unproven += last - self._proven
             rows = _rows(self._proven + 1, last)
             what = f"{rows} {'comes' if last == self._proven + 1 else 'come'} after the last anchor"
             self._add(Kind.UNPROVEN, self._last_file, None, what, self._proven + 1)
@@ -321,7 +316,7 @@ class ChainVerifier:
         for place, part in enumerate(sealed.parts):
             erasure = recorded.get(place)
             if part.startswith(b'"'):
-                self._report.erased += 1
+                self.report.erased += 1
                 if erasure is None:
                     what = (
                         f"personal part {place + 1} is gone, but no record says that it was erased"
@@ -348,8 +343,8 @@ class ChainVerifier:
             self._add(Kind.UNPROVEN, name, None, what)
 
     def _name(self, anchor: Head, name: str, number: int) -> None:
-        if self._anchors.knows(anchor):  # it may have been written since the anchors were read
-            self._named.append((anchor, name, number))
+        if self.anchors.knows(anchor):  # it may have been written since the anchors were read
+            self.named.append((anchor, name, number))
 
 
 def _rows(first: int, last: int) -> str:

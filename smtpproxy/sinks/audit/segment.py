@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -30,6 +31,7 @@ class AuditUnavailable(Exception):
     """The journal cannot be written, so nothing may pass."""
 
 
+@dataclass(eq=False)
 class SegmentWriter:
     """Appends chained lines to one worker's files, one file after the other.
 
@@ -38,27 +40,19 @@ class SegmentWriter:
     `latest` is the newest recorded time, as far as known.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        worker: int,
-        *,
-        largest: int,
-        durable: bool,
-        now: Callable[[], datetime],
-        new_id: Callable[[], str],
-    ) -> None:
+    folder: Path
+    worker: int
+    largest: int
+    durable: bool
+    now: Callable[[], datetime]
+    new_id: Callable[[], str]
+
+    def __post_init__(self) -> None:
         self.name = ""
         self.file: int | None = None
         self._path = ""
         self._inode = 0
         self.latest: datetime | None = None
-        self._folder = folder
-        self._worker = worker
-        self._largest = largest
-        self._durable = durable
-        self._now = now
-        self._new_id = new_id
         self._lock: SlotLock | None = None
         self._chain = Chain()
         self._size = 0
@@ -121,7 +115,7 @@ class SegmentWriter:
         """Close the present file for good. Raises OSError: it is still open."""
         if self.file is None:
             return
-        if self._durable:
+        if self.durable:
             os.fdatasync(self.file)
         self._close_file()
 
@@ -135,9 +129,9 @@ class SegmentWriter:
 
     def _opened(self) -> int:
         file = self.file
-        if file is not None and self._size < self._largest and self._in_place():
+        if file is not None and self._size < self.largest and self._in_place():
             return file
-        if self._size >= self._largest:
+        if self._size >= self.largest:
             self.leave()
         self._close_file()  # nobody would find what is written there
         file = self.file = self._new_file()
@@ -151,24 +145,24 @@ class SegmentWriter:
             return False
 
     def _new_file(self) -> int:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._lock is None:
             self._lock = self._take_slot()
-        self.name = new_name(self._new_id(), self._lock.slot, self.name)
+        self.name = new_name(self.new_id(), self._lock.slot, self.name)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._path = str(self._folder / self.name)
+        self._path = str(self.folder / self.name)
         file = os.open(self._path, flags, 0o600)
         self._inode = os.fstat(file).st_ino
         self._size = 0
-        if self._durable:
-            sync_path(self._folder)
+        if self.durable:
+            sync_path(self.folder)
         return file
 
     def _begin(self) -> Entry:
         """Make the first line just before it is written: verify compares its time with anchors."""
         anchor = self._newest_anchor()
         newest = None if anchor is None else anchor.head
-        at, before = self._now(), self.latest
+        at, before = self.now(), self.latest
         if before is not None and before - at <= CLOCK_TOLERANCE / 2:
             before = None
         self._set_back_to = None if before is None else at
@@ -176,9 +170,9 @@ class SegmentWriter:
 
     def _take_slot(self) -> SlotLock:
         """Take a slot and find the end of its chain: in its newest file, or from an anchor."""
-        lock = SlotLock(self._folder, self._worker)
+        lock = SlotLock(self.folder, self.worker)
         try:
-            files = segments(self._folder).get(lock.slot, [])
+            files = segments(self.folder).get(lock.slot, [])
             last = last_line(files)
             times = (last_of(segment.path, time_of)[0] for segment in reversed(files))
             time = next((each for each in times if each is not None), None)
@@ -202,7 +196,7 @@ class SegmentWriter:
     def _newest_anchor(self) -> Anchor | None:
         """Return the newest anchor; trouble does not stop mail, and the scheduler reports it."""
         with suppress(OSError):
-            return anchors.newest(self._folder)
+            return anchors.newest(self.folder)
         return None
 
     def _keep_whole(self, lines: list[bytes], written: int) -> int:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Generic, Literal, TypeVar
 
@@ -68,6 +68,7 @@ Look = Callable[[Sequence[T], BatchResult], Awaitable[None]]
 """Receives each batch once it is stored."""
 
 
+@dataclass(eq=False)
 class Import(Generic[T]):
     """Puts the contents of a file into the store.
 
@@ -75,25 +76,14 @@ class Import(Generic[T]):
     counts is committed, and another run can do the rest.
     """
 
-    def __init__(
-        self,
-        file: BinaryIO,
-        contents: Contents[T],
-        rejected: RejectedFile,
-        tick: Callable[[Progress], None],
-        *,
-        done: Progress | None = None,
-        place: Checkpoint | None = None,
-    ) -> None:
-        """`done` and `place`: what an earlier run did, and how far it got."""
-        self._file = file
-        self._contents = contents
-        self._rejected = rejected
-        self._tick = tick
-        self._last = 0  # line that was read
-        self._look: Look[T] | None = None
-        self.place = place or Checkpoint()
-        self.progress = done or Progress()
+    file: BinaryIO
+    contents: Contents[T]
+    rejected: RejectedFile
+    tick: Callable[[Progress], None]
+    progress: Progress = field(default_factory=Progress)  # of an earlier run too
+    place: Checkpoint = field(default_factory=Checkpoint)  # that was reached
+    _last: int = 0  # line that was read
+    _look: Look[T] | None = None
 
     async def into(self, put: Put[T], look: Look[T] | None = None) -> None:
         """Raises what `look` raises, and what `put` raises, except ValueError."""
@@ -101,8 +91,8 @@ class Import(Generic[T]):
         batch: list[Read[T]] = []
         octets = 0
         behind = self.place.line
-        self._rejected.header = self._contents.header
-        for item in self._contents.items:
+        self.rejected.header = self.contents.header
+        for item in self.contents.items:
             if item.number <= behind:
                 continue
             # Only when the next line has been read: its number shows how far the batch reaches.
@@ -126,13 +116,13 @@ class Import(Generic[T]):
                 octets += len(item.content)
         if batch:
             await self._store(put, batch, self._last)
-        self._rejected.flush()
+        self.rejected.flush()
         self.place = self._reached(self._last)
         self._report()
 
     async def _store(self, put: Put[T], batch: Sequence[Read[T]], line: int | None) -> None:
         """Store a batch that reaches to `line`; None: further parts of the batch follow."""
-        self._rejected.flush()
+        self.rejected.flush()
         place = self.place if line is None else self._reached(line)
         try:
             items = [item.value for item in batch]
@@ -157,19 +147,19 @@ class Import(Generic[T]):
         progress = self.progress
         return Checkpoint(
             line,
-            self._file.tell(),
-            self._file.digest() if isinstance(self._file, Source) else "",
+            self.file.tell(),
+            self.file.digest() if isinstance(self.file, Source) else "",
             progress.lines,
             progress.rejected,
             progress.passed,
-            self._rejected.size,
+            self.rejected.size,
             progress.refusals,
         )
 
     def _reject(self, rejected: Rejected) -> None:
-        self._rejected.write(rejected)
+        self.rejected.write(rejected)
         self.progress.rejected += 1
 
     def _report(self) -> None:
-        self.progress.octets = self._file.tell()
-        self._tick(self.progress)
+        self.progress.octets = self.file.tell()
+        self.tick(self.progress)

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from secrets import token_hex
 from typing import Any, TypeVar
 
@@ -24,19 +25,19 @@ _MOST_PROOFS = 3
 _REPORT_SECONDS = 5.0
 
 
+@dataclass(eq=False)
 class Copying:
     """A copy from a source to a target; `report` receives the progress."""
 
-    def __init__(
-        self, source: Source, target: Target, old: str, new: str, report: Callable[[str], None]
-    ) -> None:
+    source: Source
+    target: Target
+    old: str
+    new: str
+    report: Callable[[str], None]
+
+    def __post_init__(self) -> None:
         self.sums: dict[str, Sum] = {}
         """Sums of the tables that were compared, kept up to date from then on."""
-        self._source = source
-        self._target = target
-        self._old = old
-        self._new = new
-        self._report = report
         self._columns: dict[str, Sequence[str]] = {}
         self._schema: object = None
         """The source's, when the proof began."""
@@ -44,8 +45,8 @@ class Copying:
 
     async def compare_columns(self) -> None:
         for table in TABLES:
-            columns = await self._source.columns(table)
-            if not columns or set(columns) != set(await self._target.columns(table)):
+            columns = await self.source.columns(table)
+            if not columns or set(columns) != set(await self.target.columns(table)):
                 raise StoreMisconfigured(
                     f"{table}: the two databases have different columns; bring both up to date "
                     "with smtpproxy migrate of this release"
@@ -54,23 +55,23 @@ class Copying:
 
     async def first_with_rows(self) -> str | None:
         for table in TABLES:
-            if table not in MADE_WITH_A_STORE and await self._target.has_rows(table):
+            if table not in MADE_WITH_A_STORE and await self.target.has_rows(table):
                 return table
         return None
 
     async def begin(self, unfinished: RunningCopy | None, *, closed: bool) -> bool:
         """Resume the target's `unfinished` copy, or begin a new one; return whether it resumed."""
-        known = await self._source.running_copy()
+        known = await self.source.running_copy()
         same = (
             unfinished
-            and unfinished.other == self._old
+            and unfinished.other == self.old
             and unfinished.id.startswith(f"{_schema_versions()}:")
         )
         recorded = known if known and unfinished and known.id == unfinished.id else None
         if unfinished and same and (closed or recorded):
             self._copy = recorded  # recorded, even if killed after the source was closed
-            complete = sum([(await self._target.progress(table)).all for table in TABLES])
-            self._report(
+            complete = sum([(await self.target.progress(table)).all for table in TABLES])
+            self.report(
                 f"resuming the earlier copy: {complete} of {len(TABLES)} tables are complete, "
                 "apart from recent changes"
             )
@@ -78,29 +79,25 @@ class Copying:
         if unfinished is None:
             await self._refuse_other_keys()
         else:
-            self._report(
-                f"starting again: {self._new} holds part of a copy of {unfinished.other}"
-                + (
-                    " whose changes are no longer on record"
-                    if unfinished.other == self._old
-                    else ""
-                )
+            self.report(
+                f"starting again: {self.new} holds part of a copy of {unfinished.other}"
+                + (" whose changes are no longer on record" if unfinished.other == self.old else "")
             )
-        if known is not None and known.other != self._new:
-            self._report(f"the unfinished copy to {known.other} is given up")
-        copy = RunningCopy(f"{_schema_versions()}:{token_hex(16)}", self._new)
-        await self._target.begin(RunningCopy(copy.id, self._old))
+        if known is not None and known.other != self.new:
+            self.report(f"the unfinished copy to {known.other} is given up")
+        copy = RunningCopy(f"{_schema_versions()}:{token_hex(16)}", self.new)
+        await self.target.begin(RunningCopy(copy.id, self.old))
         if not closed:
-            await self._source.begin(copy)
+            await self.source.begin(copy)
             self._copy = copy
         return False
 
     async def _refuse_other_keys(self) -> None:
-        live = await self._source.live_keys()
-        for key in await self._target.live_keys():
+        live = await self.source.live_keys()
+        for key in await self.target.live_keys():
             if key not in live:
                 raise StoreMisconfigured(
-                    f"{self._new}: has a key ({key[1]}) that {self._old} does not know; create "
+                    f"{self.new}: has a key ({key[1]}) that {self.old} does not know; create "
                     "the database again, and copy suppression.key before smtpproxy migrate"
                 )
 
@@ -111,17 +108,17 @@ class Copying:
 
     async def prove(self) -> None:
         """Bring all rows up to date and compare them, until few changes are left to copy."""
-        self._report("all rows are copied; comparing them with the current ones")
+        self.report("all rows are copied; comparing them with the current ones")
         self.sums.clear()
-        self._schema = await self._source.schema()
+        self._schema = await self.source.schema()
         await self.compare_columns()
-        await self._target.watch()
+        await self.target.watch()
         changed = 0
         for part in PARTS:
             changed += await self._round(part, prove=True)
-        await self._target.optimize()
+        await self.target.optimize()
         for _ in range(_MOST_ROUNDS):
-            self._report(f"{changed:,} changes were made meanwhile, and are copied")
+            self.report(f"{changed:,} changes were made meanwhile, and are copied")
             before, changed = changed, 0
             for part in PARTS:
                 changed += await self._round(part)
@@ -129,26 +126,26 @@ class Copying:
                 return
 
     async def _copy_table(self, table: str) -> None:
-        progress = await self._target.progress(table)
+        progress = await self.target.progress(table)
         if progress.all:
             return
         rows, reported = 0, time.monotonic()
-        found = prefetched(pages(self._source, table, self._columns[table], progress.key))
+        found = prefetched(pages(self.source, table, self._columns[table], progress.key))
         async with aclosing(found):
             async for page, last in found:
-                async with self._target.transaction(table, flushed=False):
+                async with self.target.transaction(table, flushed=False):
                     await self._put(table, (), page)
-                    await self._target.set_progress(table, Progress(last, all=last is None))
+                    await self.target.set_progress(table, Progress(last, all=last is None))
                 rows += len(page)
                 if time.monotonic() > reported + _REPORT_SECONDS:
                     reported = time.monotonic()
-                    self._report(f"{table}: {rows:,} rows copied so far")
+                    self.report(f"{table}: {rows:,} rows copied so far")
         if rows:
-            self._report(f"{table}: {rows:,} rows copied")
+            self.report(f"{table}: {rows:,} rows copied")
 
     async def _round(self, part: str, *, prove: bool = False) -> int:
         """Bring a part up to date; return the number of changes."""
-        async with self._source.snapshot(part):
+        async with self.source.snapshot(part):
             await self._refuse_another_copy()
             changed = sum([await self._catch_up(table) for table in PARTS[part]])
             if prove:
@@ -157,9 +154,9 @@ class Copying:
         return changed
 
     async def _refuse_another_copy(self) -> None:
-        if self._copy is not None and await self._source.running_copy() != self._copy:
+        if self._copy is not None and await self.source.running_copy() != self._copy:
             raise StoreUnavailable(
-                f"{self._old}: no longer records its changes for this copy: it was given up "
+                f"{self.old}: no longer records its changes for this copy: it was given up "
                 "meanwhile, or somebody dropped a trigger; run the same command again"
             )
 
@@ -168,8 +165,8 @@ class Copying:
         if self._copy is None:
             return 0
         changed = 0
-        async for keys, rows in changes(self._source, table, self._columns[table]):
-            async with self._target.transaction(table, flushed=True):
+        async for keys, rows in changes(self.source, table, self._columns[table]):
+            async with self.target.transaction(table, flushed=True):
                 await self._put(table, keys, rows)
             changed += len(keys)
         return changed
@@ -178,18 +175,18 @@ class Copying:
         """Make `rows` the only rows in the target that have these keys."""
         columns, key = self._columns[table], KEYS[table]
         try:
-            gone = await self._target.remove(table, columns, key, keys)
+            gone = await self.target.remove(table, columns, key, keys)
             if table in UNIQUE:
                 # A row that had the value before is deleted, or is among the recorded changes.
                 index = columns.index(UNIQUE[table])
                 taken = [(row[index],) for row in rows if row[index] is not None]
-                gone += await self._target.remove(table, columns, (UNIQUE[table],), taken)
-            await self._target.write(table, columns, rows)
+                gone += await self.target.remove(table, columns, (UNIQUE[table],), taken)
+            await self.target.write(table, columns, rows)
             if (sum := self.sums.get(table)) is not None:
-                found = await self._target.find(table, columns, key, keys)
+                found = await self.target.find(table, columns, key, keys)
                 if Sum(found) != Sum(rows):
                     raise StoreUnavailable(
-                        f"{self._new}: the rows of {table} are not those that were written"
+                        f"{self.new}: the rows of {table} are not those that were written"
                     )
                 sum.take_away(gone)
                 sum.add(rows)
@@ -201,7 +198,7 @@ class Copying:
         """Read a table on both sides. Raises StoreUnavailable if they differ."""
         columns = self._columns[table]
         source, target = await _both(
-            sum_of(self._source, table, columns), sum_of(self._target, table, columns)
+            sum_of(self.source, table, columns), sum_of(self.target, table, columns)
         )
         if target != source:
             raise await self._differs(
@@ -211,10 +208,10 @@ class Copying:
         return source
 
     async def _differs(self, text: str) -> StoreUnavailable:
-        error = StoreUnavailable(f"{self._new}: {text}")
-        await self._target.rollback()
-        if await self._target.running_copy() is not None:
-            await self._target.invalidate()
+        error = StoreUnavailable(f"{self.new}: {text}")
+        await self.target.rollback()
+        if await self.target.running_copy() is not None:
+            await self.target.invalidate()
             error.add_note(
                 "the source was restored to an older state, or somebody else wrote to the copy; "
                 "run the same command again, which starts from the beginning"
@@ -235,7 +232,7 @@ class Copying:
             if seconds is not None:
                 return seconds
         raise StoreUnavailable(
-            f"{self._old}: tables or triggers keep being changed; run the same command again when "
+            f"{self.old}: tables or triggers keep being changed; run the same command again when "
             "that is over"
         )
 
@@ -246,11 +243,11 @@ class Copying:
         The proof holds as long as the source's triggers are unchanged, which have recorded all
         changes since, and nobody else has written to the copy.
         """
-        await self._target.lock()  # waits for its last users while the source is still written to
+        await self.target.lock()  # waits for its last users while the source is still written to
         try:
             seconds = await self._stop_and_switch(closed_text, check_keys)
         finally:
-            await self._target.rollback()
+            await self.target.rollback()
         if seconds is not None:
             await self.tidy()
         return seconds
@@ -258,45 +255,45 @@ class Copying:
     async def _stop_and_switch(
         self, closed_text: str, check_keys: Callable[[Live], object]
     ) -> float | None:
-        self._report("nobody can write from now on")
+        self.report("nobody can write from now on")
         began = time.monotonic()
-        async with self._source.writes_stopped():
+        async with self.source.writes_stopped():
             await self._refuse_another_copy()
-            if await self._source.schema() != self._schema:
-                self._report("tables or triggers were changed meanwhile; writes are possible again")
+            if await self.source.schema() != self._schema:
+                self.report("tables or triggers were changed meanwhile; writes are possible again")
                 return None
-            check_keys(await self._source.live_keys())
-            if not await self._target.is_untouched():
+            check_keys(await self.source.live_keys())
+            if not await self.target.is_untouched():
                 raise await self._differs("somebody else may have written to it")
             changed = sum([await self._catch_up(table) for table in TABLES])
             for table in TABLES:
                 await self._count(table)
-            await self._target.finish(await self._source.numbers(), await self._source.secrets())
-            await self._source.close(closed_text, self._new)
+            await self.target.finish(await self.source.numbers(), await self.source.secrets())
+            await self.source.close(closed_text, self.new)
             try:
-                await self._target.commit()
+                await self.target.commit()
             except StoreUnavailable as error:
                 error.add_note(
-                    f"{self._old} is closed: run the same command again, or smtpproxy store reopen "
+                    f"{self.old} is closed: run the same command again, or smtpproxy store reopen "
                     "with its URL"
                 )
                 raise
             seconds = time.monotonic() - began
-        self._report(f"the last {changed:,} changes are copied; {self._new} is the store now")
+        self.report(f"the last {changed:,} changes are copied; {self.new} is the store now")
         return seconds
 
     async def _count(self, table: str) -> None:
-        source, target = await _both(count_of(self._source, table), count_of(self._target, table))
+        source, target = await _both(count_of(self.source, table), count_of(self.target, table))
         if not source == target == self.sums[table].rows:
             raise await self._differs(f"{table} has {target:,} rows, and the source has {source:,}")
 
     async def tidy(self) -> None:
         """Clean up on both sides; the copy is valid without it."""
         try:
-            await self._target.tidy()
-            await self._source.tidy()
+            await self.target.tidy()
+            await self.source.tidy()
         except StoreUnavailable as error:
-            self._report(f"some remains of the copy could not be removed: {error}")
+            self.report(f"some remains of the copy could not be removed: {error}")
 
 
 async def _both(one: Coroutine[Any, Any, T], other: Coroutine[Any, Any, T]) -> tuple[T, T]:
