@@ -201,20 +201,18 @@ class _Reader:
         cells = [cell for _, cell in (*self._constants, *self._places)]
         self._cells = {cell.name: cell for cell in cells}
         self._by_path = {cell.path: cell for cell in cells}
-        try:
-            self._consents = [
-                ConsentReader(table, mapping.flags, mapping.notation, columns)
-                for table in mapping.consents
-            ]
-        except ValueError:
-            found = {column_key(column) for column in columns}
-            missing = [
-                f"{name!r} of [[consent]] {table.purpose}"
-                for table in mapping.consents
-                for name in table.columns
-                if column_key(name) not in found
-            ]
-            raise ImportFault(f"the header has no column {', '.join(missing)}") from None
+        found = {column_key(column) for column in columns}
+        if missing := [
+            f"{name!r} of [[consent]] {table.purpose}"
+            for table in mapping.consents
+            for name in table.columns
+            if column_key(name) not in found
+        ]:
+            raise ImportFault(f"the header has no column {', '.join(missing)}")
+        self._consents = [
+            ConsentReader(table, mapping.flags, mapping.notation, columns)
+            for table in mapping.consents
+        ]
 
     def update(self, cells: Sequence[str], as_of: datetime) -> ContactUpdate:
         """Raises ValueError, which names the column."""

@@ -64,7 +64,6 @@ class Layout:
     name: str
     provider: str
     title: str
-    confirmed: str
     kind: Kind
     header: tuple[str, ...]  # columns that must be there
     mapping: Mapping
@@ -210,7 +209,6 @@ def _layout(path: str, file: _LayoutFile, kind: Kind, table: _LayoutTable) -> La
         table.name,
         file.provider,
         file.title,
-        file.confirmed,
         kind,
         table.header,
         mapping,
@@ -285,43 +283,6 @@ def known_columns(kind: Kind) -> frozenset[str]:
     )
 
 
-def named(kind: Kind, name: str) -> tuple[Layout, ...]:
-    """Return the layout with that name, or all layouts of the provider with that name."""
-    return tuple(layout for layout in layouts(kind) if name in (layout.name, layout.provider))
-
-
-def recognise(
-    columns: tuple[str, ...],
-    kind: Kind,
-    *,
-    file_name: str = "",
-    name: str | None = None,
-    origin: str = "",
-) -> Layout | None:
-    """Return the one layout that a file with these columns has, or None.
-
-    The most specific header wins, then the hints in the file's name. `name` is that of a layout
-    or a provider; `origin` excludes layouts whose rows all have another one. Raises ImportFault if
-    several fit, or none with that name does.
-    """
-    candidates = named(kind, name) if name else layouts(kind)
-    found = [one for one in candidates if one.fits(columns) and one.may_be(origin)]
-    found = [one for one in found if not any(one.says_less_than(other) for other in found)]
-    if len(found) > 1:
-        lowered = PurePath(file_name).name.casefold()
-        hinted = [one for one in found if one.is_hinted(lowered)]
-        found = hinted if len(hinted) == 1 else found
-    if len(found) > 1:
-        raise ImportFault(
-            f"the header fits several exports: {', '.join(one.name for one in found)}; "
-            "choose one with --format"
-        )
-    if name and not found:
-        wanted = "; ".join(f"{one.name} has {', '.join(one.header)}" for one in candidates)
-        raise ImportFault(f"the header does not have the columns of {name}: {wanted}"[:400])
-    return found[0] if found else None
-
-
 def without_consents(columns: tuple[str, ...], file_name: str) -> Layout | None:
     """Return the layout of people who agreed to nothing, if only the file's name tells them from
     others who did, with the same columns."""
@@ -342,10 +303,31 @@ _OF_OTHERS: dict[Kind, str] = {
 def recognised(
     columns: tuple[str, ...], kind: Kind, wanted: Wanted, *, origin: str = ""
 ) -> Layout | None:
-    """Return the layout as `recognise` does, but refuse an export of the other kind: a list of
-    suppressions must not be imported as people to mail."""
-    layout = recognise(columns, kind, file_name=wanted.file_name, name=wanted.layout, origin=origin)
+    """Return the one layout that a file with these columns has, or None.
+
+    The most specific header wins, then the hints in the file's name; `origin` excludes layouts
+    whose rows all have another one. Raises ImportFault if several fit, if none of those `wanted`
+    does, or if one of the other kind does: suppressions must not be imported as people to mail.
+    """
+    name = wanted.layout
+    candidates = [one for one in layouts(kind) if not name or name in (one.name, one.provider)]
+    found = [one for one in candidates if one.fits(columns) and one.may_be(origin)]
+    found = [one for one in found if not any(one.says_less_than(other) for other in found)]
+    if len(found) > 1:
+        lowered = PurePath(wanted.file_name).name.casefold()
+        hinted = [one for one in found if one.is_hinted(lowered)]
+        found = hinted if len(hinted) == 1 else found
+    if len(found) > 1:
+        raise ImportFault(
+            f"the header fits several exports: {', '.join(one.name for one in found)}; "
+            "choose one with --format"
+        )
+    if found:
+        return found[0]
+    if name:
+        right = "; ".join(f"{one.name} has {', '.join(one.header)}" for one in candidates)
+        raise ImportFault(f"the header does not have the columns of {name}: {right}"[:400])
     other: Kind = "suppressions" if kind == "contacts" else "contacts"
-    if layout is None and (fitting := [one.name for one in layouts(other) if one.fits(columns)]):
+    if fitting := [one.name for one in layouts(other) if one.fits(columns)]:
         raise ImportFault(_OF_OTHERS[kind].format(", ".join(fitting)))
-    return layout
+    return None

@@ -14,7 +14,7 @@ from smtpproxy.store.exchange.layouts import (
     Wanted,
     layouts,
     read_layouts,
-    recognise,
+    recognised,
 )
 from smtpproxy.store.exchange.lines import ImportFault
 from smtpproxy.store.exchange.mapping import MappingFault
@@ -521,7 +521,7 @@ class TestNamesOfFiles:
         ],
     )
     def test_sendgrid(self, importing: Importing, name: str, layout: str, origin: str) -> None:
-        found = recognise(("email", "created"), "suppressions", file_name=name)
+        found = recognised(("email", "created"), "suppressions", Wanted(name))
         assert found is not None
         assert found.name == layout
         assert importing.suppressions(self.CONTENT, wanted=Wanted(name)).added == 1
