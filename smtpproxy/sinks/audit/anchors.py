@@ -32,14 +32,19 @@ Heads = dict[str, After]
 """The last line of each slot, by the slot's number."""
 
 
-class AnchorRow(Struct, frozen=True, omit_defaults=True, tag="anchor", tag_field="kind"):
+class _Row(Struct, frozen=True, omit_defaults=True, tag_field="kind"):
+    """What every row has: its time, and the end of each slot then."""
+
+    at: datetime
+    heads: Heads
+
+
+class AnchorRow(_Row, frozen=True, tag="anchor"):
     """`set_back_from`, here and below: the time of the row before, if the clock went back.
 
     `changes` is the end of the journal of changes.
     """
 
-    at: datetime
-    heads: Heads
     why: Why
     set_back_from: datetime | None = None
     changes: Head | None = None
@@ -54,9 +59,7 @@ class ExpiredFile(Struct, frozen=True):
     last: Head
 
 
-class ExpiredRow(Struct, frozen=True, omit_defaults=True, tag="expired", tag_field="kind"):
-    at: datetime
-    heads: Heads
+class ExpiredRow(_Row, frozen=True, tag="expired"):
     before: datetime
     files: tuple[ExpiredFile, ...]
     set_back_from: datetime | None = None
@@ -66,11 +69,9 @@ Parts = tuple[tuple[int, ...], ...]
 """Personal parts of a slot: for each line its number, then the indices of its parts."""
 
 
-class ErasingRow(Struct, frozen=True, omit_defaults=True, tag="erasing", tag_field="kind"):
+class ErasingRow(_Row, frozen=True, tag="erasing"):
     """Which personal parts of a file are about to be erased, and why."""
 
-    at: datetime
-    heads: Heads
     why: str
     file: str
     slot: int
@@ -78,33 +79,27 @@ class ErasingRow(Struct, frozen=True, omit_defaults=True, tag="erasing", tag_fie
     set_back_from: datetime | None = None
 
 
-class ErasedRow(Struct, frozen=True, omit_defaults=True, tag="erased", tag_field="kind"):
+class ErasedRow(_Row, frozen=True, tag="erased"):
     """The erasure of row `of` is done: the parts it names are gone."""
 
-    at: datetime
-    heads: Heads
     of: int
     set_back_from: datetime | None = None
 
 
-class TrimmedRow(Struct, frozen=True, omit_defaults=True, tag="trimmed", tag_field="kind"):
+class TrimmedRow(_Row, frozen=True, tag="trimmed"):
     """The anchors up to `last` were deleted. `expired` is the newest expired file of each slot."""
 
-    at: datetime
-    heads: Heads
     last: Head
     expired: tuple[ExpiredFile, ...]
     set_back_from: datetime | None = None
 
 
-class RestoredRow(Struct, frozen=True, omit_defaults=True, tag="restored", tag_field="kind"):
+class RestoredRow(_Row, frozen=True, tag="restored"):
     """The store was restored from a backup, or what it lacked was replayed or given up as lost.
 
     `of` is when the backup was taken, `by` who decided, `replayed` how many changes came back.
     """
 
-    at: datetime
-    heads: Heads
     what: Restored
     of: datetime
     by: str = ""
