@@ -15,7 +15,7 @@ from smtpproxy.locale import PAGE_LANGS, REFERENCE, Lang, Phrase, Time, Value, s
 from smtpproxy.mail.confirmation_token import PATH, Confirmation, seal_confirmation
 from smtpproxy.policy.model import PERSONAL_STREAM, Stream
 from smtpproxy.policy.periods import end
-from smtpproxy.settings import ConfirmationSettings, Settings
+from smtpproxy.settings import BrandSettings, ConfirmationSettings, Settings
 from smtpproxy.store.link_keys import link_ring
 from smtpproxy.terminal import few
 
@@ -130,12 +130,21 @@ class Writer:
         mail["Date"] = format_datetime(now)
         mail["Message-ID"] = make_msgid(domain=settings.server.hostname)
         mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: no automatic replies
-        mail.set_content(say(Phrase(f"mail.{confirmation.kind}.text", words), confirmation.lang))
+        text = say(Phrase(f"mail.{confirmation.kind}.text", words), confirmation.lang)
+        mail.set_content(text + _who(known, confirmation.lang))
         mail["Content-Language"] = confirmation.lang
         stream = PERSONAL_STREAM
         if confirmation.kind != "personal":
             stream = confirmation_stream(settings, confirmation.brand)
         return OwnMail(confirmation.recipient, sender, stream.name, mail.as_bytes())
+
+
+def _who(brand: BrandSettings | None, lang: Lang) -> str:
+    """Return the line that says who answers for a brand's mail, if that is known."""
+    if brand is None or brand.legal_name is None:
+        return ""
+    words: dict[str, Value] = {"controller": brand.legal_name, "address": brand.address}
+    return say(Phrase("page.who" if brand.address else "page.who_only", words), lang) + "\n"
 
 
 def brand_title(settings: Settings, brand: str) -> str:

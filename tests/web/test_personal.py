@@ -415,6 +415,8 @@ async def test_the_mail_is_in_the_persons_own_language(site: Site) -> None:
     await site.ask_for_link()
     read = message_from_bytes(site.sent[0].message, policy=policy.default)
     assert read["Subject"] == "Uw link naar uw gegevens bij The Shop"
+    who = "Verantwoordelijk voor deze berichten: Example SA, 1 rue de l'Exemple, 75001 Paris."
+    assert who in read.get_content().splitlines()  # type: ignore[attr-defined]
 
 
 async def test_what_the_relay_did_not_take_is_none_of_the_links_of_a_day(site: Site) -> None:
