@@ -18,7 +18,7 @@ from smtpproxy.clock import now
 from smtpproxy.events import picked
 from smtpproxy.feedback import read_report
 from smtpproxy.feedback.records import Class, FeedbackReport
-from smtpproxy.mailbox.acting import SUPPRESSIONS, Actor, Done, heard_event, telling
+from smtpproxy.mailbox.acting import SUPPRESSIONS, Actor, Done, heard_event, wants_feedback
 from smtpproxy.mailbox.messages import Messages
 from smtpproxy.mailbox.reading import Reader
 from smtpproxy.settings import FeedbackSettings, Settings
@@ -115,8 +115,8 @@ class _ByHand:
         self._threads = ThreadPoolExecutor(1)
         self._messages = Messages.of(settings)
         self._reader = Reader.of(settings, feedback, self._messages, self._threads)
-        tell = telling(settings.webhooks, lambda: self._store)
-        self._actor = Actor(feedback, lambda: self._store, self._log, self._breaker, tell)
+        tells = wants_feedback(settings.webhooks)
+        self._actor = Actor(feedback, lambda: self._store, self._log, self._breaker, tells)
 
     @classmethod
     async def opened(
@@ -231,8 +231,7 @@ def assign(
 
     async def act(store: Store) -> None:
         await store.add_suppressions([entry])
-        tell = telling(settings.webhooks, lambda: store)
-        if tell is not None:
+        if wants_feedback(settings.webhooks):
             webhook_event = heard_event(
                 key,
                 at=now(),
@@ -241,7 +240,7 @@ def assign(
                 stream=event.stream,
                 suppressed=scope,
             )
-            await tell([webhook_event])
+            await store.log_events([webhook_event])
 
     using_store(settings, act)
     _with_log(settings, lambda log: log.looked_at(one.id, address, event))

@@ -5,7 +5,7 @@ Everything may be repeated after a crash and still takes effect once: an event t
 recorded does nothing.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -61,7 +61,7 @@ class Actor:
     store: Callable[[], Store]
     log: FeedbackLog
     breaker: Breaker | None = None
-    tell: Callable[[Sequence[NewEvent]], Awaitable[None]] | None = None  # logs events for webhooks
+    tells: bool = False  # a webhook wants feedback
 
     async def act(self, understood: Sequence[Understood]) -> Sequence[Done]:
         """Act on the reports, and record it."""
@@ -79,12 +79,9 @@ class Actor:
                 await self._tell_breaker(one.report.sent, event)
         if entries:
             await self.store().add_suppressions(entries)
-        if self.tell is not None:
-            log_done = [
-                each for one in understood for each in _webhook_events(one, news[one.arrived.id])
-            ]
-            if log_done:
-                await self.tell(log_done)
+        told = [each for one in understood for each in _webhook_events(one, news[one.arrived.id])]
+        if told and self.tells:
+            await self.store().log_events(told)
         await self.log.note([_noted(one, news[one.arrived.id]) for one in understood])
         return [
             Done(one, [event for event, _ in new if event is not None], one.kept and bool(new))
@@ -196,17 +193,9 @@ def heard_event(
     return NewEvent(key.hex(), "feedback", data)
 
 
-def telling(
-    webhooks: Iterable[WebhookSettings], store: Callable[[], Store]
-) -> Callable[[Sequence[NewEvent]], Awaitable[None]] | None:
-    """Return a function that logs feedback for webhooks; None if no webhook wants it."""
-    if not any("feedback" in webhook.events for webhook in webhooks):
-        return None
-
-    async def tell(events: Sequence[NewEvent]) -> None:
-        await store().log_events(events)
-
-    return tell
+def wants_feedback(webhooks: Iterable[WebhookSettings]) -> bool:
+    """Whether a webhook is to be told of feedback."""
+    return any("feedback" in webhook.events for webhook in webhooks)
 
 
 def _noted(one: Understood, news: Sequence[_Keyed]) -> ReadReport:

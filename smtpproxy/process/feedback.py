@@ -14,7 +14,7 @@ from smtpproxy.clock import new_ids, now
 from smtpproxy.core.perform import Performer
 from smtpproxy.core.services import services_of
 from smtpproxy.events import emitter
-from smtpproxy.mailbox.acting import Actor, telling
+from smtpproxy.mailbox.acting import Actor, wants_feedback
 from smtpproxy.mailbox.handing_on import BounceRelay
 from smtpproxy.mailbox.inbox import Inbox
 from smtpproxy.mailbox.listener import Listener
@@ -104,8 +104,8 @@ class Mailbox:
         self._threads = ThreadPoolExecutor(1, "dkim")
         self._messages = Messages.of(settings)
         self._reader = Reader.of(settings, feedback, self._messages, self._threads)
-        tell = telling(settings.webhooks, lambda: self._store)
-        actor = Actor(feedback, lambda: self._store, self._feedback, self._breaker, tell)
+        tells = wants_feedback(settings.webhooks)
+        actor = Actor(feedback, lambda: self._store, self._feedback, self._breaker, tells)
         self._inbox = Inbox(self._maildir, self._reader, actor, self._messages, now)
         self._relay = BounceRelay(
             feedback,

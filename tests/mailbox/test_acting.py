@@ -13,7 +13,7 @@ from smtpproxy.feedback import read_report
 from smtpproxy.feedback.records import FeedbackReport
 from smtpproxy.mail.return_path import ReturnPaths
 from smtpproxy.mail.unsubscribe_token import Unsubscription, stream_tag
-from smtpproxy.mailbox.acting import Actor, Done, telling
+from smtpproxy.mailbox.acting import Actor, Done, wants_feedback
 from smtpproxy.mailbox.authentication import Authentication
 from smtpproxy.mailbox.messages import on_record
 from smtpproxy.mailbox.reading import Reader
@@ -392,10 +392,8 @@ async def told(mailbox: Mailbox) -> list[dict[str, object]]:
 
 
 async def test_webhooks_are_told_once_and_without_an_address(mailbox: Mailbox) -> None:
-    tell = telling(
-        [WebhookSettings("crm", "", Path(), frozenset({"feedback"}))], lambda: mailbox.store
-    )
-    mailbox.actor = replace(mailbox.actor, tell=tell)
+    tells = wants_feedback([WebhookSettings("crm", "", Path(), frozenset({"feedback"}))])
+    mailbox.actor = replace(mailbox.actor, tells=tells)
     full = bounce(ANN, to=mailbox.path(ANN), status="5.2.2", said="552 5.2.2 mailbox full")
     wish = letter(f"unsubscribe {mailbox.token(BOB)}", to=f"stop@{DOMAIN}", sender=BOB)
     strange = letter("Hello", to=mailbox.path(ANN), sender=BOB, body="How are you?")
@@ -415,16 +413,21 @@ async def test_webhooks_are_told_once_and_without_an_address(mailbox: Mailbox) -
     assert await told(mailbox) == found, "the same again is nothing new"
 
 
-async def test_who_dies_before_it_is_noted_tells_it_once(mailbox: Mailbox) -> None:
+async def test_who_dies_before_it_is_noted_tells_it_once(
+    mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell = mailbox.store.log_events
+
     async def tell_and_die(events: Sequence[NewEvent]) -> None:
-        await mailbox.store.log_events(events)
+        await tell(events)
         raise KeyboardInterrupt
 
     dead = bounce(ANN, to=mailbox.path(ANN))
-    mailbox.actor = replace(mailbox.actor, tell=tell_and_die)
-    with pytest.raises(KeyboardInterrupt):
-        await mailbox.take(dead)
-    mailbox.actor = replace(mailbox.actor, tell=mailbox.store.log_events)
+    mailbox.actor = replace(mailbox.actor, tells=True)
+    with monkeypatch.context() as dying:
+        dying.setattr(mailbox.store, "log_events", tell_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            await mailbox.take(dead)
     mailbox.number = 0
     await mailbox.take(dead)
     assert [one["heard"] for one in await told(mailbox)] == ["dead"]
@@ -432,7 +435,7 @@ async def test_who_dies_before_it_is_noted_tells_it_once(mailbox: Mailbox) -> No
 
 def test_nothing_is_logged_where_no_webhook_wants_it() -> None:
     hook = WebhookSettings("crm", "", Path())
-    assert telling([hook], lambda: pytest.fail("not asked for")) is None
+    assert not wants_feedback([hook])
 
 
 class HeardBy:
