@@ -24,31 +24,30 @@ from smtpproxy.policy.bulk_text import by_language, listed, newsletter_signs
 
 PERSONAL_WORDS = by_language(
     """
-    en: receipt, invoice, payment, paid, refund, billing, statement, your bill, order confirm, order
-        no, order #, your order, order received, order update, ordered:, purchase, transaction,
-        shipped, shipping confirm, shipment, delivered, delivery, dispatched, on its way, tracking,
-        your package, return label, your return, booking, reservation, itinerary, e-ticket, your
-        ticket, boarding, check-in, appointment, reminder: your, password, passcode, verification,
-        verify, confirm your, confirmation, activate your, security alert, sign-in, sign in, signin,
-        log in, login, log-in, code is, your code, access code, one-time, two-factor, 2-step, your
-        account, account has been, your subscription, renewal, renewed, expires, expiring, your
-        request, case #, [ticket, support request, your message, your application, your policy, your
-        claim, your contract, your appointment, transfer, withdrawal, deposit, card ending, has been
-        cancel, canceled, cancelled, cancellation, failed, declined, overdue, past due, due on,
-        welcome to, invited you, shared a, mentioned you, assigned, sent you, new message from,
-        order, account, registration, registered, security, authenticat, email address, e-mail
-        address, has changed, been changed, approved, denied, confirmed, activated, deactivated,
-        reset, email changed, email removed, e-mail changed, e-mail removed, recovery code,
-        registering, waiting list, waitinglist, waitlist
-    fr: facture, recu de, votre recu, paiement, remboursement, releve de compte, commande n, votre
-        commande, confirmation, expedi, livraison, livre, colis, suivi de, reservation, votre
-        billet, votre rendez-vous, mot de passe, votre code, code de, verification, verifiez,
-        confirmez, connexion, bienvenue, votre compte, votre demande, votre dossier, votre contrat,
-        virement, prelevement, echeance, annulation, annule, votre abonnement, authentification, cle
-        de securite, cle de, adresse e-mail, adresse mail, a ete modifie, a change, commande,
-        inscription confirmee, inscription a, refuse, approuve, compte client, reinitialis,
-        modification de, liste d'attente, compte tiers, ce compte, compte inconnu, mail modifie,
-        mail retire, codes de recuperation, enregistre, vos ordres
+    en: receipt, invoice, payment, paid, refund, billing, statement, your bill, your order,
+        ordered:, purchase, transaction, shipped, shipping confirm, shipment, delivered, delivery,
+        dispatched, on its way, tracking, your package, return label, your return, booking,
+        reservation, itinerary, e-ticket, your ticket, boarding, check-in, appointment, reminder:
+        your, password, passcode, verification, verify, confirm your, confirmation, activate your,
+        sign-in, sign in, signin, log in, login, log-in, code is, your code, access code, one-time,
+        two-factor, 2-step, your subscription, renewal, renewed, expires, expiring, your request,
+        case #, [ticket, support request, your message, your application, your policy, your claim,
+        your contract, transfer, withdrawal, deposit, card ending, has been cancel, canceled,
+        cancelled, cancellation, failed, declined, overdue, past due, due on, welcome to, invited
+        you, shared a, mentioned you, assigned, sent you, new message from, order, account,
+        registration, registered, security, authenticat, email address, e-mail address, has changed,
+        been changed, approved, denied, confirmed, activated, deactivated, reset, email changed,
+        email removed, e-mail changed, e-mail removed, recovery code, registering, waiting list,
+        waitinglist, waitlist
+    fr: facture, recu de, votre recu, paiement, remboursement, releve de compte, confirmation,
+        expedi, livraison, livre, colis, suivi de, reservation, votre billet, votre rendez-vous, mot
+        de passe, votre code, code de, verification, verifiez, confirmez, connexion, bienvenue,
+        votre compte, votre demande, votre dossier, votre contrat, virement, prelevement, echeance,
+        annulation, annule, votre abonnement, authentification, cle de, adresse e-mail, adresse
+        mail, a ete modifie, a change, commande, inscription confirmee, inscription a, refuse,
+        approuve, compte client, reinitialis, modification de, liste d'attente, compte tiers, ce
+        compte, compte inconnu, mail modifie, mail retire, codes de recuperation, enregistre, vos
+        ordres
     de: rechnung, quittung, zahlung, bezahlt, erstattung, gutschrift, kontoauszug, bestellung,
         bestellbestatigung, bestatigung, versand, versendet, lieferung, zugestellt, paket, sendung,
         buchung, reservierung, ihr ticket, termin, willkommen, passwort, kennwort, code, bestatigen,
@@ -57,33 +56,30 @@ PERSONAL_WORDS = by_language(
         e-mail-adresse, geandert, anderung, authenti, deaktiviert, aktiviert, bestatigt,
         zurucksetzen, genehmigt, abgelehnt, warteliste, drittanbieterkonto, registrieren,
         wiederherstellungscode, e-mail entfernt
-    es: factura, recibo, pago, reembolso, tu pedido, su pedido, pedido n, confirmacion, confirma tu,
-        confirme su, enviado, envio, entrega, entregado, reserva, tu billete, cita, contrasena,
-        codigo, verifica, inicio de sesion, tu cuenta, su cuenta, tu solicitud, su solicitud,
-        transferencia, cancelad, clave de, autenticacion, registro, correo electronico, ha cambiado,
-        denegad, rechazad, aprobad, pedido, pedidos, restablec, seguridad, cuenta, lista de espera,
-        registrarse, registrarte
-    it: fattura, ricevuta, pagamento, rimborso, il tuo ordine, ordine n, conferma, spedit, spediz,
-        consegna, prenotazione, biglietto, appuntamento, password, codice, verifica, accesso, il tuo
-        account, la tua richiesta, bonifico, annullat, autenticazione, chiave di, indirizzo,
-        account, ordine, iscrizione confermata, iscrizione a, rifiutat, approvat, sicurezza,
-        reimposta, modifiche al, lista d'attesa, mail modificata, mail rimossa, codici di recupero,
-        registrazione, i tuoi ordini
+    es: factura, recibo, pago, reembolso, confirmacion, confirma tu, confirme su, enviado, envio,
+        entrega, reserva, tu billete, cita, contrasena, codigo, verifica, inicio de sesion, tu
+        solicitud, su solicitud, transferencia, cancelad, clave de, autenticacion, registro, correo
+        electronico, ha cambiado, denegad, rechazad, aprobad, pedido, restablec, seguridad, cuenta,
+        lista de espera, registrarse, registrarte
+    it: fattura, ricevuta, pagamento, rimborso, conferma, spedit, spediz, consegna, prenotazione,
+        biglietto, appuntamento, password, codice, verifica, accesso, la tua richiesta, bonifico,
+        annullat, autenticazione, chiave di, indirizzo, account, ordine, iscrizione a, rifiutat,
+        approvat, sicurezza, reimposta, modifiche al, lista d'attesa, mail modificata, mail rimossa,
+        codici di recupero, registrazione, i tuoi ordini
     nl: factuur, betaling, betaald, terugbetaling, bestelling, bevestig, verzonden, verzending,
-        bezorg, levering, pakket, boeking, reservering, afspraak, wachtwoord, code, inloggen, je
-        account, uw account, uw aanvraag, geannuleerd, aanmeld, authenticat, beveilig, sleutel,
-        e-mailadres, emailadres, gewijzigd, account, registratie, afgewezen, goedgekeurd, opnieuw
-        instellen, wachtlijst, registreren, herstelcode
-    pt: fatura, recibo, pagamento, reembolso, seu pedido, sua encomenda, confirma, enviado, envio,
-        entrega, reserva, bilhete, consulta, senha, codigo, sua conta, transferencia, cancelad, nota
-        fiscal, boleto, autentica, chave de, endereco, alterado, alterada, pedido, pedidos,
-        inscricao, recusad, aprovad, seguranca, redefin, conta, lista de espera, palavra-passe,
-        e-mail removido, registrar, registar, suas ordens
+        bezorg, levering, pakket, boeking, reservering, afspraak, wachtwoord, code, inloggen, uw
+        aanvraag, geannuleerd, aanmeld, authenticat, beveilig, sleutel, e-mailadres, emailadres,
+        gewijzigd, account, registratie, afgewezen, goedgekeurd, opnieuw instellen, wachtlijst,
+        registreren, herstelcode
+    pt: fatura, recibo, pagamento, reembolso, sua encomenda, confirma, enviado, envio, entrega,
+        reserva, bilhete, consulta, senha, codigo, sua conta, transferencia, cancelad, nota fiscal,
+        boleto, autentica, chave de, endereco, alterado, alterada, pedido, inscricao, recusad,
+        aprovad, seguranca, redefin, conta, lista de espera, palavra-passe, e-mail removido,
+        registrar, registar, suas ordens
     pl: faktur, rachunek, platnosc, zwrot, zamowieni, potwierd, wyslan, dostaw, przesylk, rezerwacj,
         bilet, wizyta, haslo, hasla, kod, logowani, konto, uwierzytel, bezpiecz, hasło, hasła, adres
-        e-mail, płatność, płatności, platnosci, konta, kontem, zamówieni, rejestrac, zmienion,
-        potwierdz, wysłan, przesyłk, odrzucon, zatwierdzon, weryfik, listy rezerwowej, mail
-        usuniety, kody odzyskiwania
+        e-mail, płatność, konta, kontem, rejestrac, zmienion, wysłan, przesyłk, odrzucon,
+        zatwierdzon, weryfik, listy rezerwowej, mail usuniety, kody odzyskiwania
     """
 )
 """Words of receipts, codes and appointments: mail that one person has occasioned."""
@@ -104,8 +100,8 @@ OFFER_WORDS = by_language(
         gratuite, cadeau, infolettre, lettre d'information, vente privee, ventes privees, decouvrez,
         a ne pas manquer, actualites
     de: rabatt, angebot, aktion, sale, % auf, sparen, spare, gutschein, nur heute, letzte chance,
-        neue kollektion, neuheiten, entdecken, entdecke, gratisversand, gewinnspiel, jetzt sichern,
-        rundbrief, exklusiv
+        neue kollektion, neuheiten, entdecke, gratisversand, gewinnspiel, jetzt sichern, rundbrief,
+        exklusiv
     es: oferta, descuento, rebaja, promocion, ahorra, ultima oportunidad, boletin, ultimos dias,
         novedades, envio gratis, exclusiv, descubre, no te pierdas
     it: offert, sconto, sconti, saldi, promozion, risparmia, ultima occasione, novita, spedizione

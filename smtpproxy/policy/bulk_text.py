@@ -24,9 +24,9 @@ UNSUBSCRIBE = by_language(
     """
     en: unsubscribe, unsubscribing, opt out, opt-out, optout, opting out, stop receiving, no longer
         receive, no longer wish to receive, not to receive, don't want to receive, do not want to
-        receive, do not wish to receive, email preferences, e-mail preferences, mail preferences,
-        mailing preferences, subscription preferences, communication preferences, manage your
-        subscription, manage subscription, remove me from, be removed from, cancel your subscription
+        receive, do not wish to receive, mail preferences, mailing preferences, subscription
+        preferences, communication preferences, manage your subscription, manage subscription,
+        remove me from, be removed from, cancel your subscription
     fr: desinscri, desabonn, ne plus recevoir, souhaitez plus recevoir, souhaite plus recevoir,
         desirez plus recevoir, desire plus recevoir, voulez plus recevoir, veux plus recevoir,
         arreter de recevoir, cesser de recevoir, ne plus etre contacte, ne plus etre sollicite,
@@ -44,11 +44,11 @@ UNSUBSCRIBE = by_language(
         la suscripcion, anular su suscripcion, anular tu suscripcion, anular suscripcion, dejar de
         recibir, no recibir mas, no desea recibir, no deseas recibir, no quieres recibir, desuscrib,
         gestionar sus preferencias, gestionar tus preferencias, solicitar la baja
-    it: disiscri, disiscriv, annulla iscrizione, annulla l'iscrizione, annullare l'iscrizione,
-        annullare la sottoscrizione, cancella iscrizione, cancella l'iscrizione, cancellare
-        l'iscrizione, cancellati, cancellarti dalla, cancellarsi dalla, non ricevere piu, non
-        desideri piu ricevere, non desidera piu ricevere, non vuoi piu ricevere, smettere di
-        ricevere, gestisci le preferenze, gestisci le tue preferenze, revocare il consenso
+    it: disiscri, annulla iscrizione, annulla l'iscrizione, annullare l'iscrizione, annullare la
+        sottoscrizione, cancella iscrizione, cancella l'iscrizione, cancellare l'iscrizione,
+        cancellati, cancellarti dalla, cancellarsi dalla, non ricevere piu, non desideri piu
+        ricevere, non desidera piu ricevere, non vuoi piu ricevere, smettere di ricevere, gestisci
+        le preferenze, gestisci le tue preferenze, revocare il consenso
     nl: uitschrijv, schrijf je uit, schrijf u uit, schrijf je hier uit, afmelden, af te melden, meld
         je af, meld u af, meld je hier af, afmeldlink, uit te schrijven, abonnement opzeggen, niet
         meer ontvangen, geen e-mails meer, niet langer ontvangen, e-mailvoorkeuren, voorkeuren
@@ -64,24 +64,23 @@ UNSUBSCRIBE = by_language(
 
 SUBSCRIBED = by_language(
     """
-    en: because you subscribed, because you are subscribed, because you're subscribed, because you
-        are a subscriber, because you have subscribed, because you opted in, because you have opted
-        in, because you are on our, because you're on our, because you requested news, you are
-        subscribed, you're subscribed, you are currently subscribed, you have subscribed to, you
-        subscribed to, you opted in, you have opted in, this message was sent to subscribers, to all
-        subscribers, you are on our mailing, on our mailing list, on this mailing list, from this
-        mailing list, from our mailing list, removed from this list, removed from our list, remove
-        yourself from, change your subscri, subscription changes, subscription information,
-        subscriber information, subscription options, your subscription to this, you signed up for
-        our, signed up to receive, you asked to receive
+    en: because you subscribed, because you are a subscriber, because you have subscribed, because
+        you are on our, because you're on our, because you requested news, you are subscribed,
+        you're subscribed, you are currently subscribed, you have subscribed to, you subscribed to,
+        you opted in, you have opted in, this message was sent to subscribers, to all subscribers,
+        you are on our mailing, on our mailing list, on this mailing list, from this mailing list,
+        from our mailing list, removed from this list, removed from our list, remove yourself from,
+        change your subscri, subscription changes, subscription information, subscriber information,
+        subscription options, your subscription to this, you signed up for our, signed up to
+        receive, you asked to receive
     fr: car vous etes abonn, parce que vous etes abonn, car vous etes inscrit, parce que vous etes
         inscrit, vous recevez cette newsletter, vous etes abonne, vous recevez cette lettre, car
         vous avez accepte de recevoir, liste de diffusion, vous vous etes inscrit a, vous avez
         souscrit a notre newsletter
     de: sie erhalten diesen newsletter, du erhaltst diesen newsletter, sie sich fur unseren, du dich
         fur unseren, weil sie den newsletter, weil du den newsletter, zum newsletter angemeldet,
-        newsletter abonniert, diesen newsletter abonniert, aus unserem verteiler, in unserem
-        verteiler, fur den newsletter angemeldet, fur unseren newsletter, newsletter-anmeldung
+        newsletter abonniert, aus unserem verteiler, in unserem verteiler, fur den newsletter
+        angemeldet, fur unseren newsletter, newsletter-anmeldung
     es: porque te suscribiste, porque se suscribio, porque estas suscrit, porque esta suscrit,
         recibes este boletin, lista de correo, lista de distribucion, recibe este boletin, te has
         suscrito a, se ha suscrito a
@@ -102,19 +101,18 @@ SUBSCRIBED = by_language(
 BROWSER = by_language(
     """
     en: view online, read online, view this email online, view as a web page, view as web page, web
-        version, webversion, online version, view as webpage, on the web version, not displaying
-        properly, not display properly, properly display, trouble viewing, trouble reading this,
-        can't see this email, can't view this, cannot see this, can't see the images, having
-        problems viewing, view this newsletter, read this newsletter online, full-color, html
-        version of, text version of, plain text format, to launch it in, can't read this, cannot
-        read this, unable to read this, unable to view this, difficulty viewing, problems reading
-        this, view in browser, view in your browser, view in a browser, view it in your browser,
-        view it in a browser, view this in, view this email in, view this message in, view this
-        e-mail in, view email in, view the email in, view newsletter in, read in browser, read in
-        your browser, read it in your browser, open in browser, open in your browser, see this email
-        in, see it in your browser, email in your browser, e-mail in your browser, message in your
-        browser, newsletter in your browser, email in a browser, view in web browser, launch it in
-        your browser
+        version, webversion, online version, view as webpage, not displaying properly, not display
+        properly, properly display, trouble viewing, trouble reading this, can't see this email,
+        can't view this, cannot see this, can't see the images, having problems viewing, view this
+        newsletter, read this newsletter online, full-color, html version of, text version of, plain
+        text format, to launch it in, can't read this, cannot read this, unable to read this, unable
+        to view this, difficulty viewing, problems reading this, view in browser, view in your
+        browser, view in a browser, view it in your browser, view it in a browser, view this in,
+        view this email in, view this message in, view this e-mail in, view email in, view the email
+        in, view newsletter in, read in browser, read in your browser, read it in your browser, open
+        in browser, open in your browser, see this email in, see it in your browser, email in your
+        browser, e-mail in your browser, message in your browser, newsletter in your browser, email
+        in a browser, view in web browser, launch it in your browser
     fr: version en ligne, version web, s'affiche pas correctement, visualiser ce message, voir en
         ligne, lire en ligne, consulter en ligne, afficher en ligne, ne parvenez pas a lire,
         n'arrivez pas a lire, voir dans votre navigateur, afficher dans votre navigateur, lire dans
@@ -125,7 +123,7 @@ BROWSER = by_language(
         newsletter online, online ansehen, online lesen, fehlerhaft dargestellt, probleme mit der
         darstellung, e-mail nicht lesen konnen, nicht lesen kannst, mail nicht lesbar, im browser
         ansehen, im browser anzeigen, im browser lesen, im browser betrachten, ansicht im browser,
-        newsletter im browser, e-mail im browser, mail im browser, nachricht im browser
+        newsletter im browser, mail im browser, nachricht im browser
     es: version online, version web, ver en linea, no se ve correctamente, no puedes ver, no puede
         ver este, no puedes leer este, no puede leer este, ver en tu navegador, ver en su navegador,
         ver en el navegador, verlo en tu navegador, verlo en su navegador, correo en tu navegador,
