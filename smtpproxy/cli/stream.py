@@ -19,7 +19,7 @@ from smtpproxy.config.mode import CannotChange, Edit, edited
 from smtpproxy.locale import REFERENCE
 from smtpproxy.policy.breaker import BRAND, STREAM, Feedback
 from smtpproxy.policy.campaign import Campaign, Trial, held_until
-from smtpproxy.policy.model import Mode
+from smtpproxy.policy.model import Mode, StreamClass
 from smtpproxy.process.control import RELOADS_WITHIN, NotRunning, Reload, ask
 from smtpproxy.report import judgement_object, outcomes
 from smtpproxy.report.judgement import StreamReport
@@ -183,9 +183,17 @@ def pause(
         now(), _subject(settings, name), "paused", PERSON, until=until, reason=reason
     )
     using_store(settings, lambda store: store.note_stream(event))
+    paused = [each for each in settings.streams.values() if name in (each.name, BRAND + each.brand)]
+    observed = [
+        each.name
+        for each in paused
+        if each.stream_class is StreamClass.MARKETING and each.mode is Mode.OBSERVE
+    ]
     end = "" if until is None else f"{written_time(until)}, or "
     effect = f"Its mail is deferred until {end}smtpproxy stream resume {name}"
-    return Result(event_object(event), [_described(event), effect])
+    if observed:
+        effect += f"; that of {', '.join(observed)} is only observed, and passes all the same"
+    return Result(event_object(event) | {"observed": observed}, [_described(event), effect])
 
 
 @command("resume", stream)

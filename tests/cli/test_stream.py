@@ -70,6 +70,14 @@ def test_a_pause_by_the_breaker_says_why_and_is_resumed(stored: Stored) -> None:
     assert offers["events"][0]["reason"] == "the bought list is gone"
 
 
+def test_a_pause_says_whose_mail_passes_all_the_same(stored: Stored) -> None:
+    stored.run("stream", "observe", "offers", "--yes")
+    told = stored.run("stream", "pause", "offers").stdout
+    assert "; that of offers is only observed, and passes all the same" in told
+    assert stored.json("stream", "pause", "brand:default")["observed"] == ["offers"]
+    assert "observed" not in stored.run("stream", "pause", "appeals").stdout
+
+
 def test_a_person_pauses_a_stream_or_a_brand_and_until_when(stored: Stored) -> None:
     until = ("--until", "2099-01-01", "--reason", "stocktaking")
     paused = stored.run("stream", "pause", "offers", *until).stdout
