@@ -181,6 +181,15 @@ def test_nothing_is_overwritten(tmp_path: Path, name: str, kind: str) -> None:
         assert there.read_text() == "mine"
 
 
+def test_all_that_would_be_overwritten_is_named(tmp_path: Path) -> None:
+    there = [tmp_path / "etc" / "install" / name for name in ("smtpproxy.conf", "dns.zone")]
+    there[0].parent.mkdir(parents=True)
+    for path in there:
+        path.touch()
+    both = ", ".join(map(str, there))
+    assert f"{both} already exist: nothing was written" in init(tmp_path, "--yes", code=1).stderr
+
+
 def test_json(tmp_path: Path) -> None:
     found: Any = json.loads(init(tmp_path, "--yes", "--json").stdout)
     assert found["files"][0] == str(tmp_path / "etc" / "smtpproxy.toml")
@@ -228,6 +237,7 @@ def test_what_postfix_shows_is_proposed(tmp_path: Path, monkeypatch: pytest.Monk
         "echo 'myhostname = mx.shop.example'\n"
         "echo 'relayhost = [smart.shop.example]:587'\n"
         "echo 'myorigin = shop.example'\n"
+        "echo 'content_filter = smtp:[127.0.0.1]:9'\n"
     )
     postconf.chmod(0o755)
     monkeypatch.setenv("PATH", f"{postconf.parent}:{os.environ['PATH']}")
@@ -238,6 +248,8 @@ def test_what_postfix_shows_is_proposed(tmp_path: Path, monkeypatch: pytest.Monk
     lines = (tmp_path / "etc" / "install" / "main.cf").read_text().splitlines()
     assert f"relayhost = [127.0.0.1]:{settings.listeners[0].address.port}" in lines  # type: ignore[union-attr]
     assert "replaces relayhost = [smart.shop.example]:587" in result.stdout
+    result = init(tmp_path / "other", "--yes", route="after-queue", upstream=None)
+    assert "replaces content_filter = smtp:[127.0.0.1]:9" in result.stdout
 
 
 def test_the_domain_and_the_addresses_come_from_the_dns(
@@ -251,7 +263,9 @@ def test_the_domain_and_the_addresses_come_from_the_dns(
         "relay.shop.example. AAAA 2606:2800:220:1::1",
     )
     with NameServer(*records) as names:
-        init(tmp_path, "--yes", from_domain=None, brand=None, nameserver=names.address)
+        more = {"nameserver": names.address, "public_url": "https://links.shop.example"}
+        result = init(tmp_path, "--yes", from_domain=None, brand=None, **more)
+    assert "note: links.shop.example: the host of the pages is not in the DNS" in result.stdout
     settings = load(tmp_path / "etc" / "smtpproxy.toml")
     assert settings.brands["shop"].from_domains == {"shop.example"}
     assert settings.doctor.sending_addresses == ("93.184.216.34", "2606:2800:220:1::1")

@@ -96,6 +96,21 @@ def test_colours_can_be_refused(
     assert capsys.readouterr().out == "good\nbad\n"
 
 
+def test_all_goes_to_standard_error_if_asked_to(capsys: pytest.CaptureFixture[str]) -> None:
+    print_text(
+        ["a", Styled("b", "bold"), Fields([("c", "d")]), Table([Column()], [["e"]])], err=True
+    )
+    assert capsys.readouterr() == ("", "a\nb\nc  d\ne\n")
+
+
+def test_a_line_is_not_broken_for_a_pipe(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    print_text([Table([Column(), Column()], [["x" * 120, "y" * 120]])])
+    assert capsys.readouterr().out == f"{'x' * 120}  {'y' * 120}\n"
+
+
 def test_csv_is_for_programs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

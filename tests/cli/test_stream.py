@@ -1,6 +1,7 @@
 """`smtpproxy stream`: what is heard of streams, and pausing and resuming them."""
 
 import asyncio
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -84,8 +85,10 @@ def test_a_person_pauses_a_stream_or_a_brand_and_until_when(stored: Stored) -> N
     assert "until 2099-01-01T00:00:00Z, or smtpproxy stream resume offers\n" in paused
     paused = stored.json("stream", "show", "offers")["paused"]
     assert (paused["cause"], paused["until"]) == ("person", "2099-01-01T00:00:00Z")
-    assert "person since" in stored.run("stream", "show").stdout
+    shown = stored.run("stream", "show").stdout
+    assert re.search(r"person since .* until 2099-01-01T00:00:00Z: stocktaking", shown)
     stored.run("stream", "pause", "brand:default")
+    assert "brand:default paused: person" in stored.run("stream", "show", "offers").stdout
     assert {one["state"] for one in stored.json("stream", "show")} == {"paused"}
     result = stored.run("stream", "resume", "b2b", code=1)
     assert "smtpproxy stream resume brand:default" in result.stderr
