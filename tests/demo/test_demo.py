@@ -42,9 +42,10 @@ REASONS = (
 
 @pytest.fixture
 def temporary(tmp_path: Path) -> dict[str, str]:
-    """A temporary directory of its own, to see what is left in it."""
+    """A temporary directory of its own, to see what is left in it, and a proxy of no use here."""
     (tmp_path / "tmp").mkdir()
-    return {"TMPDIR": str(tmp_path / "tmp"), "COLUMNS": "160"}
+    proxy = {"http_proxy": "http://127.0.0.1:9", "no_proxy": ""}
+    return {"TMPDIR": str(tmp_path / "tmp"), "COLUMNS": "160"} | proxy
 
 
 def load() -> float:
