@@ -97,7 +97,7 @@ def show(
     """
     logs = journals(settings, shipped)
     if id is not None:
-        if options.any:
+        if any(value is not None for value in options.given.values()):
             raise click.UsageError("an ID takes no filters")
         return _one(settings, logs, id, kept, indexed=shipped is None)
     if kept is not None:

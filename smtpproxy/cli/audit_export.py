@@ -5,13 +5,13 @@ import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import msgspec
 
 from smtpproxy.cli.journals import COPIES, check_app, check_stream, journals
 from smtpproxy.cli.options import ExistingFolder, Moment, RecordedAddress, command, option
-from smtpproxy.events import Decided, JudgedRecipient
+from smtpproxy.events import Decided, JudgedRecipient, picked
 from smtpproxy.evidence.gather import record_object
 from smtpproxy.policy.model import Action, Reason, Verdict
 from smtpproxy.settings import Settings
@@ -40,19 +40,15 @@ class Filters:
     until: Moment | None = option("Only decisions before TIME.")
 
     @property
-    def any(self) -> bool:
-        return any(getattr(self, each.name) is not None for each in fields(Filters))
+    def given(self) -> dict[str, Any]:
+        return picked(self, *(each.name for each in fields(Filters)))
 
     @property
     def wanted(self) -> IndexQuery:
         """The same filters for the index, which knows neither apps nor Message-IDs."""
         return IndexQuery(
             recipients=() if self.recipient is None else (self.recipient,),
-            stream=self.stream,
-            verdict=self.verdict,
-            reason=self.reason,
-            since=self.since,
-            until=self.until,
+            **picked(self, "stream", "verdict", "reason", "since", "until"),
         )
 
     def check(self, settings: Settings, shipped: Path | None) -> None:
@@ -62,17 +58,7 @@ class Filters:
 
     def read(self, folder: Path) -> Iterator[Record]:
         """Yield the decisions of one worker after another."""
-        return read(
-            folder,
-            since=self.since,
-            until=self.until,
-            recipient=self.recipient,
-            stream=self.stream,
-            verdict=self.verdict,
-            reason=self.reason,
-            app=self.app,
-            message_id=self.message_id,
-        )
+        return read(folder, **self.given)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -30,9 +30,12 @@ from smtpproxy.cli.printer import (
     verify_progress,
 )
 from smtpproxy.clock import now
+from smtpproxy.config import read_rulebook
+from smtpproxy.core.evaluation import Change, replay, words
 from smtpproxy.events import picked
 from smtpproxy.evidence.gather import report_object
 from smtpproxy.policy.model import Rulebook
+from smtpproxy.policy.rulebooks import RulebookError
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit import verify as journal_verify
@@ -40,9 +43,6 @@ from smtpproxy.sinks.audit.anchors import AnchorRow
 from smtpproxy.sinks.audit.chain import Finding, Report
 from smtpproxy.sinks.audit.reader import Record, read
 from smtpproxy.terminal import counted
-
-if TYPE_CHECKING:
-    from smtpproxy.core.evaluation import Change
 
 _SHOWN = 100
 
@@ -210,9 +210,7 @@ class _Totals:
         self._decisions = self._recipients = self._erased = self._differing = 0
         self._counts: Counter[tuple[str, str, str]] = Counter()
 
-    def add(self, record: Record, rulebook: Rulebook) -> Iterator["Change"]:
-        from smtpproxy.core.evaluation import replay, words
-
+    def add(self, record: Record, rulebook: Rulebook) -> Iterator[Change]:
         result = replay(record.decided, rulebook)
         self._decisions += 1
         self._recipients += result.judged
@@ -259,9 +257,6 @@ class _Totals:
 
 
 def _rulebook(settings: Settings, reference: str) -> Rulebook:
-    from smtpproxy.config import read_rulebook
-    from smtpproxy.policy.rulebooks import RulebookError
-
     if reference in settings.rulebooks:
         return settings.rulebooks[reference]
     path = Path(reference)
@@ -271,9 +266,7 @@ def _rulebook(settings: Settings, reference: str) -> Rulebook:
         fail("; ".join(error.faults), 2)
 
 
-def _as_object(record: Record, change: "Change") -> dict[str, Any]:
-    from smtpproxy.core.evaluation import words
-
+def _as_object(record: Record, change: Change) -> dict[str, Any]:
     decided, recipient = record.decided, change.recipient
     return {
         "id": decided.id,
@@ -286,9 +279,7 @@ def _as_object(record: Record, change: "Change") -> dict[str, Any]:
     }
 
 
-def _line(record: Record, change: "Change") -> str:
-    from smtpproxy.core.evaluation import words
-
+def _line(record: Record, change: Change) -> str:
     decided, recipient = record.decided, change.recipient
     whom = recipient.address if recipient else "(the message)"
     return (

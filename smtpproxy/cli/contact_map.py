@@ -23,6 +23,7 @@ from smtpproxy.cli.options import (
 from smtpproxy.cli.printer import Part, Result, progress
 from smtpproxy.cli.stores import Constant, contact_constants, warn
 from smtpproxy.clock import now
+from smtpproxy.events import picked
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.guess import is_about_refusals, propose
 from smtpproxy.store.exchange.layouts import Kind, layouts, without_consents
@@ -210,15 +211,9 @@ def _answers(settings: Settings, look: TableLook, options: MapOptions) -> Answer
     return Answers(
         {column_key(name): field for name, field in options.column},
         {column_key(name): purpose for name, purpose in options.consent},
-        options.given_at,
-        options.withdrawn_at,
-        options.true,
-        options.false,
-        options.nothing,
-        options.no,
-        options.time_format,
-        options.time_zone,
-        contact_constants(settings, options.constants),
+        **picked(options, "given_at", "withdrawn_at", "true", "false", "nothing", "no"),
+        **picked(options, "time_format", "time_zone"),
+        constants=contact_constants(settings, options.constants),
     )
 
 

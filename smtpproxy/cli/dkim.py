@@ -15,7 +15,7 @@ from smtpproxy.cli import fail, failing
 from smtpproxy.cli.options import ExistingFile, MessageFile, argument, command, option, several
 from smtpproxy.cli.printer import Aside, Part, Result
 from smtpproxy.core.perform import UNSUBSCRIBE
-from smtpproxy.mail.dkim import NAME, signed_names
+from smtpproxy.mail.dkim import NAME, signed_names, zone_line
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.policy.model import SignatureState
 from smtpproxy.relay.content import Body
@@ -65,7 +65,7 @@ def keygen(
     """Make a key in a new FILE (mode 0600), and print its DNS record."""
     from smtpproxy.relay.dkim_signing import new_key
 
-    domain, selector = _names(domain, selector)
+    made = _checked_settings(domain, selector, file)
     pem, key = new_key(kind, int(bits))
     try:
         create_secret(file, pem.decode("ascii"), _state_dir(config))
@@ -75,15 +75,15 @@ def keygen(
         fail(f"{file} cannot be written: {error.strerror}")
     text = [
         f"{file}: a new {kind} key. Publish:",
-        _zone_line(domain, selector, key),
+        zone_line(made.record_name, key.record),
         "",
         "and sign with it:",
         "[[dkim]]",
-        f'domain = "{domain}"',
-        f'selector = "{selector}"',
+        f'domain = "{made.domain}"',
+        f'selector = "{made.selector}"',
         f'key = "{file.resolve()}"',
     ]
-    return Result(_as_object(file, domain, selector, key), text)
+    return Result(_as_object(made, key), text)
 
 
 def _state_dir(config: Path) -> Path | None:
@@ -118,13 +118,13 @@ def record(
             raise click.UsageError(
                 "FILE needs --domain and --selector: a key file does not hold them"
             )
-        chosen = [DkimSettings(*_names(domain, selector), file)]
+        chosen = [_checked_settings(domain, selector, file)]
     if not chosen:
         fail("no such key: the configuration has no [[dkim]] for it")
     keys = [(each, _key(each.key)) for each in chosen]
     return Result(
-        [_as_object(each.key, each.domain, each.selector, key) for each, key in keys],
-        (_zone_line(each.domain, each.selector, key) for each, key in keys),
+        [_as_object(each, key) for each, key in keys],
+        (zone_line(each.record_name, key.record) for each, key in keys),
     )
 
 
@@ -172,9 +172,9 @@ def _dkimpy_verdict(found: "_Checked") -> str:
     return f"; dkimpy{'' if agrees else ' disagrees'}: {found.dkimpy}"
 
 
-def _names(domain: str, selector: str) -> tuple[str, str]:
+def _checked_settings(domain: str, selector: str, file: Path) -> DkimSettings:
     try:
-        return read_domain(domain), read_selector(selector)
+        return DkimSettings(read_domain(domain), read_selector(selector), file)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
 
@@ -186,24 +186,14 @@ def _key(path: Path) -> "SigningKey":
         return read_key(path)
 
 
-def _name(domain: str, selector: str) -> str:
-    return f"{selector}._domainkey.{domain}"
-
-
-def _zone_line(domain: str, selector: str, key: "SigningKey") -> str:
-    from smtpproxy.mail.dkim import zone_line
-
-    return zone_line(_name(domain, selector), key.record)
-
-
-def _as_object(file: Path, domain: str, selector: str, key: "SigningKey") -> dict[str, object]:
+def _as_object(of: DkimSettings, key: "SigningKey") -> dict[str, object]:
     return {
-        "file": file,
-        "domain": domain,
-        "selector": selector,
+        "file": of.key,
+        "domain": of.domain,
+        "selector": of.selector,
         "type": key.record.key_type,
         "bits": key.bits,
-        "name": _name(domain, selector),
+        "name": of.record_name,
         "record": str(key.record),
     }
 
@@ -269,7 +259,7 @@ async def _check(
         for index, (each, field) in enumerate(zip(found, fields, strict=False)):
             verdict, record = None, None
             if each.domain:
-                record = await record_of(ask, _name(each.domain, each.selector))
+                record = await record_of(ask, f"{each.selector}._domainkey.{each.domain}")
             if record is not None:
                 verdict = await dkimpy.verdict(message, index, each.domain, record)
             covers = set(UNSUBSCRIBE) <= signed_names(field)

@@ -156,15 +156,8 @@ def _prepared(
         place = earlier.place
         aside.go_on(place.rejected, place.aside)
         done = Progress(
-            lines=place.lines,
-            added=earlier.added,
-            changed=earlier.changed,
-            unchanged=earlier.unchanged,
-            older=earlier.older,
-            erased=earlier.erased,
-            rejected=place.rejected,
-            passed=place.passed,
-            refusals=place.refusals,
+            **picked(place, "lines", "rejected", "passed", "refusals"),
+            **picked(earlier, "added", "changed", "unchanged", "older", "erased"),
         )
     return Import(
         file, contents, aside, lambda now: show(now.octets, now.lines), progress=done, place=place
@@ -323,8 +316,7 @@ def _compare(
         "dry_run": True,
         "lines": done.lines,
         **{str(kind): count for kind, count in done.counts.items()},
-        "refusals": done.refusals,
-        "passed": done.passed,
+        **picked(done, "refusals", "passed"),
         "samples": [_sample(one, with_address=with_address) for one in done.samples],
         "seconds": round(time.monotonic() - start, 3),
         "outlook": outlook_object(outlook.findings(), file_format),

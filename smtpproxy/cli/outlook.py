@@ -98,8 +98,7 @@ def outlook_object(found: Findings, file_format: Format) -> dict[str, object]:
             {
                 "stream": one.stream.name,
                 "class": one.stream.class_name,
-                "brand": one.stream.brand,
-                "mode": one.stream.mode,
+                **picked(one.stream, "brand", "mode"),
                 "allowed": one.allowed,
                 "by_basis": one.bases,
                 "by_reason": one.reasons,

@@ -9,6 +9,7 @@ from smtpproxy.cli.options import YES, Moment, ask_first, command, flag, option
 from smtpproxy.cli.printer import Column, Part, Result, Table, print_text
 from smtpproxy.cli.stores import using_store
 from smtpproxy.clock import now
+from smtpproxy.events import picked
 from smtpproxy.policy.periods import Period
 from smtpproxy.purge_runs import ClockDoubtful, check_clock
 from smtpproxy.retention import Purged
@@ -75,9 +76,7 @@ def purge(
 
 def _data(purged: Purged) -> Mapping[str, object]:
     return {
-        "at": purged.at,
-        "dry_run": purged.dry_run,
-        "removed": purged.removed,
+        **picked(purged, "at", "dry_run", "removed"),
         "orders_kept": purged.orders,
         "contacts_objected": purged.objected,
         "notes_forgotten": purged.notes,

@@ -23,7 +23,7 @@ from smtpproxy.cli.options import (
 from smtpproxy.cli.outputs import written_to
 from smtpproxy.cli.printer import Aside, Column, Fields, Part, Result, Styled, Table
 from smtpproxy.clock import now
-from smtpproxy.locale import REFERENCE, texts
+from smtpproxy.locale import REFERENCE, Phrase, say, texts
 from smtpproxy.policy.model import Mode
 from smtpproxy.report import BY, Report, Selection, count, fix, html, in_words, mostly, outcomes
 from smtpproxy.report.counts import Counts
@@ -205,8 +205,6 @@ def judged(name: str, judgement: Judgement, *, advise: bool = True) -> Iterator[
 
 
 def _say(key: str, count: int | None = None) -> str:
-    from smtpproxy.locale import Phrase, say
-
     return say(Phrase(f"report.{key}", {} if count is None else {"count": count}), REFERENCE)
 
 

@@ -116,10 +116,6 @@ class PublishedKey(Struct, frozen=True):
     failure: str = ""  # of the DNS
     dkimpy: Verdict | None = None  # on a message signed with the key; None: not asked
 
-    @property
-    def name(self) -> str:
-        return f"{self.settings.selector}._domainkey.{self.settings.domain}"
-
 
 async def published(lookup: Lookup, settings: DkimSettings) -> PublishedKey:
     """Read the key file, and ask the DNS for its public half."""
@@ -128,7 +124,7 @@ async def published(lookup: Lookup, settings: DkimSettings) -> PublishedKey:
     except KeyFault as error:
         found = PublishedKey(settings, None, str(error))
     try:
-        return replace(found, texts=(await lookup(found.name, "TXT")).texts)
+        return replace(found, texts=(await lookup(settings.record_name, "TXT")).texts)
     except DnsFailure as error:
         return replace(found, failure=str(error))
 
@@ -155,7 +151,7 @@ def judge_dkim(domain: str, keys: Sequence[PublishedKey]) -> list[Finding]:
 
 
 def _judge_key(found: PublishedKey) -> tuple[Status, str, str]:
-    name, key = found.name, found.key
+    name, key = found.settings.record_name, found.key
     if key is None:
         return Status.FAIL, found.fault, "put the key back, or name another in [[dkim]]"
     if found.failure:

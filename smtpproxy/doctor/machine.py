@@ -177,7 +177,7 @@ def keys(settings: Settings, now: datetime) -> list[Finding]:
 
 def key_files(settings: Settings) -> Iterator[KeyFile]:
     for dkim in settings.dkim:
-        name = f"DKIM {dkim.selector}._domainkey.{dkim.domain}"
+        name = f"DKIM {dkim.record_name}"
         yield KeyFile(name, dkim.key, _OLD_DKIM, f"replace it {_MOST_DKIM}", dkim.since)
     state = settings.server.state_dir
     rekey = "if others may have read it, replace it with smtpproxy suppress rekey"

@@ -200,6 +200,11 @@ class DkimSettings:
     since: Annotated[Moment | None, Key("from")] = None  # UTC; signs from then on
     subdomains: bool = False  # for subdomains too
 
+    @property
+    def record_name(self) -> str:
+        """Where the DNS has its record."""
+        return f"{self.selector}._domainkey.{self.domain}"
+
     def signs(self, domain: str) -> bool:
         """Whether it signs mail whose From is in a domain, on some stream."""
         return domain == self.domain or (self.subdomains and domain.endswith(f".{self.domain}"))
