@@ -4,7 +4,7 @@ import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from functools import lru_cache
 
-_NUL, _LF = 0, 10  # as numbers, which `in` tries first
+_NUL, _TAB, _LF = 0, 9, 10  # as numbers, which `in` tries first
 _EMPTY_LINE = re.compile(rb"\n\r?\n")
 _NAME = rb"(?!--)[!-9;-~]{1,100}"  # Sendmail takes a line with any other for the body's first
 _ANY_NAME = re.compile(rb"[!-9;-~]++[ \t]*+:")
@@ -22,7 +22,7 @@ class HeaderBlock:
     block, whatever is in it.
     """
 
-    __slots__ = ("_all_fields", "_head", "by_name", "raw", "repeats")
+    __slots__ = ("_all_fields", "_head", "_only_crlf", "by_name", "raw", "repeats")
 
     by_name: Mapping[bytes, tuple[bytes, ...]]
     """The text after the colon in every field, line ends included, by lower-case name."""
@@ -32,10 +32,12 @@ class HeaderBlock:
     def __init__(self, raw: bytes) -> None:
         """`raw`: everything up to and including the empty line (which may be absent)."""
         self.raw = raw
-        empty = _EMPTY_LINE.search(raw)
+        self._only_crlf = raw.replace(b"\r", b"").replace(b"\n", b"\r\n") == raw
         if raw.startswith((b"\r\n", b"\n")):
             raw = b""
-        elif empty is not None:
+        elif self._only_crlf:
+            raw = raw[: raw.find(b"\n\r\n") + 1 or None]
+        elif empty := _EMPTY_LINE.search(raw):
             raw = raw[: empty.start() + 1]
         self._head = raw
         fields = _FIELD.findall(raw) if raw else ()
@@ -89,14 +91,9 @@ class HeaderBlock:
     def defect(self) -> str | None:
         """The first thing that cannot be read: a NUL, a line that is not a field …; or None."""
         head = self._head
-        ends = head.count(b"\r\n")
-        if (
-            self._all_fields
-            and head.count(b"\r") + head.count(b"\n") == 2 * ends
-            and _NUL not in head
-        ):
+        if self._all_fields and self._only_crlf and _NUL not in head:
             return None
-        head = b"\n" + head
+        ends, head = head.count(b"\r\n"), b"\n" + head
         if _NUL in head:
             return f"a NUL in line {head.count(10, 0, head.index(0))}"
         if head.count(b"\r") != ends:
@@ -123,8 +120,8 @@ class HeaderBlock:
     def spaced_colon(self) -> str | None:
         """Which field has white space before its colon, where some programs end the header."""
         head = self._head
-        if head.find(b" :") < 0 and head.find(b"\t:") < 0:  # `in` would try them as numbers first
-            return None
+        if head.find(b" :") < 0 and (_TAB not in head or head.find(b"\t:") < 0):
+            return None  # `in` would try these pairs as numbers first
         found = _SPACED_COLON.search(head)
         if found is None:
             return None

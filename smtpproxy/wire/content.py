@@ -253,6 +253,8 @@ class HeaderCounter(Struct):
         if over > 0:
             self.problem = ContentProblem.HEADER_TOO_LARGE
             end = max(end - over, begun)  # fields after that do not count
+        if self.ended and self._size <= 2 * self.limits.fields:
+            return  # even empty lines would not be too many
         lines = piece.count(b"\r\n", 0, end) - piece.endswith(b"\r\n", 0, end)
         continued = piece.count(b"\r\n ", 0, end) + piece.count(b"\r\n\t", 0, end)
         self._fields += lines - continued
