@@ -14,7 +14,6 @@ import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
 from urllib.parse import unquote
 
 from smtpproxy.mail.address import (
@@ -79,7 +78,6 @@ def addresses(value: bytes, folds: int = 0) -> tuple[str, ...]:
         raise MailboxError(str(error)) from None
 
 
-@lru_cache(maxsize=256)  # the messages of a campaign share it
 def _sole(value: bytes) -> tuple[str] | None:
     """The canonical address of a value that is one plain mailbox. Raises AddressError."""
     plain = _PLAIN.fullmatch(value)

@@ -1,6 +1,7 @@
 """Reads from the raw header block what the message rules and the record need."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -127,7 +128,8 @@ def _statement(found: Mapping[bytes, Sequence[bytes]], name: str) -> str | None:
     return None if text is None else text.strip() or None
 
 
-def _from_domains(values: Sequence[bytes]) -> tuple[str, ...]:
+@lru_cache(maxsize=64)  # the messages of a campaign share it
+def _from_domains(values: tuple[bytes, ...]) -> tuple[str, ...]:
     if len(values) != 1:
         raise MailboxError(
             "there is no From field" if not values else f"there are {len(values)} From fields"

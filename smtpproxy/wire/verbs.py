@@ -7,6 +7,7 @@ verb, and returns a command for the caller, or `Answered` if there is nothing to
 """
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from msgspec import Struct
@@ -108,15 +109,18 @@ def _mail(session: SessionState, argument: str) -> Command | Answered | Broken:
         return _REFUSED_IN_ALL
     if session.barred is not None:
         return Answered(session.barred, error=True)
-    plain = SIMPLE_MAIL.fullmatch(argument)
-    if plain is not None:
-        return Mail(plain[1])
-    return parse_mail(
+    return _plain_mail(argument) or parse_mail(
         argument,
         extended=session.extended,
         size_limit=session.terms.size_limit,
         offered=session.keywords,
     )
+
+
+@lru_cache(maxsize=256)  # the messages of a campaign share it
+def _plain_mail(argument: str) -> Mail | None:
+    plain = SIMPLE_MAIL.fullmatch(argument)
+    return None if plain is None else Mail(plain[1])
 
 
 def _data(session: SessionState, argument: str) -> Command | Answered:

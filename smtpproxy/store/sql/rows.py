@@ -140,12 +140,13 @@ def contact(row: Row, acts: tuple[ConsentAct, ...]) -> Contact:
         details,
     ) = row
     more = _read_contact_details(details) if details else _NO_CONTACT_DETAILS
+    collected = None if collected_at is None else _EPOCH + _MICROSECOND * collected_at
     return Contact(
         address,
         _AUDIENCES[audience],
         _SOURCES[source],
-        None if collected_at is None else _EPOCH + _MICROSECOND * collected_at,
-        None if informed_at is None else _EPOCH + _MICROSECOND * informed_at,
+        collected,
+        collected if informed_at == collected_at else optional_moment(informed_at),
         None if optout_offered is None else bool(optout_offered),
         None if last_activity_at is None else _EPOCH + _MICROSECOND * last_activity_at,
         _read_set(occupations) if occupations else _NOTHING,
