@@ -105,7 +105,7 @@ def _reads_text(stream: Stream, headers: HeaderBlock) -> bool:
 def _looks_for_pixels(stream: Stream, headers: HeaderBlock) -> bool:
     if not stream.looks_for_pixels:
         return False
-    types = b"".join(headers.raw_values("Content-Type")).lower()
+    types = b"".join(headers.by_name.get(b"content-type", ())).lower()
     return types.find(b"html") >= 0 or types.find(b"multipart") >= 0
 
 

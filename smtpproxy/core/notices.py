@@ -111,11 +111,7 @@ class Notices:
 
         RFC 3461 5.2.2. Raises as `refused` does.
         """
-        asked = [
-            (rcpt.forward_path, rcpt.orcpt)
-            for rcpt in accepted
-            if rcpt.notify is not None and "SUCCESS" in rcpt.notify.upper()
-        ]
+        asked = [(rcpt.forward_path, rcpt.orcpt) for rcpt in accepted if wants_success(rcpt)]
         if asked and self._reverse_path:
             envelope = self._envelope()
             yield from self._send(envelope, relayed_notice(envelope, asked, header))
@@ -239,6 +235,11 @@ class Notices:
         )
         self._services.note_outcome(relayed)
         self._services.emit(relayed)
+
+
+def wants_success(rcpt: Rcpt) -> bool:
+    """Whether the sender asked to be told of the delivery (RFC 3461 4.1)."""
+    return rcpt.notify is not None and "SUCCESS" in rcpt.notify.upper()
 
 
 def wants_no_notice(rcpt: Rcpt) -> bool:

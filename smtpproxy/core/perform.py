@@ -47,7 +47,8 @@ class Run(Pending[T]):
         ticks: Callable[[], float] = perf_counter,
     ) -> None:
         """The seconds that effects take are added to `spent` under their stage."""
-        super().__init__()
+        self.done = False  # not by `super`, as in Exchange
+        self.value = self.error = self._callback = self._source = None
         self._context = steps, handlers, spent, ticks
         self._awaited: Pending[Any] | None = None
         self._stage: Stage = "policy"  # of the effect that it waits for

@@ -10,7 +10,7 @@ from smtpproxy.core.copying import CopyingTransaction
 from smtpproxy.core.delivering import FAILURES
 from smtpproxy.core.edits import edited, identifying_fields
 from smtpproxy.core.effects import AskUpstream, BeginData, SendContent, Steps, Upstream
-from smtpproxy.core.notices import NoticeRefused, wants_no_notice
+from smtpproxy.core.notices import NoticeRefused, wants_no_notice, wants_success
 from smtpproxy.core.recording import Mixed, Outcome, Recipient
 from smtpproxy.core.services import Services, StreamChoice
 from smtpproxy.core.transaction import CHANGES_TOO_FAST, MAX_RECHECKS
@@ -128,7 +128,7 @@ class RelayTransaction(CopyingTransaction):
 
     def _judge_and_relay(self, content: Content) -> Steps[list[Reply]]:
         headers = HeaderBlock(unstuffed(content.header()))
-        if headers.count("Received") >= RECEIVED_LIMIT:
+        if len(headers.by_name.get(b"received", ())) >= RECEIVED_LIMIT:
             self.abort()
             return [_LOOP]
         if self._mixed == "split" and any(
@@ -311,8 +311,11 @@ class RelayTransaction(CopyingTransaction):
 
     def _tell_relayed(self, header: bytes) -> Steps[None]:
         """Send the notice of success; a failure is only logged, since the mail is accepted."""
+        accepted = self._upstream.accepted
+        if not any(map(wants_success, accepted)):
+            return
         try:
-            yield from self._notices.relayed(self._upstream.accepted, header)
+            yield from self._notices.relayed(accepted, header)
         except NoticeRefused:
             pass  # on record
         except FAILURES as error:

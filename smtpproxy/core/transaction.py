@@ -77,9 +77,10 @@ class Transaction(CountedTransaction):
         early = early and self._choice.refuses_at_rcpt
         try:
             verdicts = yield from self._read_and_judge(addresses, provisional=True)
-            if early and not all(map(_is_allowed, verdicts)):
-                verdicts = yield from self._without_retried(people, verdicts)
             if not early or all(map(_is_allowed, verdicts)):
+                return people, replies
+            verdicts = yield from self._without_retried(people, verdicts)
+            if all(map(_is_allowed, verdicts)):
                 return people, replies
             judged = list(zip(people, verdicts, strict=True))
             yield from self._record_refused([each for each in judged if not _is_allowed(each[1])])

@@ -39,7 +39,8 @@ class ReplyReader:
         Raises ReplyError on what is not a reply; the connection is then unusable.
         """
         data = self.line + data
-        *lines, self.line = data.split(b"\n")
+        lines = data.split(b"\n")
+        self.line = lines.pop()
         if len(data) > LINE_LIMIT and max(map(len, (*lines, self.line))) > LINE_LIMIT:
             raise ReplyError("reply line too long")
         if not self.texts:

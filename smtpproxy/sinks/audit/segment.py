@@ -50,7 +50,7 @@ class SegmentWriter:
     def __post_init__(self) -> None:
         self.name = ""
         self.file: int | None = None
-        self._path = ""
+        self._path = b""
         self._inode = 0
         self.latest: datetime | None = None
         self._lock: SlotLock | None = None
@@ -150,7 +150,7 @@ class SegmentWriter:
             self._lock = self._take_slot()
         self.name = new_name(self.new_id(), self._lock.slot, self.name)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._path = str(self.folder / self.name)
+        self._path = os.fsencode(self.folder / self.name)
         file = os.open(self._path, flags, 0o600)
         self._inode = os.fstat(file).st_ino
         self._size = 0

@@ -216,15 +216,12 @@ class SqliteReader:
 
     def version(self) -> Pending[object]:
         try:
-            return Pending(self._version(), done=True)
+            return Pending(self._checked().version(), done=True)
         except Exception as error:
-            return self._once_more(self._version, error)
+            return self._once_more(lambda: self._checked().version(), error)
 
     def tally(self) -> Pending[dict[tuple[str, str], int]]:
         return self._ask(lambda: self._checked().tally())
-
-    def _version(self) -> object:
-        return self._checked().version()
 
     async def _many_read(self, lookups: Lookups) -> tuple[Facts, object]:
         version = await self.version()

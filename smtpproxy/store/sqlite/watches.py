@@ -17,7 +17,7 @@ class FileWatch:
 
     def __init__(self, path: Path) -> None:
         found = path.stat()
-        self._path = str(path)
+        self._path = os.fsencode(path)
         self._inode = found.st_ino
         self._size = found.st_size
 
@@ -47,7 +47,7 @@ class LogWatch:
     def __init__(self, path: Path) -> None:
         """Raises FileNotFoundError if there is no log, as the database was never read."""
         self._name = path.name
-        self._log, self._index = f"{path}-wal", f"{path}-shm"
+        self._log, self._index = os.fsencode(f"{path}-wal"), os.fsencode(f"{path}-shm")
         self._inodes = self._found()
         self._map = _index(self._index)
 
@@ -80,7 +80,7 @@ _INDEX_HEADER = 48
 _indexes: dict[tuple[int, int], tuple[int, mmap.mmap]] = {}
 
 
-def _index(path: str) -> mmap.mmap:
+def _index(path: bytes) -> mmap.mmap:
     """Return the header of an index in shared memory, which stays open as long as the file exists.
 
     Closing any descriptor of a file releases all locks of the process on it (fcntl(2)), including
