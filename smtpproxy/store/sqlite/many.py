@@ -45,18 +45,18 @@ class ManyReader:
         orders: dict[int, list[Suppression]] = defaultdict(list)
         people: dict[int, str] = {}
         acts: dict[int, list[ConsentAct]] = defaultdict(list)
-        for place, kind, *found in self._execute(asked, values).fetchall():
+        for place, kind, found, act in self._execute(asked, values).fetchall():
             if kind is None:
-                people[place] = found[0]
-                if found[1] is not None:
-                    acts[place].append(rows.act(_values(found[1])))
+                people[place] = found
+                if act is not None:
+                    acts[place].append(rows.act(_values(act)))
             elif isinstance(kind, bytes):
                 domain, places = over[place]
-                order = rows.suppression(*found, widened=False, domain=domain)
+                order = rows.suppression(*_values(found), widened=False, domain=domain)
                 for each in places:
                     orders[each].append(order)
             else:
-                orders[place].append(rows.suppression(*found, widened=not kind))
+                orders[place].append(rows.suppression(*_values(found), widened=not kind))
         return {
             addresses[place]: RecipientFacts(
                 oldest_first(orders[place]) if place in orders else (),

@@ -150,21 +150,19 @@ class _Link:
         person: str | None = None
         snapshot_at: datetime | None = None
         newest_snapshot_at: datetime | None = None
-        for row in found:
-            kind = row[0]
+        for kind, data, act in found:
             if kind is None:
-                person = row[1]
-                if row[2] is not None:
-                    acts.append(rows.act(_values(row[2])))
+                person = data
+                if act is not None:
+                    acts.append(rows.act(_values(act)))
             elif kind == _AGE:
-                snapshot_at = rows.optional_moment(row[3])
-                newest_snapshot_at = rows.optional_moment(row[4])
+                snapshot_at, newest_snapshot_at = map(rows.optional_moment, _values(data))
             elif isinstance(kind, bytes):
                 width = 2 + self._domains(len(keys))
                 domain = domains_over(name)[keys.index(kind) % width - 2]
-                suppressions.append(rows.suppression(*row[1:5], widened=False, domain=domain))
+                suppressions.append(rows.suppression(*_values(data), widened=False, domain=domain))
             else:
-                suppressions.append(rows.suppression(*row[1:5], widened=not kind))
+                suppressions.append(rows.suppression(*_values(data), widened=not kind))
         return RecipientFacts(
             oldest_first(suppressions) if suppressions else (),
             rows.contact(_values(person), ordered_acts(tuple(acts))) if person else None,

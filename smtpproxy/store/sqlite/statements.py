@@ -14,22 +14,23 @@ _APART = 6
 # whole domains that it is under; the wide key that matched identifies the domain. With many
 # addresses {asked} lists them, and {place} is the place of each in the list.
 _OF_ADDRESS = """
-SELECT {place}exact_key = {exact}, scope, {columns} FROM {asked}{table}
+SELECT {place}exact_key = {exact}, json_array(scope, {columns}), NULL FROM {asked}{table}
 WHERE {condition}wide_key = {wide} AND (exact_key = {exact} OR origin IN ({origins}))
 """
 _OF_DOMAIN = """
-SELECT {place}wide_key, scope, {columns} FROM {asked}{table} WHERE {condition}{over}
+SELECT {place}wide_key, json_array(scope, {columns}), NULL FROM {asked}{table}
+WHERE {condition}{over}
 """
 _SNAPSHOT_AGE = """
-SELECT 2, NULL, NULL, CASE count(*) WHEN {count} THEN min(taken_at) END,
-    nullif(max(taken_at), min(taken_at))
+SELECT 2, json_array(CASE count(*) WHEN {count} THEN min(taken_at) END,
+    nullif(max(taken_at), min(taken_at))), NULL
 FROM partner_snapshot WHERE (partner, key) IN (VALUES {wanted})
 """
 # For sqlite3 a column, even if NULL, costs more than a value of a JSON array.
 _CONTACT_COLUMNS = f"contact.{CONTACT_COLUMNS}"  # the first is `id`, which json_each has too
 _CONTACT = f"""
 SELECT {{place}}NULL, json_array({_CONTACT_COLUMNS}),
-    CASE WHEN at IS NOT NULL THEN json_array({ACT_COLUMNS}) END, NULL, NULL
+    CASE WHEN at IS NOT NULL THEN json_array({ACT_COLUMNS}) END
 FROM {{asked}}contact LEFT JOIN consent_act ON consent_act.contact = contact.id
 WHERE address = {{address}}
 """
@@ -49,8 +50,8 @@ def statements(
     """Return the statements for these live keys, and an address under that many whole `domains`.
 
     One statement is one snapshot and takes the read lock once. The first column is NULL for the
-    contact, with one of its acts in each row, as JSON; 2 for the age of the partners' snapshots;
-    and the wide key for a whole domain.
+    contact, with one of its acts in the last column of each row; 2 for the age of the partners'
+    snapshots; and the wide key for a whole domain. The others are arrays in JSON.
     """
     width = 2 + domains
     sources = _sources(versions, partners)
