@@ -238,24 +238,25 @@ class RecordedTransaction:
                 against.add(verdict.reason)
         if message is not None and message.action is not _ALLOW:
             against.add(message.reason)
-        return Decided(
-            id=self.id,
-            at=self._services.now(),
-            stage=stage,
-            client=self.client,
-            reverse_path=self.reverse_path,
-            decision=decision,
-            recipients=tuple(judged),
-            facts=facts,
-            features=features,
-            observed=observed,
-            undecided=_TEMPORARY_FAILURE in against,
-            message_id=identity.message_id,
-            subject=identity.subject,
-            header_from=identity.header_from,
-            size=self._size,
-            relayed=relayed,
-            help_url=self._services.help_url if against else "",
+        return Decided(  # so many names would take as long as all the rest of this
+            self.id,
+            self._services.now(),
+            stage,
+            self.client,
+            self.reverse_path,
+            decision,
+            tuple(judged),
+            facts,
+            features,
+            observed,
+            _TEMPORARY_FAILURE in against,
+            identity.message_id,
+            identity.subject,
+            identity.header_from,
+            self._size,
+            relayed,
+            None,
+            self._services.help_url if against else "",
         )
 
     def _record(self, decided: Decided) -> Steps[None]:
