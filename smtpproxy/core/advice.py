@@ -339,6 +339,7 @@ class DelegatedTransaction(Transaction):
         passes = self._observed or all(verdict.action is Action.ALLOW for verdict in verdicts)
         decided = self._decision(
             "rcpt",
+            self._services.now(),
             Decision(stream, stream.rulebook, verdicts, message),
             people,
             {r.canonical: facts[r.canonical] for r in people if r.canonical in facts},

@@ -4,7 +4,7 @@ events for the sinks, and how long it took."""
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from operator import attrgetter
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, final
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -75,6 +75,7 @@ class Recipient(Struct, frozen=True):
 Refused = tuple[Recipient, Verdict]
 
 
+@final
 class Outcome(Struct, frozen=True):
     """A decided message. `refused` are the recipients not allowed, in observe mode too."""
 
@@ -221,6 +222,7 @@ class RecordedTransaction:
     def _decision(
         self,
         stage: Literal["rcpt", "data"],
+        at: datetime,
         decision: Decision,
         people: Sequence[Recipient],
         facts: Facts,
@@ -240,7 +242,7 @@ class RecordedTransaction:
             against.add(message.reason)
         return Decided(  # so many names would take as long as all the rest of this
             self.id,
-            self._services.now(),
+            at,
             stage,
             self.client,
             self.reverse_path,

@@ -6,6 +6,7 @@ core/advice.py add what differs.
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -128,7 +129,7 @@ class Transaction(CountedTransaction):
         decision = Decision(stream, stream.rulebook, tuple([verdict for _, verdict in refused]))
         people = [recipient for recipient, _ in refused]
         about = {recipient.canonical: facts[recipient.canonical] for recipient in people}
-        decided = self._decision("rcpt", decision, people, about)
+        decided = self._decision("rcpt", self._services.now(), decision, people, about)
         yield from self._record(decided)
 
     # the end of the message
@@ -150,7 +151,8 @@ class Transaction(CountedTransaction):
         if isinstance(stream, Verdict):  # on no stream, so nobody can be allowed either
             self._features, self._stream = features, None
             verdicts = (stream,) * len(addresses)
-            return self._outcome(Decision(default, default.rulebook, verdicts, stream))
+            decision = Decision(default, default.rulebook, verdicts, stream)
+            return self._outcome(decision, services.now())
         features = yield from with_content(
             services, stream, features, message, self.reverse_path, addresses
         )
@@ -178,13 +180,13 @@ class Transaction(CountedTransaction):
         if may_pass and stream.trial is not None:
             self._features = yield from self._try_campaign(stream, addresses, judged, features)
             judged = evaluation.judge_anew(stream, addresses, self._features, now)
-        outcome = self._outcome(Decision(stream, stream.rulebook, judged, verdict))
+        outcome = self._outcome(Decision(stream, stream.rulebook, judged, verdict), now)
         if self._counted:
             yield from self._release_refused(outcome)
         return outcome
 
-    def _outcome(self, decision: Decision) -> Outcome:
-        """What follows from the verdicts: whether the message passes, and for whom not."""
+    def _outcome(self, decision: Decision, at: datetime) -> Outcome:
+        """What follows from verdicts of that moment: whether it passes, and for whom not."""
         refused: tuple[Refused, ...] = ()
         if not all(map(_is_allowed, decision.recipients)):
             judged = zip(self.recipients_accepted, decision.recipients, strict=True)
@@ -195,13 +197,14 @@ class Transaction(CountedTransaction):
         )
         if not passes and allowed:
             decision = replace(decision, message=refused_as_a_whole(refused))
-        return Outcome(self._decided(decision, passes), refused, passes, self._services.help_url)
+        decided = self._decided(decision, at, passes)
+        return Outcome(decided, refused, passes, self._services.help_url)
 
     def _refused(self, outcome: Outcome, message: Verdict) -> Outcome:
         """Refuse the message itself after all, unless it is only observed."""
         decision = replace(outcome.decided.decision, message=message)
-        passes = outcome.decided.observed
-        return replace(outcome, decided=self._decided(decision, passes), passes=passes)
+        passes, at = outcome.decided.observed, self._services.now()
+        return replace(outcome, decided=self._decided(decision, at, passes), passes=passes)
 
     def _refused_whole(self, outcome: Outcome) -> Outcome:
         """Refuse the message for everybody, since some cannot be answered separately."""
@@ -216,9 +219,10 @@ class Transaction(CountedTransaction):
             and all(verdict.action is Action.REFUSE for _, verdict in refused)
         )
 
-    def _decided(self, decision: Decision, passes: bool) -> Decided:
+    def _decided(self, decision: Decision, at: datetime, passes: bool) -> Decided:
         return self._decision(
             "data",
+            at,
             decision,
             self.recipients_accepted,
             dict(self._evaluation.facts),  # later ones are not what it was made by
@@ -259,7 +263,7 @@ class Transaction(CountedTransaction):
         message = decision.message
         if message is not None and message.reason is Reason.RECIPIENTS_REFUSED:
             message = judge_message(stream, self._features)
-        changed = self._outcome(replace(decision, recipients=verdicts, message=message))
+        changed = self._outcome(replace(decision, recipients=verdicts, message=message), now)
         facts = {  # a verdict that stays was given by what was known then
             address: outcome.decided.facts.get(address, NO_FACTS)
             for address, verdict in zip(addresses, before, strict=True)

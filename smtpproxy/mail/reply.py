@@ -104,12 +104,13 @@ RECEIVED_LIMIT = 100
 
 def date_time(moment: datetime) -> str:
     """Return an RFC 5322 date-time of a UTC moment."""
-    return _date_time(moment.date(), moment.hour, moment.minute, moment.second)
+    return _date_time(moment.toordinal(), moment.hour, moment.minute, moment.second)
 
 
 @lru_cache(maxsize=4)
-def _date_time(day: date, hour: int, minute: int, second: int) -> str:
+def _date_time(ordinal: int, hour: int, minute: int, second: int) -> str:
     """The date-time of a whole second, cached for a busy relay."""
+    day = date.fromordinal(ordinal)
     return (
         f"{_DAYS[day.weekday()]}, {day.day} {_MONTHS[day.month - 1]} {day.year} "
         f"{hour:02}:{minute:02}:{second:02} +0000"

@@ -78,7 +78,9 @@ def read_identity(headers: HeaderBlock) -> MessageIdentity:
     """Return the first Message-ID, Subject and From, each None if absent."""
     found = headers.by_name
     return MessageIdentity(
-        _text(found.get(_MESSAGE_ID)), _text(found.get(_SUBJECT)), _text(found.get(_FROM))
+        _text(found.get(_MESSAGE_ID)),
+        _shared_text(found.get(_SUBJECT)),
+        _shared_text(found.get(_FROM)),
     )
 
 
@@ -122,7 +124,7 @@ def _first(values: Sequence[bytes]) -> Sequence[bytes]:
     return values
 
 
-def _statement(found: Mapping[bytes, Sequence[bytes]], name: str) -> str | None:
+def _statement(found: Mapping[bytes, tuple[bytes, ...]], name: str) -> str | None:
     """Return the first field of that name; None if it is absent or empty."""
     text = _text(found.get(lowered(name)))
     return None if text is None else text.strip() or None
@@ -142,7 +144,7 @@ def _from_domains(values: tuple[bytes, ...]) -> tuple[str, ...]:
     return tuple([address.rpartition("@")[2] for address in found])
 
 
-def _text(values: Sequence[bytes] | None) -> str | None:
+def _text(values: tuple[bytes, ...] | None) -> str | None:
     if not values:
         return None
     text = unfolded(values[0])[:_MAX_OCTETS].decode("utf-8", "replace")
@@ -152,3 +154,7 @@ def _text(values: Sequence[bytes] | None) -> str | None:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else " " for c in text)
+
+
+_shared_text = lru_cache(maxsize=32)(_text)
+"""The same for what the messages of a campaign share."""

@@ -135,7 +135,7 @@ class ServerConnection(SessionState):
         handler = _HANDLERS.get(type(event))
         if handler is not None:
             return handler(self, event)
-        if isinstance(event, Answered):
+        if type(event) is Answered:  # isinstance takes ten times as long for a Struct
             verb = line[:5].strip().upper()
             if verb == b"RCPT":
                 self.recipient_refused(event.data)
