@@ -6,7 +6,6 @@ mirror them.
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 
 from smtpproxy.mail.reply import Reply
 from smtpproxy.wire.commands import Rcpt
@@ -43,14 +42,17 @@ class ReplyReader:
         self.line = lines.pop()
         if len(data) > LINE_LIMIT and max(map(len, (*lines, self.line))) > LINE_LIMIT:
             raise ReplyError("reply line too long")
-        if not self.texts:
-            replies = list(map(_one_line_reply, lines))
-            if _INCOMPLETE not in replies:
-                return replies
-        return list(filter(None, map(self._line, lines)))
+        replies = []
+        for line in lines:
+            reply = None if self.texts else _known.get(line)
+            if reply is None:
+                reply = self._line(line)
+            if reply is not None:
+                replies.append(reply)
+        return replies
 
     def _line(self, line: bytes) -> Reply | None:
-        """Take a line of a multi-line reply; return the reply if this is its last."""
+        """Take a line; return the reply if this is its last."""
         code, more, text = _parsed(line)
         if self.texts and code != self._code:
             raise ReplyError(f"reply changes its code from {self._code} to {code}")
@@ -61,18 +63,17 @@ class ReplyReader:
                 raise ReplyError("reply has too many lines")
             return None
         texts, self.texts = self.texts, []
-        return _reply(code, texts)
+        reply = _reply(code, texts)
+        if len(texts) == 1:
+            if len(_known) >= _MOST_KNOWN:
+                _known.clear()
+            _known[line] = reply
+        return reply
 
 
-_INCOMPLETE = Reply(0, None, b"")
-"""Stands for a line that does not end its reply."""
-
-
-@lru_cache(maxsize=256)
-def _one_line_reply(line: bytes) -> Reply:
-    """Parse a one-line reply. Cached, because an upstream repeats the same few all day long."""
-    code, more, text = _parsed(line)
-    return _INCOMPLETE if more else _reply(code, [text])
+_known: dict[bytes, Reply] = {}
+"""Replies of one line: an upstream repeats the same few all day long."""
+_MOST_KNOWN = 256
 
 
 def _parsed(line: bytes) -> tuple[int, bool, bytes]:

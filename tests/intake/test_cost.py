@@ -45,9 +45,9 @@ from tests.kit.upstream import FakeUpstream
 from tests.store.conftest import OnPostgresql
 
 MESSAGES = 20
-MOST = 384
+MOST = 366
 """Python functions called, those of the libraries and of generators that go on included."""
-MOST_WITH_POSTGRESQL = 500
+MOST_WITH_POSTGRESQL = 482
 """The same where two questions to PostgreSQL, each in a task, take the place of SQLite's."""
 MOST_SYSTEM_CALLS = 30
 """7 epoll_wait, 7 read, 7 write, 1 writev, 5 stat (the database, its log and index, the audit
