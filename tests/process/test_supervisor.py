@@ -163,10 +163,15 @@ async def test_a_worker_whose_message_could_not_be_handled_does_not_live_on_besi
     assert await supervised(settings, Told(), nursery, replaced) == (0, 0)
 
 
-async def test_a_worker_that_does_not_end_is_killed(
-    settings: Settings, nursery: Nursery, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("drain_timeout", "code"), [(0.2, -signal.SIGKILL), (30.0, 0)])
+async def test_a_worker_that_does_not_end_in_the_drain_time_is_killed(
+    settings: Settings,
+    nursery: Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+    drain_timeout: float,
+    code: int,
 ) -> None:
-    settings = replace(settings, server=replace(settings.server, drain_timeout=0.2))
+    settings = replace(settings, server=replace(settings.server, drain_timeout=drain_timeout))
     monkeypatch.setattr(module, "_GRACE", 0.5)
     begin, workers = nursery.start, []
 
@@ -176,13 +181,18 @@ async def test_a_worker_that_does_not_end_is_killed(
             workers.append(process)
         return process
 
+    def go_on() -> None:
+        if workers[0].returncode is None:
+            os.kill(workers[0].pid, signal.SIGCONT)
+
     async def hang() -> None:
         await greeting(settings)
         os.kill(workers[0].pid, signal.SIGSTOP)
+        asyncio.get_running_loop().call_later(2, go_on)
 
     monkeypatch.setattr(nursery, "start", start)
     assert await supervised(settings, Told(), nursery, hang) == (0, None)
-    assert [worker.returncode for worker in workers] == [-signal.SIGKILL]
+    assert [worker.returncode for worker in workers] == [code]
 
 
 async def test_a_child_that_is_only_slow_to_start_is_waited_for(
@@ -303,6 +313,38 @@ async def test_children_run_no_code_from_the_working_directory(
     code, greeted = await supervised(settings, Told(), nursery, lambda: greeting(settings))
     assert greeted.startswith(b"220 ")
     assert code == 0
+
+
+async def test_a_worker_that_is_being_started_while_its_generation_ends_is_told(
+    settings: Settings, nursery: Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would go on with the settings of before a reload, until it is killed."""
+    begin, starting = nursery.start, asyncio.Event()
+
+    async def slowly(start: Start, *given: Any) -> ChildProcess:
+        starting.set()
+        await asyncio.sleep(0.5)
+        return await begin(start, *given)
+
+    monkeypatch.setattr(nursery, "start", slowly)
+    await asyncio.to_thread(prepare, settings)
+    nursery.open(lambda code: None)
+    sockets = Sockets(settings)
+    generation = module.Generation(
+        settings,
+        sockets.listening,
+        0.0,
+        nursery=nursery,
+        heard=lambda *_: None,
+        ended=lambda *_: None,
+    )
+    generation.start(("worker",))
+    await starting.wait()
+    await generation.end(("worker",))
+    (child,) = generation.workers
+    assert child.process is not None
+    assert child.process.returncode == 0
+    sockets.close()
 
 
 async def test_told_to_end_while_starting_it_ends_and_was_never_ready(
