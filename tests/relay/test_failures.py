@@ -79,6 +79,22 @@ async def test_an_upstream_that_closes(step: Step, reset: bool) -> None:
         assert [message.data for message in upstream.messages] == [CONTENT]
 
 
+async def test_a_connection_that_is_lost_at_each_step_is_replaced_at_each() -> None:
+    lost = At("mail", Close(), nth=1), At("rcpt", Close(), nth=2), At("data", Close(), nth=1)
+    with FakeUpstream(*lost) as upstream:
+        async with pooled(upstream.port) as pool:
+            transaction = UpstreamTransaction(pool, MailParameters(SENDER))
+            for path in (JEANNE, "paul@people.example"):
+                (reply,) = await transaction.recipients([Rcpt(path)])
+                assert reply.code == 250
+            assert await transaction.begin_data() is None
+            final = await transaction.send_content([CONTENT])
+            assert final is not None
+            assert final.code == 250
+        assert upstream.connections == 4
+        assert [len(message.recipients) for message in upstream.messages] == [2]
+
+
 @pytest.mark.parametrize("step", STEPS)
 async def test_an_upstream_that_says_nothing(step: Step) -> None:
     timeouts = {"command_timeout": 0.15, "data_timeout": 0.15}
