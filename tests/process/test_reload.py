@@ -25,7 +25,7 @@ from smtpproxy.cli import main, status
 from tests.kit.dkim import KeyFile
 from tests.kit.messages import marketing, message
 from tests.kit.ports import LOOPBACK, free_port, wait_for
-from tests.kit.processes import Running, run
+from tests.kit.processes import Running, descendants, name, run
 from tests.kit.relay import COMMAND, RelayProcess, listener
 from tests.kit.reports import letter
 from tests.kit.upstream import FakeUpstream
@@ -217,6 +217,33 @@ def test_no_client_is_refused_and_nothing_lost_by_reloads_and_a_new_process(
     successor.terminate()
     assert set(load.replies) == {250}
     assert len(mta.messages) == load.replies[250]
+
+
+def test_one_process_alone_takes_what_comes_back(tmp_path: Path, mta: FakeUpstream) -> None:
+    """Also while the workers of before still drain: two would act on a bounce twice."""
+    mailbox = f"{LOOPBACK}:{free_port()}"
+    more = {"feedback": {"domain": "bounces.shop.example", "address": mailbox}}
+
+    def alone(process: int) -> list[int]:
+        return [pid for pid in descendants(process) if name(pid) == "feedback"]
+
+    with RelayProcess(tmp_path, f"{LOOPBACK}:{mta.port}", more) as relay:
+        before = alone(relay.pid)
+        relay.must("reload")
+        wait_for(lambda: not set(alone(relay.pid)) & set(before), "the one before to end")
+        wait_for(lambda: len(alone(relay.pid)) == 1, "the next")
+        with smtplib.SMTP(LOOPBACK, relay.port(), timeout=30) as client:
+            client.ehlo()
+            assert client.mail(SENDER)[0] == 250
+            successor = Running(
+                [*COMMAND, "serve", "--take-over", "--config", str(relay.config_path)],
+                output=tmp_path / "successor.log",
+            )
+            wait_for(lambda: len(alone(successor.pid)) == 1, "that of the next relay", timeout=60)
+            assert relay.alive
+            assert alone(relay.pid) == []
+        wait_for(lambda: not relay.alive, "the relay before to end", timeout=60)
+    successor.terminate()
 
 
 @contextmanager
