@@ -272,7 +272,8 @@ def test_who_waits_for_a_full_upstream_is_not_overtaken() -> None:
 
     async def work() -> None:
         pool = Pool(4, max_connections=20)
-        await asyncio.gather(*(message(pool, number) for number in range(400)))
+        async with asyncio.timeout(12):  # the place of one that ends is used at once
+            await asyncio.gather(*(message(pool, number) for number in range(400)))
         assert max(place - number for place, number in enumerate(sent)) <= 4
 
     run(work())
@@ -523,6 +524,22 @@ def test_workers_have_their_turns_where_the_upstream_takes_few(workers: int, lim
         for task in (*first, *beats):
             task.cancel()
         await asyncio.gather(*first, return_exceptions=True)
+
+    run(work())
+
+
+def test_a_worker_gives_up_no_more_than_another_is_to_have() -> None:
+    async def work() -> None:
+        (first, second), beats = await _beside(2, 4)
+        busy = [await first.acquire() for _ in range(4)]
+        waiting = [asyncio.create_task(_send(second, 10)) for _ in range(2)]
+        await asyncio.sleep(1.5)
+        for connection in busy:
+            first.release(connection)
+        assert first.idle == 2
+        await asyncio.gather(*waiting)
+        for beat in beats:
+            beat.cancel()
 
     run(work())
 
