@@ -54,7 +54,7 @@ def open_mailings(settings: StoreSettings) -> MailingLog:
     """Open the record of who was mailed when, for one event loop. Raises StoreMisconfigured."""
     tables = _side_tables(settings, "mailings")
     if is_postgresql(settings):
-        from smtpproxy.store.postgres.mailings import PostgresMailings
+        from smtpproxy.store.postgres.side_tables import PostgresMailings
 
         return PostgresMailings(tables)
     return MailingLog(tables)

@@ -121,11 +121,7 @@ class Removed:
     newest: datetime | None = None
 
     def __add__(self, other: "Removed") -> "Removed":
-        dates = [
-            date
-            for date in (self.oldest, self.newest, other.oldest, other.newest)
-            if date is not None
-        ]
+        dates = [*filter(None, (self.oldest, self.newest, other.oldest, other.newest))]
         return Removed(self.rows + other.rows, min(dates, default=None), max(dates, default=None))
 
 

@@ -8,10 +8,9 @@ from pathlib import Path
 from smtpproxy.settings import StoreSettings
 from smtpproxy.store.key_files import load_partners
 from smtpproxy.store.postgres.connection import Lease, Target
-from smtpproxy.store.postgres.mailings import PostgresMailings
 from smtpproxy.store.postgres.reader import PostgresReader
 from smtpproxy.store.postgres.replica import ReplicaReader
-from smtpproxy.store.postgres.side_tables import PostgresTables
+from smtpproxy.store.postgres.side_tables import PostgresMailings, PostgresTables
 from smtpproxy.store.postgres.statements import DIALECT
 from smtpproxy.store.records import ReplicaState, StoreUnavailable
 from smtpproxy.store.sql.live_keys import LiveKeys

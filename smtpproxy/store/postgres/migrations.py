@@ -34,10 +34,7 @@ _PUT_VERSION = """
 INSERT INTO schema_version (version, oldest) VALUES ($1, $2)
 ON CONFLICT (one) DO UPDATE SET version = excluded.version, oldest = excluded.oldest
 """
-_PUT_KEY = """
-INSERT INTO suppression_key (version, fingerprint)
-SELECT $1, $2 WHERE NOT EXISTS (SELECT 1 FROM suppression_key)
-"""
+_PUT_KEY = "INSERT INTO suppression_key (version, fingerprint) VALUES ($1, $2)"
 _READS = "GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {role}"
 _USES = "GRANT USAGE ON SCHEMA {schema} TO {role}"
 _GRANTED = """

@@ -67,9 +67,9 @@ class Origin(Struct, frozen=True):
         return (self.owner, 1 if self.confirmed else None, repeats)
 
 
-def confirms(known: Known | None, update: ContactUpdate) -> bool:
+def confirms(known: Known, update: ContactUpdate) -> bool:
     """Whether an update repeats a known withdrawal."""
-    if known is None or not update.contact.acts:
+    if not update.contact.acts:
         return False
     is_known = included_in(known.contact.acts)
     return any(act.withdrawal and is_known(act) for act in update.contact.acts)

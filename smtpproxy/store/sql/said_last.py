@@ -26,12 +26,12 @@ GROUP BY address
 """
 
 
-def said_last(update: ContactUpdate, known: Known | None, now: datetime) -> ContactUpdate:
+def said_last(update: ContactUpdate, known: Known, now: datetime) -> ContactUpdate:
     """Return the update with new refusals dated no earlier than what is on record.
 
     A refusal that is told again is not new.
     """
-    if known is None or not _is_ahead(known.contact, now):
+    if not _is_ahead(known.contact, now):
         return update
     before, told = known.contact, update.contact
     agreed: dict[str, datetime] = {}
@@ -51,13 +51,11 @@ def said_last(update: ContactUpdate, known: Known | None, now: datetime) -> Cont
     return replace(update, contact=contact)
 
 
-def as_known(known: Known | None, now: datetime) -> Known | None:
+def as_known(known: Known, now: datetime) -> Known:
     """Return what is on record, without the dates of profiles that are in the future.
 
     A newer profile would otherwise be taken for an older one until then, with all that it refuses.
     """
-    if known is None:
-        return None
     if known.as_of is not None and known.as_of > now:
         known = replace(known, as_of=None)
     others = tuple(
