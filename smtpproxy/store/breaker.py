@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from smtpproxy.events import time_of
 from smtpproxy.policy.breaker import (
@@ -100,16 +101,7 @@ def status_object(status: StreamStatus) -> dict[str, Any]:
         "paused": paused,
         "messages": status.tally.messages,
         **{kind: status.tally.heard.get(kind, 0) for kind in Feedback},
-        "reached": [
-            {
-                "cause": one.cause,
-                "level": one.level,
-                "reports": one.reports,
-                "messages": one.messages,
-                "bound": one.bound / MILLION,
-            }
-            for one in status.reached
-        ],
+        "reached": [asdict(one) | {"bound": one.bound / MILLION} for one in status.reached],
     }
 
 
@@ -211,12 +203,12 @@ class Breaker:
         whole = await self._counts.tallies(dict.fromkeys(names, beginning))
         if not enough(sum(whole.values(), Tally()), self._rules):
             return
-        _, before, found = await self._found(names, fresh=False)
+        _, before, found = await self._found(names)
         if not found:
             return
         await self._sleep(_ALL_SENT)
         now = self._now()
-        since, _, found = await self._found(names, fresh=True, before=before)
+        since, _, found = await self._found(names, before)
         for subject, one in found:
             event = self._event(subject, one, now)
             if one.level == "warn":
@@ -225,15 +217,14 @@ class Breaker:
                 log_event(event)
 
     async def _found(
-        self, names: Sequence[str], *, fresh: bool, before: Mapping[str, Tally] | None = None
+        self, names: Sequence[str], before: Mapping[str, Tally] | None = None
     ) -> tuple[Mapping[str, datetime], Mapping[str, Tally], Sequence[tuple[str, Finding]]]:
         """Return the findings for streams and their brands, with the start of their windows and
-        their tallies; if `before` is given, with its feedback only.
-
-        Only a `fresh` state may be acted on; a cached one may be outdated.
+        their tallies; if `before` is given, with its feedback only, and with a state that may be
+        acted on: a cached one may be outdated.
         """
         now = self._now()
-        since, paused = await self._state(now, fresh=fresh)
+        since, paused = await self._state(now, fresh=before is not None)
         tallies = await self._counts.tallies({name: since[name] for name in names})
         if before is not None:
             tallies = {n: heard_by(before.get(n, Tally()), tally) for n, tally in tallies.items()}

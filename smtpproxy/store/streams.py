@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Literal
 
 from msgspec import Struct
-from msgspec.structs import astuple
+from msgspec.structs import asdict, astuple
 
 from smtpproxy.policy.breaker import MILLION
 from smtpproxy.policy.model import Pause
@@ -46,16 +46,10 @@ def read_event(row: Row) -> StreamEvent:
 
 def event_object(event: StreamEvent) -> dict[str, object]:
     """Return the object for commands and webhooks; shares are fractions of 1."""
-    counted = {"reports": event.reports, "messages": event.messages, "bound": event.bound / MILLION}
-    return {
-        "at": event.at,
-        "subject": event.subject,
-        "action": event.action,
-        "cause": event.cause,
-        **(counted if event.messages else {}),
-        "until": event.until,
-        "reason": event.reason,
-    }
+    found = asdict(event) | {"bound": event.bound / MILLION}
+    for name in () if event.messages else ("reports", "messages", "bound"):
+        del found[name]
+    return found
 
 
 _EVENT = "at, subject, action, cause, reports, messages, bound, until, reason"
