@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
 from smtpproxy.store.postgres.errors import unavailable
-from smtpproxy.store.postgres.hosts import Hosts
+from smtpproxy.store.postgres.hosts import Hosts, Lineage
 from smtpproxy.store.postgres.kept import KeptConnections, Lent
-from smtpproxy.store.postgres.lineage import Lineage
 from smtpproxy.store.postgres.session import (
     WAITS,
     PostgresSession,
