@@ -119,7 +119,6 @@ _TELL = put_row("relay", "id, at, state")
 _FORGET = "DELETE FROM relay WHERE at < ?"
 _RELAYS = "SELECT id, at, state FROM relay"
 _USED = "SELECT version, fingerprint FROM link_key WHERE retired_at IS NULL ORDER BY version"
-_NONE_COUNTS = "SELECT NOT EXISTS (SELECT 1 FROM link_key WHERE retired_at IS NULL)"
 _USE = """
 INSERT INTO link_key (version, fingerprint, used_from) VALUES (?, ?, ?)
 ON CONFLICT (version) DO UPDATE SET fingerprint = excluded.fingerprint,
@@ -163,7 +162,7 @@ class Register(Connections):
     async def register_link_keys(self, held: Fingerprints, *, at: datetime) -> Fingerprints:
         """Take these into use if there are none; return those in use afterwards."""
         async with self._writing() as session:
-            if (await session.fetch_all(_NONE_COUNTS))[0][0]:
+            if not await _used(session):
                 rows = [(version, name, to_micros(at)) for version, name in held.items()]
                 await session.run_many(_USE, rows)
             return dict(await _used(session))

@@ -144,10 +144,7 @@ async def put(
             update = said_last(update, entry.known, now)
         entry.apply(update, counts, importer)
     touched = [entry for entry in entries.values() if entry.touched]
-    await session.run_many(_INSERT, [entry.row() for entry in touched if entry.is_new])
-    await session.run_many(_UPDATE, [entry.row() for entry in touched if not entry.is_new])
-    await session.run_many(_FORGET_ACTS, [(one.number,) for one in touched if one.corrected])
-    await session.run_many(_INSERT_ACT, [row for entry in touched for row in entry.act_rows()])
+    await _write(session, touched)
     await imported_contacts.remember(session, [row for one in touched for row in one.versions])
     restricted = [(one.number, tag) for one in touched for tag in sorted(one.restricted)]
     contacts = {name: one.known.contact for name, one in entries.items() if one.known}
@@ -188,14 +185,15 @@ async def overwrite(
     origins: Mapping[int, Origin],
 ) -> None:
     """Replace stored contacts, with their acts and origins."""
-    updates, acts = [], []
-    for number, known in contacts.items():
-        entry = _Entry(number, known, origin=origins[number], corrected=True)
-        updates.append(entry.row())
-        acts += entry.act_rows()
-    await session.run_many(_UPDATE, updates)
-    await session.run_many(_FORGET_ACTS, [(number,) for number in contacts])
-    await session.run_many(_INSERT_ACT, acts)
+    entries = [_Entry(n, known, origin=origins[n], corrected=True) for n, known in contacts.items()]
+    await _write(session, entries)
+
+
+async def _write(session: Session, entries: Sequence[_Entry]) -> None:
+    await session.run_many(_INSERT, [one.row() for one in entries if one.is_new])
+    await session.run_many(_UPDATE, [one.row() for one in entries if not one.is_new])
+    await session.run_many(_FORGET_ACTS, [(one.number,) for one in entries if one.corrected])
+    await session.run_many(_INSERT_ACT, [row for one in entries for row in one.act_rows()])
 
 
 async def remove(session: Session, numbers: Iterable[int]) -> None:
