@@ -110,6 +110,7 @@ SELECT count(*), max(at) FROM gone
 _FIRST = -(2**62)  # microseconds, before all decisions
 _OLD_ERASURES = "DELETE FROM journal_erasure WHERE at < ?"
 _AT_ONCE = 5_000
+_read = msgspec.json.Decoder(dict[int, int]).decode  # the last row of each slot
 _LONGER = timedelta(days=365)
 """How much longer erasures are kept than journals: a relay may have been away."""
 
@@ -169,8 +170,8 @@ class SharedJournals(SideTable):
         async with self._tables.writing() as session:
             ((known,),) = await session.fetch_all(_READ, relay)
             await session.run_many(_ADD, written)
-            after = {str(slot): n for slot, n in (_read(known) | dict(read)).items()}
-            await session.run(_PUT_READ, msgspec.json.encode(after).decode(), relay)
+            after = msgspec.json.encode(_read(known) | dict(read)).decode()
+            await session.run(_PUT_READ, after, relay)
 
     async def find(self, wanted: IndexQuery, limit: int, *, but: str = "") -> Sequence[IndexRow]:
         """Return the newest rows, newest first; those of the relay `but` are left out."""
@@ -216,10 +217,6 @@ class SharedJournals(SideTable):
 def _written(row: IndexRow, key: PersonKey) -> Row:
     person = None if row.canonical is None else key(row.canonical)
     return (*row_of(astuple(row)[:-2]), person)
-
-
-def _read(rows: str) -> dict[int, int]:
-    return {int(slot): n for slot, n in msgspec.json.decode(rows, type=dict[str, int]).items()}
 
 
 def _index_row(row: Row) -> IndexRow:
