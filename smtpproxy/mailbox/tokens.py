@@ -7,6 +7,7 @@ recipient that a return path was made for.
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import islice
 
 from msgspec.structs import replace
@@ -30,22 +31,21 @@ _SUBJECT = re.compile(r"(?<![A-Za-z0-9_-])([A-Za-z0-9_-]{30,200})(?![A-Za-z0-9_-
 _ADDRESS = re.compile(r"[^\s<>\"',;:()\[\]\\@]{1,64}@[A-Za-z0-9.-]{1,253}")
 
 
+@dataclass(eq=False)
 class Tokens:
-    """Reads tokens under any of the keys, and finds whom they were made for."""
+    """Reads tokens under any of the keys, and finds whom they were made for.
 
-    def __init__(
-        self,
-        links: LinkReader,
-        domain: str,
-        streams: Mapping[str, Stream],
-        message: Callable[[str], SentMessage | None],
-    ) -> None:
-        """`message` returns this relay's record by the id of the decision."""
-        self._links = links
-        self._domain = domain
-        self._streams = {stream_tag(name): stream for name, stream in streams.items()}
-        self._scopes = Scopes.of(streams)
-        self.message = message
+    `message` returns this relay's record by the id of the decision.
+    """
+
+    links: LinkReader
+    domain: str
+    streams: Mapping[str, Stream]
+    message: Callable[[str], SentMessage | None]
+
+    def __post_init__(self) -> None:
+        self._streams = {stream_tag(name): stream for name, stream in self.streams.items()}
+        self._scopes = Scopes.of(self.streams)
 
     def of(self, content: bytes, elsewhere: Mapping[str, SentMessage]) -> "ReportTokens":
         """Return the `feedback.TokenReader` for one report; `elsewhere` is what other relays know
@@ -58,7 +58,7 @@ class Tokens:
             (each for text in texts for each in candidates(text)), _MAX_TOKENS
         ):
             try:
-                return self._links.return_paths(local_part).read(local_part)
+                return self.links.return_paths(local_part).read(local_part)
             except TokenError:
                 continue
         return None
@@ -67,7 +67,7 @@ class Tokens:
         """Return what the first token of an unsubscribe link says. Raises StoreMisconfigured."""
         for token in islice(texts, _MAX_TOKENS):
             try:
-                unsubscription = self._links.open(token)
+                unsubscription = self.links.open(token)
             except TokenError:
                 continue
             stream = self._streams.get(unsubscription.stream)
@@ -76,14 +76,14 @@ class Tokens:
 
     def went_to(self, path: ReturnPath, addresses: Iterable[str]) -> str | None:
         """Return which of these canonical addresses the return path was made for."""
-        paths = self._links.return_paths("")
+        paths = self.links.return_paths("")
         return next((each for each in addresses if paths.concerns(path, each)), None)
 
     def named(self, text: str) -> Iterator[str]:
         """Yield the canonical addresses that a report names, each once."""
         seen: set[str] = set()
         for found in _ADDRESS.finditer(text):
-            if found[0] in seen or found[0].lower().endswith("@" + self._domain):
+            if found[0] in seen or found[0].lower().endswith("@" + self.domain):
                 continue
             if len(seen) >= _MAX_ADDRESSES:
                 return

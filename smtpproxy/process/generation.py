@@ -9,6 +9,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 
 import structlog
 
@@ -81,29 +82,25 @@ class Child:
             self.channel.send(message)
 
 
+@dataclass(eq=False)
 class Generation:
-    """Runs one child for each role and number until it is told to end."""
+    """Runs one child for each role and number until it is told to end.
 
-    def __init__(
-        self,
-        settings: Settings,
-        sockets: Mapping[str, socket.socket],
-        started_at: float,
-        *,
-        nursery: Nursery,
-        heard: Callable[[Child, Channel, Message], None],
-        ended: Callable[[Child, bool], None],
-    ) -> None:
-        """`sockets` by listener, WEB and FEEDBACK. `heard` is called with the children's messages,
-        `ended` when a child's process is gone, with whether it was told to end."""
-        self.settings = settings
-        self.sockets = sockets
-        self.workers = [Child("worker", n) for n in range(settings.server.workers)]
-        self._others = [Child(role, 0) for role in other_roles(settings)]
-        self._started_at = started_at
-        self._nursery = nursery
-        self._heard = heard
-        self._ended = ended
+    `sockets` by listener, WEB and FEEDBACK. `heard` is called with the children's messages, `ended`
+    when a child's process is gone, with whether it was told to end.
+    """
+
+    settings: Settings
+    sockets: Mapping[str, socket.socket]
+    started_at: float
+    _: KW_ONLY
+    nursery: Nursery
+    heard: Callable[[Child, Channel, Message], None]
+    ended: Callable[[Child, bool], None]
+
+    def __post_init__(self) -> None:
+        self.workers = [Child("worker", n) for n in range(self.settings.server.workers)]
+        self._others = [Child(role, 0) for role in other_roles(self.settings)]
         self._ending = asyncio.Event()
         self._keepers: dict[Child, asyncio.Task[None]] = {}
 
@@ -157,7 +154,7 @@ class Generation:
                 outcome = f"exit code {await self._run_once(child)}"
             except Exception as error:  # no process, no memory, no file left: try again
                 outcome = f"not started: {error}"
-            self._ended(child, told := self._ending.is_set())
+            self.ended(child, told := self._ending.is_set())
             if told:
                 return
             if child.down_since is None:
@@ -170,12 +167,12 @@ class Generation:
 
     async def _run_once(self, child: Child) -> int:
         wanted = self._listening(child.role)
-        start = Start(child.role, child.number, self.settings, wanted, self._started_at)
+        start = Start(child.role, child.number, self.settings, wanted, self.started_at)
         child.ready.clear()
         child.closed.clear()
         child.process = None
         child.began = time.monotonic()
-        child.process, channel = await self._nursery.start_with_channel(start, self.sockets)
+        child.process, channel = await self.nursery.start_with_channel(start, self.sockets)
         child.channel = channel
         try:
             if self._ending.is_set():
@@ -202,7 +199,7 @@ class Generation:
             elif isinstance(message, Closed):
                 child.closed.set()
             else:
-                self._heard(child, channel, message)
+                self.heard(child, channel, message)
 
     # all of them
 

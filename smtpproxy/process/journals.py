@@ -89,23 +89,17 @@ async def _erase(
         log.info("erased_from_record", rows=rows)
 
 
+@dataclass(eq=False)
 class Indexer:
     """Adds this relay's decisions to the index."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        journals: SharedJournals,
-        relay: str,
-        *,
-        now: Callable[[], datetime],
-    ) -> None:
-        self._journals = journals
-        self._relay = relay
-        self._host = settings.server.hostname
-        self._keep = settings.retention
-        self._now = now
-        self._tail = Tail(settings.server.state_dir / "audit")
+    settings: Settings
+    journals: SharedJournals
+    relay: str
+    now: Callable[[], datetime]
+
+    def __post_init__(self) -> None:
+        self._tail = Tail(self.settings.server.state_dir / "audit")
         self._read: Mapping[int, int] = {}
         self._told_at = _NEVER
         self.alone = asyncio.Lock()
@@ -118,9 +112,10 @@ class Indexer:
         """Add everything new. Raises StoreUnavailable, OSError."""
         self._behind, self._oldest = self._tail.backlog(self._read)
         try:
-            if not timedelta() <= self._now() - self._told_at < _TELL:
-                self._read = await self._journals.tell(self._relay, self._host, self._now())
-                self._told_at = self._now()
+            if not timedelta() <= self.now() - self._told_at < _TELL:
+                host = self.settings.server.hostname
+                self._read = await self.journals.tell(self.relay, host, self.now())
+                self._told_at = self.now()
             erased = self._erased
             for slot, rows in self._tail.unread(self._read):
                 while self._erased == erased and await self._add(slot, rows):
@@ -134,11 +129,12 @@ class Indexer:
         async with self.alone:
             batch = list(islice(rows, _AT_ONCE))
             if batch:
-                since = self._keep.indexed_since(self._now())  # a new index covers old journals
-                rows_of = (index_rows(self._relay, placed) for placed in batch)
+                keep = self.settings.retention
+                since = keep.indexed_since(self.now())  # a new index covers old journals
+                rows_of = (index_rows(self.relay, placed) for placed in batch)
                 new = [row for some in rows_of for row in some if row.at >= since]
                 read = {slot: batch[-1][1]}
-                await self._journals.add(self._relay, new, read)
+                await self.journals.add(self.relay, new, read)
                 self._read = {**self._read, **read}
         return bool(batch)
 
@@ -152,7 +148,7 @@ class Indexer:
 
     def snapshot(self) -> Snapshot:
         """Return how far the index is behind."""
-        age = 0.0 if self._oldest is None else (self._now() - self._oldest).total_seconds()
+        age = 0.0 if self._oldest is None else (self.now() - self._oldest).total_seconds()
         return Snapshot(
             gauges={
                 "audit_index_backlog_rows": {(): self._behind},

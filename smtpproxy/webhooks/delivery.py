@@ -129,23 +129,20 @@ def _trusting(ca_file: str | None) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=ca_file)
 
 
+@dataclass(eq=False)
 class Poster:
     """The HTTP client of one webhook. Follows no redirects, uses no environment variables.
 
     Raises OSError (of which ssl.SSLError is one) when the ca_file cannot be used.
     """
 
-    def __init__(
-        self,
-        webhook: WebhookSettings,
-        secrets: tuple[bytes, ...],
-        *,
-        now: Callable[[], datetime],
-        user_agent: str,
-    ) -> None:
-        self._webhook = webhook
-        self._secrets = secrets
-        self._now = now
+    webhook: WebhookSettings
+    secrets: tuple[bytes, ...]
+    now: Callable[[], datetime]
+    user_agent: str
+
+    def __post_init__(self) -> None:
+        webhook = self.webhook
         trusted = None if webhook.ca_file is None else str(webhook.ca_file)
         self._client = httpx.AsyncClient(
             verify=_trusting(trusted),
@@ -153,28 +150,28 @@ class Poster:
             trust_env=False,
             timeout=webhook.timeout,
             limits=httpx.Limits(max_connections=2, keepalive_expiry=60),
-            headers={"user-agent": user_agent, "content-type": "application/json"},
+            headers={"user-agent": self.user_agent, "content-type": "application/json"},
         )
 
     async def post(self, id: str, body: bytes) -> Outcome:
         """Send a message once; never raises for what a receiver does."""
-        timestamp = int(self._now().timestamp())
+        timestamp = int(self.now().timestamp())
         headers = {
             "webhook-id": id,
             "webhook-timestamp": str(timestamp),
-            "webhook-signature": signature(self._secrets, id, timestamp, body),
+            "webhook-signature": signature(self.secrets, id, timestamp, body),
         }
         try:
             # httpx limits each step only; this also stops a receiver that answers slowly.
-            async with asyncio.timeout(self._webhook.timeout):
+            async with asyncio.timeout(self.webhook.timeout):
                 return await self._send(headers, body)
         except (TimeoutError, httpx.TimeoutException):
-            return Outcome("timeout", f"no complete answer within {self._webhook.timeout:g} s")
+            return Outcome("timeout", f"no complete answer within {self.webhook.timeout:g} s")
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             return Outcome("unreachable", f"no connection, or lost: {_reason(error)}")
 
     async def _send(self, headers: dict[str, str], body: bytes) -> Outcome:
-        request = self._client.stream("POST", self._webhook.url, headers=headers, content=body)
+        request = self._client.stream("POST", self.webhook.url, headers=headers, content=body)
         async with request as response:
             outcome = _outcome(response)
             read = 0
