@@ -23,7 +23,7 @@ from pathlib import Path
 import msgspec
 
 from smtpproxy import clock
-from smtpproxy.disk import give_to_owner_of, sync_path
+from smtpproxy.disk import sync_path
 from smtpproxy.mail.address import readings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit import files as journal_files
@@ -281,10 +281,7 @@ def _wait_until_closed(folder: Path, files: list[Segment], timeout: float) -> li
     """Have the relays close these files; return those not closed in time."""
     if not files:
         return []
-    request = os.open(folder / journal_files.ROTATION_REQUEST, os.O_CREAT | os.O_WRONLY, 0o600)
-    give_to_owner_of(folder, request)
-    os.utime(request)
-    os.close(request)
+    journal_files.request_rotation(folder)
     deadline = time.monotonic() + timeout
     while files and time.monotonic() < deadline:
         newest = segments(folder)

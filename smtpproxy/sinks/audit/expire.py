@@ -6,9 +6,9 @@ remaining chain records that, with what they said of expired files. No erasure i
 younger than the file it is about.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +28,9 @@ from smtpproxy.sinks.audit.files import (
     segments,
 )
 from smtpproxy.sinks.audit.lines import BeginEntry, read_line, time_of
+
+_LONGEST = timedelta(days=30)
+"""A file that was begun longer ago is closed, so that its lines do not wait for much later ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,15 @@ def expire(folder: Path, before: datetime, *, now: Callable[[], datetime] = cloc
         sync_path(folder)
         if chosen:
             trim(folder, now=now)
+        if any(_is_long(folder, files, now()) for files in segments(folder).values()):
+            journal_files.request_rotation(folder)
         return summary
+
+
+def _is_long(folder: Path, files: Sequence[Segment], now: datetime) -> bool:
+    """Whether the file being written would keep its first lines for too long."""
+    age = now - begun_times(files)[-1]
+    return not timedelta() <= age <= _LONGEST and is_written(folder, files[-1].slot)
 
 
 def _outlived(folder: Path, before: datetime, now: datetime) -> Iterator[Segment]:

@@ -278,6 +278,14 @@ def is_written(folder: Path, slot: int) -> bool:
     return False
 
 
+def request_rotation(folder: Path) -> None:
+    """Ask the running relays to begin new files; they look once a second. Raises OSError."""
+    request = os.open(folder / ROTATION_REQUEST, os.O_CREAT | os.O_WRONLY, 0o600)
+    give_to_owner_of(folder, request)
+    os.utime(request)
+    os.close(request)
+
+
 @contextmanager
 def locked(path: Path, *, shared: bool = False) -> Iterator[int]:
     """Hold the lock of a file; wait until it is free.

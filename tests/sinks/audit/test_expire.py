@@ -78,6 +78,22 @@ async def test_a_clock_that_was_wrong_keeps_no_file_longer_or_shorter(
     assert list(verify(folder, now=clock.now()).faults()) == []
 
 
+@pytest.mark.parametrize(("days", "asked"), [(29, False), (31, True), (-400, True)])
+async def test_a_file_is_not_written_for_longer_than_a_month(
+    folder: Path, clock: Clock, days: int, asked: bool
+) -> None:
+    """What it begins with would have to wait for its last line."""
+    log = journal(folder, clock)
+    await log.commit(decided(clock))
+    clock.tick(days=days)
+    expire(folder, START - 9 * DAY, now=clock.now)
+    assert (folder / "rotate").exists() == asked
+    log.close()
+    (folder / "rotate").unlink(missing_ok=True)
+    expire(folder, START - 9 * DAY, now=clock.now)
+    assert not (folder / "rotate").exists(), "nobody writes it"
+
+
 async def test_a_file_that_is_gone_without_record_is_another_matter(
     folder: Path, clock: Clock
 ) -> None:
