@@ -10,7 +10,6 @@ from smtpproxy.settings import (
     ServerSettings,
     StreamSettings,
     TcpAddress,
-    UnixAddress,
 )
 from smtpproxy.toml_tables import keys_of
 
@@ -78,7 +77,3 @@ class Answers:
     def domains(self) -> tuple[str, ...]:
         """All From domains, in their order."""
         return tuple(dict.fromkeys(d for b in self.brands for d in sorted(b.from_domains)))
-
-    @property
-    def listen_port(self) -> int | None:
-        return None if isinstance(self.listen, UnixAddress) else self.listen.port

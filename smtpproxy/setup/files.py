@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from smtpproxy.disk import flush
 from smtpproxy.mail.dkim import zone_line
-from smtpproxy.settings import UnixAddress
+from smtpproxy.settings import TcpAddress, UnixAddress
 from smtpproxy.settings.mail import UNIT_STATE
 from smtpproxy.settings.places import hostname as read_hostname
 from smtpproxy.setup import UNIT_CONFIG
@@ -53,7 +53,6 @@ def files(answers: Answers, machinery: Machinery) -> list[File]:
     """Return the files to write, the configuration first."""
     folder, install = machinery.config.parent, machinery.config.parent / INSTALL
     keys = {d: folder / f"{answers.selector}.{d}.pem" for d in answers.domains if answers.selector}
-    listen = answers.listen
     words: dict[str, Any] = {
         "answers": answers,
         "day": machinery.day.isoformat(),
@@ -68,7 +67,11 @@ def files(answers: Answers, machinery: Machinery) -> list[File]:
         "config": machinery.config,
         "command": _own_command(machinery),
         "folders": [*_folders(answers)],
-        "low_port": not isinstance(listen, UnixAddress) and listen.port < 1024,
+        "low_ports": [
+            place.port
+            for place in (answers.listen, answers.web)
+            if isinstance(place, TcpAddress) and place.port < 1024
+        ],
     }
     made = [File(machinery.config, _rendered("smtpproxy.toml", words))]
     for name in ("main.cf", "master.cf", "smtpproxy.conf"):

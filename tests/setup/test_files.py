@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -35,10 +36,16 @@ def answers(route: Route) -> Answers:
     )
 
 
-def written(route: Route, **postfix: str) -> dict[str, str]:
+def written(
+    route: Route, places: tuple[TcpAddress, TcpAddress] | None = None, **postfix: str
+) -> dict[str, str]:
+    """What is written by name; `places`: where it listens for mail, and for the web."""
+    given = answers(route)
+    if places is not None:
+        given = replace(given, listen=places[0], web=places[1])
     config = Path("/etc/smtpproxy/smtpproxy.toml")
     around = Machinery(config, Path("/usr/bin/smtpproxy"), date(2026, 1, 2), postfix)
-    return {file.path.name: file.content.decode() for file in files(answers(route), around)}
+    return {file.path.name: file.content.decode() for file in files(given, around)}
 
 
 def without_comments(text: str) -> str:
@@ -54,6 +61,17 @@ def test_the_lines_for_postfix_are_those_of_the_page(route: Route) -> None:
 
 def test_apps_need_no_lines_and_the_usual_machine_no_drop_in() -> None:
     assert set(written(Route.APPS)) == {"smtpproxy.toml"}
+
+
+@pytest.mark.parametrize(
+    ("listen", "web", "low"), [(2525, 8025, ""), (587, 8025, "587"), (25, 443, "25, 443"),
+                               (2525, 80, "80"), (1024, 1023, "1023")],
+)  # fmt: skip
+def test_the_unit_may_bind_the_ports_of_the_configuration(listen: int, web: int, low: str) -> None:
+    places = TcpAddress("127.0.0.1", listen), TcpAddress("127.0.0.1", web)
+    lines = written(Route.APPS, places).get("smtpproxy.conf", "")
+    assert (f"\n# Below 1024: {low}\n" in lines) is bool(low)
+    assert ("\nAmbientCapabilities=CAP_NET_BIND_SERVICE\n" in lines) is bool(low)
 
 
 def test_other_milters_come_after() -> None:
