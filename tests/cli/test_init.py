@@ -225,6 +225,7 @@ def test_systemd_accepts_the_drop_in(tmp_path: Path) -> None:
     drop_in = (root / "etc" / "install" / "smtpproxy.conf").read_text()
     (folder / "smtpproxy.conf").write_text(drop_in)
     assert "CAP_NET_BIND_SERVICE" in drop_in
+    assert drop_in.count("ReadWritePaths=") == 1, "for state_dir, which is not the unit's"
     done = run("systemd-analyze", "verify", str(unit))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

@@ -104,12 +104,18 @@ def test_a_person_pauses_a_stream_or_a_brand_and_until_when(stored: Stored) -> N
         (("pause", "brand:nobody"), 2, "there is no stream 'brand:nobody'"),
         (("pause", "receipts"), 2, "transactional stream: its mail is never held back"),
         (("pause", "offers", "--until", "2020-01-01"), 2, "is in the past"),
-        (("resume", "offers"), 1, "offers is not paused"),
+        (("resume", "offers"), 1, "offers is not paused; its brand may be: smtpproxy stream"),
+        (("resume", "brand:default"), 1, "brand:default is not paused\n"),
+        (("resume", "appeals"), 1, 'breaker: "paused" in the configuration holds it back'),
     ],
 )
 def test_what_cannot_be_done(
     stored: Stored, arguments: tuple[str, ...], code: int, text: str
 ) -> None:
+    config = stored.config_path.read_text()
+    stored.config_path.write_text(
+        config.replace('name = "appeals"', 'name = "appeals"\npaused = true')
+    )
     assert text in stored.run("stream", *arguments, code=code).stderr
 
 

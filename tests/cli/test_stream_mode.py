@@ -38,6 +38,8 @@ def test_it_is_asked(stored: Stored, answer: str, becomes: str) -> None:
     if becomes == "observe":
         assert result.exit_code == 0
         assert NOT_RUNNING in result.stdout
+        assert "even to people" not in result.stdout, "it was said before the question"
+        assert stored.json("stream", "enforce", "offers", "--yes")["reloaded"] is False
     else:
         assert result.exit_code == 1
         assert "\nError: nothing was changed" in result.stderr

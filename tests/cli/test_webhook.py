@@ -72,6 +72,10 @@ def test_it_is_seen_what_fails_and_how_late_it_is(stored: Stored) -> None:
     assert row["lag_seconds"] >= 3600
     shown = stored.json("webhook", "show", "crm")
     assert [letter["message_id"] for letter in shown["letters"]] == ["msg_0", "msg_1"]
+    assert [*shown["letters"][0]] == [
+        *("id", "message_id", "changes", "oldest_at", "died_at", "attempts", "error", "retry")
+    ]
+    assert {"failures", "failing_since", "retry_at", "delivered_at", "last_error"} <= shown.keys()
     assert "dead letter 2: 1 change," in stored.run("webhook", "show", "crm").stdout
     assert "crm" in stored.run("webhook", "list").stdout
     assert stored.run("webhook", "show", "crm", "--letter", "2").stdout == "{}\n"
