@@ -1,6 +1,6 @@
 """Counting the mail after a backup again, from the audit log, for caps and one-time questions."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing
 from datetime import timedelta
 from itertools import islice
@@ -36,7 +36,8 @@ async def count_again(
             records = read(folder, since=waiting.taken_at - _SLACK)
             found = (one for record in records for one in _mailed(settings, record))
             while some := list(islice(found, _AT_ONCE)):
-                done += await log.count_again(_without(some, erased))
+                gone = erased({one.address for one in some})
+                done += await log.count_again([one for one in some if one.address not in gone])
     return done
 
 
@@ -55,10 +56,3 @@ def _mailed(settings: Settings, record: Record) -> Iterator[Counted]:
         went = decided.observed or recipient.verdict.action is Action.ALLOW
         if counts and went and "@" in name and (outcome is None or outcome.code < _REFUSED):
             yield Counted(name, decided.id, stream, decided.at)
-
-
-def _without(
-    some: Sequence[Counted], erased: Callable[[Collection[str]], Collection[str]]
-) -> list[Counted]:
-    gone = erased({one.address for one in some})
-    return [one for one in some if one.address not in gone]

@@ -33,7 +33,7 @@ from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit.anchors import RestoredRow
 from smtpproxy.sinks.audit.chain import Head
 from smtpproxy.sinks.audit.reader import read
-from smtpproxy.store.change_journal import FOLDER, Change, Journal, JournalGap, Line, Refusal
+from smtpproxy.store.change_journal import FOLDER, Change, Journal, JournalGap, Refusal
 from smtpproxy.store.key_files import load_keys
 from smtpproxy.store.keys import KeyRing
 from smtpproxy.store.merge import newest_preferences
@@ -159,9 +159,12 @@ def _changes(
 
     `known` are the fingerprints of the backup's keys.
     """
-    lines, gaps = _lines(Journal(journals.changes), waiting)
+    begin, journal, gaps = waiting.changes, Journal(journals.changes), []
+    try:
+        lines = list(journal.after(begin))
+    except JournalGap as gap:
+        lines, gaps = list(journal.readable(begin.n)), [str(gap)]
     changes = [line.change for line in lines]
-    begin = waiting.changes
     ours = frozenset() if waiting.at is None else written_since(own, waiting.at, begin)
     gaps += missing_changes(journals, begin, lines, kept, whole=not gaps, ours=ours)
     strange = [one for one in changes if one.key and _fingerprint(one.key) not in known]
@@ -192,13 +195,6 @@ async def give_up(
     await store.note_stream(
         StreamEvent(now(), MARKETING, "resumed", PERSON, reason=f"{stated.by}: {stated.reason}")
     )
-
-
-def _lines(journal: Journal, waiting: Pending) -> tuple[list[Line], list[str]]:
-    try:
-        return list(journal.after(waiting.changes)), []
-    except JournalGap as gap:
-        return list(journal.readable(waiting.changes.n)), [str(gap)]
 
 
 def _gathered(changes: Iterable[Change], *, lifting: bool) -> _Found:

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -100,31 +100,22 @@ def place(
             Pending(manifest.taken_at, manifest.changes, manifest.audit)
         ).decode()
 
-        def put_database(path: Path) -> None:
-            _forget_answers(path)
-            row = partial(RestoredRow, what="restored", of=manifest.taken_at)
-            anchors.note(audit, now, row)
-            _put(backup / DATABASE, path, lambda copy: hold(copy, now(), waiting, mark))
-
-        written = tuple(_put_state(backup, places, put_database))
+        written = []
+        for name, path in places.items():
+            if name == DATABASE:
+                _forget_answers(path)
+                row = partial(RestoredRow, what="restored", of=manifest.taken_at)
+                anchors.note(audit, now, row)
+                _put(backup / name, path, lambda copy: hold(copy, now(), waiting, mark))
+            elif path.exists():
+                continue  # the existing one is newer
+            else:
+                _put(backup / name, path)
+            written.append(path)
         named, left = _put_named(settings, backup, manifest)
         kept = manifest.kept(CONFIGURATION)
         same = kept is not None and digest(configuration) == kept.sha256
         return Placed(manifest, (*written, *named), left, same)
-
-
-def _put_state(
-    backup: Path, places: Mapping[str, Path], put_database: Callable[[Path], None]
-) -> Iterator[Path]:
-    """Restore the files of `state_dir`; yield those written."""
-    for name, path in places.items():
-        if name == DATABASE:
-            put_database(path)
-        elif path.exists():
-            continue  # the existing one is newer
-        else:
-            _put(backup / name, path)
-        yield path
 
 
 @contextmanager

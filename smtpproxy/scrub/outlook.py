@@ -3,7 +3,7 @@ would let them through: judged by the decision core, as at RCPT."""
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
 from msgspec.structs import replace
@@ -243,33 +243,17 @@ class Outlook:
             if self._counts[number]
         ]
         for place, (stream, _) in enumerate(self._streams):
-            found = _Counted()
+            bases, reasons, missing = Counter[str](), Counter[str](), Counter[tuple[str, ...]]()
             for outcome, people in counted:
-                found.add(outcome[place], people)
-            streams.append(
-                StreamOutlook(
-                    stream,
-                    most_frequent_first(found.bases),
-                    most_frequent_first(found.reasons),
-                    found.missing,
-                )
-            )
+                action, word, facts = outcome[place]
+                (bases if action == "allow" else reasons)[word] += people
+                if facts:
+                    missing[facts] += people
+            ordered = most_frequent_first(bases), most_frequent_first(reasons)
+            streams.append(StreamOutlook(stream, *ordered, missing))
         return Findings(
             sum(self._counts), streams, self._now, self.nameless, self._apart, self.missed
         )
-
-
-@dataclass(slots=True)
-class _Counted:
-    bases: Counter[str] = field(default_factory=Counter)
-    reasons: Counter[str] = field(default_factory=Counter)
-    missing: Counter[tuple[str, ...]] = field(default_factory=Counter)
-
-    def add(self, standing: Standing, people: int) -> None:
-        action, word, facts = standing
-        (self.bases if action == "allow" else self.reasons)[word] += people
-        if facts:
-            self.missing[facts] += people
 
 
 def _order(entry: SuppressionEntry) -> Suppression:

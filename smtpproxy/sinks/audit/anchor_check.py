@@ -115,7 +115,8 @@ class AnchorCheck:
             self._wrong(f"the line cannot be read: {error}", None)
             return
         if self._line == 1 and sealed.n > 1:
-            self._begins_late(sealed)
+            # Anchors before it are gone; a later line has to say so.
+            self._first, self._before, self._begins_well = sealed, sealed.n - 1, False
         elif sealed.n != self._head.n + 1:
             self._wrong(f"anchor {sealed.n} follows anchor {self._head.n}", sealed.n)
         elif sealed.hash_after(self._head.hash.encode()) != sealed.hash:
@@ -136,12 +137,6 @@ class AnchorCheck:
             self._add_erased(anchor.row.of, done=True)
         elif isinstance(anchor.row, TrimmedRow):
             self._trimmed(anchor.row)
-
-    def _begins_late(self, first: Sealed) -> None:
-        """Note that anchors before the first line are gone; a later line has to say so."""
-        self._first = first
-        self._before = first.n - 1
-        self._begins_well = False
 
     def _trimmed(self, row: TrimmedRow) -> None:
         first = self._first

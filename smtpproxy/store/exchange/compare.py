@@ -265,14 +265,9 @@ def _changes(before: Contact, after: Contact) -> str:
     ]
     if not one and alike(collections(after)) != alike(collections(before)):
         names.append("how the address was obtained")
-    names += [
-        counted(len(new), "consent act") for new in [set(after.acts) - set(before.acts)] if new
-    ]
-    names += [
-        counted(len(new), "purchase")
-        for new in [set(after.purchases) - set(before.purchases)]
-        if new
-    ]
+    for name, what in (("acts", "consent act"), ("purchases", "purchase")):
+        if new := set(getattr(after, name)) - set(getattr(before, name)):
+            names.append(counted(len(new), what))
     return ", ".join(names)
 
 

@@ -313,15 +313,7 @@ _RIGHT = {
     "document_hash": "a SHA-256, 64 hexadecimal digits",
     "chain": 'a list of objects, like [{"supplier": "X", "sender_disclosed": true}]',
     **dict.fromkeys(
-        [
-            "collected_at",
-            "informed_at",
-            "last_activity_at",
-            "at",
-            "given_at",
-            "withdrawn_at",
-            *MARKS,
-        ],
+        ["collected_at", "last_activity_at", "at", "given_at", "withdrawn_at", *MARKS],
         f"a time with its zone, like {EXAMPLE}",
     ),
     **dict.fromkeys(["occupations", "tags", "channels"], 'a list of words, like ["retail"]'),
