@@ -30,7 +30,7 @@ from smtpproxy.store.exchange.layouts import Kind, layouts, without_consents
 from smtpproxy.store.exchange.lines import ImportFault
 from smtpproxy.store.exchange.look import TableLook, look_at
 from smtpproxy.store.exchange.mapping import FIELDS, MappingFault, mapping_of, zone
-from smtpproxy.store.exchange.mapping_text import mapping_text
+from smtpproxy.store.exchange.mapping_text import mapping_lines
 from smtpproxy.store.exchange.proposal import (
     LEFT_OPEN,
     NONE,
@@ -229,7 +229,8 @@ def _written(
         f"after reading {counted(look.rows, 'row')}. Correct it if need be (docs/data.md), then:",
         _next(Path(file.name), Path(output.name)),
     ]
-    return mapping_text(proposal, answers, head, unread, look)
+    lines = mapping_lines(proposal, answers, head, unread, look)
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _next(file: Path, output: Path) -> str:

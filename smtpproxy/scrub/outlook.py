@@ -204,7 +204,10 @@ class Outlook:
         shape = self._shapes.of(address, known, lines)
         number = None if shape is None else self._judged.get(shape)
         if number is None:
-            number = self._outcome(address, known, lines)
+            outcome = self.standings(address, known, lines)
+            number = self._outcomes.setdefault(outcome, len(self._counts))
+            if number == len(self._counts):
+                self._counts.append(0)
             if shape is not None and len(self._judged) < _MOST_SHAPES:
                 self._judged[shape] = number
         before = self._last.put(address, number)
@@ -212,13 +215,6 @@ class Outlook:
             self._counts[before] -= 1
             self._apart += self._foresees
         self._counts[number] += 1
-
-    def _outcome(self, address: str, known: RecipientFacts, lines: Sequence[Contact]) -> int:
-        outcome = self.standings(address, known, lines)
-        number = self._outcomes.setdefault(outcome, len(self._counts))
-        if number == len(self._counts):
-            self._counts.append(0)
-        return number
 
     def standings(
         self, address: str, known: RecipientFacts, lines: Sequence[Contact] = ()

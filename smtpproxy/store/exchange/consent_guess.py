@@ -157,8 +157,9 @@ class ConsentGuess:
             found = best if len(best) == 1 else found
         if len(found) == 1:
             return found[0].name
+        refused = {one.name for one in self.dates["withdrawn_at"]}
         times = tuple(one.name for one in self.look.columns
-                      if one.holds_times and one.name not in self._refused_dates())  # fmt: skip
+                      if one.holds_times and one.name not in refused)  # fmt: skip
         self._ask_date(times)
         return None
 
@@ -185,9 +186,6 @@ class ConsentGuess:
         if self.look.column(text) is not None:
             return replace(self.answers, given_at=text)
         return self.answers.with_constant("consent_given_at", text)
-
-    def _refused_dates(self) -> set[str]:
-        return {one.name for one in self.dates["withdrawn_at"]}
 
     def _purposes_of(self, column: ColumnLook, *, of_all: bool = False) -> Sequence[str]:
         """Return a column's purposes; a refusal that names none (`of_all`) is about all of them."""

@@ -243,7 +243,7 @@ class ContactRecord(Struct, forbid_unknown_fields=True):
                     self.brand,
                     tuple([one.told() for one in self.collections]) if self.collections else (),
                 ),
-                _given(self),
+                _named(tuple([value is not UNSET for value in _read_profile(self)])),
                 as_of,
             )
         except OverflowError:
@@ -272,10 +272,6 @@ def _language(tag: str | UnsetType | None) -> str | None:
 
 _NAMES = sorted(PROFILE_FIELDS)
 _read_profile = attrgetter(*_NAMES)
-
-
-def _given(record: ContactRecord) -> frozenset[str]:
-    return _named(tuple([value is not UNSET for value in _read_profile(record)]))
 
 
 @lru_cache(maxsize=1_000)  # the lines of a file have the same fields

@@ -171,7 +171,7 @@ def _is_wider(cells: Sequence[str]) -> bool:
 
 def _json_lines(path: Path, file: Source) -> Lines:
     with Source(path) as first:
-        names: Sequence[str] = list(columns_of(read_lines(first, "utf-8")))
+        names = columns_of(read_lines(first, "utf-8"))
     if not names:
         raise ImportFault("no line is a JSON object")
     return json_rows(read_lines(file, "utf-8"), names, "|")

@@ -27,24 +27,15 @@ _MEANING = {
 _WIDE = 44  # where comments begin
 
 
-def mapping_text(
-    proposal: Proposal,
-    answers: Answers,
-    head: Iterable[str],
-    unread: Sequence[str],
-    look: TableLook,
-) -> str:
-    """Return the file. `head` are the lines of its first comment, `unread` the columns left out."""
-    return "".join(f"{line}\n" for line in _lines(proposal, answers, head, unread, look))
-
-
-def _lines(
+def mapping_lines(
     proposal: Proposal,
     answers: Answers,
     head: Iterable[str],
     unread: Sequence[str],
     look: TableLook,
 ) -> Iterator[str]:
+    """Yield the lines of the file. `head` are those of its first comment, `unread` the columns left
+    out."""
     yield from (f"# {line}" for line in head)
     yield ""
     if look.encoding == GUESSED:

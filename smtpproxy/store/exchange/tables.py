@@ -5,7 +5,7 @@ import shutil
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, datetime, time
 from functools import partial
 from typing import Any, BinaryIO
@@ -33,6 +33,7 @@ _MOST_IN_MEMORY = 256 << 20  # octets of the other parts: above all, its texts
 _MOST_PARSED = 8 << 20  # octets of parts that become many objects: above all, its styles
 _MOST_ROWS = 1 << 20  # of a sheet, Excel's own limit: row numbers in a file may skip billions
 _MOST_COLUMNS = 1_000  # of JSON objects, and of a sheet
+_MOST_LOOKED_AT = 1_000  # lines of JSON, for the names of columns
 _DEEPEST = 5  # objects in objects
 _TOO_LARGE = "the spreadsheet is too large; save it as CSV in UTF-8"
 _PARSED = ("styles.xml", "workbook.xml", ".rels", "[Content_Types].xml", "theme1.xml")
@@ -56,12 +57,9 @@ def read_table(file: BinaryIO, mapping: Mapping | None = None) -> Lines:
         counted = mapping is not None and "excel" in (mapping.notation.pattern or "").split("|")
         return read_sheet(file, delimiter, counted=counted)
     if mapping is not None and is_json(start):
-        return json_rows(read_lines(file, "utf-8"), _named(mapping), mapping.separator, delimiter)
+        named = [*mapping.columns, *sorted(mapping.columns_read - mapping.columns.keys())]
+        return json_rows(read_lines(file, "utf-8"), named, mapping.separator, delimiter)
     return read_lines(file, mapping.encoding if mapping else None)
-
-
-def _named(mapping: Mapping) -> list[str]:
-    return [*mapping.columns, *sorted(mapping.columns_read - mapping.columns.keys())]
 
 
 def csv_line(number: int, cells: Sequence[str], delimiter: str = ",") -> Line:
@@ -259,10 +257,10 @@ def _text(value: object) -> str:
     return str(value)
 
 
-def columns_of(lines: Iterable[Line | Rejected], most: int = 1_000) -> Collection[str]:
+def columns_of(lines: Iterable[Line | Rejected]) -> list[str]:
     """Return the keys of the first JSON objects, in the order in which they come."""
     found: dict[str, str] = {}
-    for _, line in zip(range(most), lines, strict=False):
+    for _, line in zip(range(_MOST_LOOKED_AT), lines, strict=False):
         if isinstance(line, Rejected) or line.is_void:
             continue
         try:
@@ -271,4 +269,4 @@ def columns_of(lines: Iterable[Line | Rejected], most: int = 1_000) -> Collectio
                     found.setdefault(column_key(name), name)
         except ValueError:
             continue
-    return found.values()
+    return list(found.values())

@@ -327,7 +327,8 @@ def _work_folder(path: Path) -> Iterator[Path]:
         _refuse_existing(folder, path)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with locked(folder, StoreUnavailable(f"{path}: another copy to it is running")):
-        if not (folder / path.name).exists() or _has_two_names(folder / path.name):
+        store = folder / path.name
+        if not store.exists() or store.stat().st_nlink > 1:
             for file in folder.iterdir():  # left by a copy that was killed after it was valid
                 file.unlink()
         try:
@@ -337,7 +338,3 @@ def _work_folder(path: Path) -> Iterator[Path]:
                 folder.rmdir()  # unless it holds an unfinished copy
             raise
         yield folder
-
-
-def _has_two_names(file: Path) -> bool:
-    return file.exists() and file.stat().st_nlink > 1
