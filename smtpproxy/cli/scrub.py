@@ -40,7 +40,7 @@ from smtpproxy.drafts import Drafts
 from smtpproxy.locale import REFERENCE, texts
 from smtpproxy.policy.model import Mode
 from smtpproxy.scrub.formats import Format, open_list
-from smtpproxy.scrub.run import Outputs, Scrub, Unreadable
+from smtpproxy.scrub.run import Output, Scrub, Unreadable
 from smtpproxy.scrub.verdicts import (
     Bar,
     Counts,
@@ -151,11 +151,10 @@ def _scrub(
     rulebook = settings.rulebooks[stream.rulebook]
     request = ScrubRequest(stream, rulebook, options.at or now(), as_of=is_past(options.at))
     with Drafts() as drafts, closing(Source(list_path)) as source, _interruptible(drafts):
-        outputs = Outputs(
-            every=_written(drafts, output),
-            allowed=_written(drafts, options.allowed),
-            refused=_written(drafts, options.refused),
-        )
+        paths = ((output, None), (options.allowed, True), (options.refused, False))
+        outputs = [
+            Output(_written(drafts, path), allowed) for path, allowed in paths if path is not None
+        ]
         aside = options.rejected or _usual(list_path)
         unreadable = Unreadable(drafts, aside, warn, usual=options.rejected is None)
         with failing(ImportFault, f"{name}: ", code=2), progress(name, source.size) as show:
@@ -241,10 +240,8 @@ def _percent(share: float) -> str:
     return texts(REFERENCE).percent(share)
 
 
-def _written(drafts: Drafts, path: Path | None) -> Sequence[BinaryIO]:
-    if path is None:
-        return ()
-    return (sys.stdout.buffer if path == STDIN else drafts.open(path),)
+def _written(drafts: Drafts, path: Path) -> BinaryIO:
+    return sys.stdout.buffer if path == STDIN else drafts.open(path)
 
 
 @contextmanager

@@ -77,25 +77,11 @@ BATCH_OCTETS = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Outputs:
-    """The files for all lines, for those of people who may be mailed, and for the others."""
+class Output:
+    """A file for all lines, or for those of people who may be mailed (`allowed`) or may not."""
 
-    every: Sequence[BinaryIO] = ()
-    allowed: Sequence[BinaryIO] = ()
-    refused: Sequence[BinaryIO] = ()  # and deferred
-
-    @property
-    def _files(self) -> Sequence[BinaryIO]:
-        return (*self.every, *self.allowed, *self.refused)
-
-    def write_header(self, header: bytes | None) -> None:
-        if header is not None:
-            for file in self._files:
-                file.write(header + b"\n")
-
-    def flush(self) -> None:
-        for file in self._files:
-            file.flush()
+    file: BinaryIO
+    allowed: bool | None = None
 
 
 @dataclass(eq=False)
@@ -104,7 +90,7 @@ class Scrub:
 
     addresses: AddressList
     request: ScrubRequest
-    outputs: Outputs
+    outputs: Sequence[Output]
     reject: Callable[[Rejected], None]
     tick: Callable[[Counts], None]
 
@@ -114,7 +100,9 @@ class Scrub:
 
     async def through(self, store: FactReader) -> None:
         """Judge the whole list. Raises StoreUnavailable, or OSError for an output."""
-        self.outputs.write_header(self.addresses.header)
+        if self.addresses.header is not None:
+            for output in self.outputs:
+                output.file.write(self.addresses.header + b"\n")
         batch: list[Entry] = []
         octets = 0
         for item in self.addresses.items:
@@ -129,28 +117,21 @@ class Scrub:
                 batch, octets = [], 0
         if batch:
             await self._judge(store, batch)
-        self.outputs.flush()
+        for output in self.outputs:
+            output.file.flush()
         self.tick(self.counts)
 
     async def _judge(self, store: FactReader, batch: Sequence[Entry]) -> None:
         addresses = [entry.address for entry in batch]
         verdicts = await judge_addresses(store, self.request, addresses)
-        every: list[bytes] = []
-        allowed: list[bytes] = []
-        refused: list[bytes] = []
+        lines: list[tuple[bool, bytes]] = []
         for entry, judged in zip(batch, verdicts, strict=True):
             if self._seen.put(entry.address, 1):
                 judged = replace(judged, duplicate=True)
             self.counts.add(judged)
             line = entry.start + self.addresses.ending(judged)
-            every.append(line)
-            (allowed if judged.verdict.action is Action.ALLOW else refused).append(line)
-        outputs = self.outputs
-        for files, lines in (
-            (outputs.every, every),
-            (outputs.allowed, allowed),
-            (outputs.refused, refused),
-        ):
-            for file in files:
-                file.write(b"".join(lines))
+            lines.append((judged.verdict.action is Action.ALLOW, line))
+        for output in self.outputs:
+            wanted = [line for allowed, line in lines if output.allowed in (None, allowed)]
+            output.file.write(b"".join(wanted))
         self.tick(self.counts)

@@ -4,7 +4,7 @@ from datetime import UTC
 
 import pytest
 
-from smtpproxy.store.exchange.time_forms import TimeForms
+from smtpproxy.store.exchange.look import TimeForms
 from smtpproxy.store.exchange.times import Notation
 
 
