@@ -77,8 +77,8 @@ class Api:
         self._access = {
             token.name: Access(token.name, token.brands, settings) for token in settings.tokens
         }
-        self._imports = Imports(settings, store, now)
         given = (settings, store, writer, now)
+        self._imports = Imports(*given)
         parts = (
             Propagation(store, stop or asyncio.Event()),
             Suppressions(*given),

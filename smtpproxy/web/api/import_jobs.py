@@ -4,8 +4,8 @@ import asyncio
 import io
 import re
 import secrets
-from collections.abc import Callable, Sequence
-from datetime import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from msgspec import UNSET
@@ -13,12 +13,10 @@ from msgspec import UNSET
 from smtpproxy import recorded_consent, toml
 from smtpproxy.access import Access
 from smtpproxy.events import UlidFactory
-from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.mapping import FIELDS, SUPPRESSION_FIELDS, MappingFault, mapping_of
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.import_jobs import MAPPING, UPLOAD, ImportJob, ImportJobs, private
 from smtpproxy.store.operations import UNDO_FOR, ImportRecord, brands_of
-from smtpproxy.store.sql.store import Store
 from smtpproxy.web.api.imports import (
     MOST_WAITING,
     ImportList,
@@ -28,7 +26,7 @@ from smtpproxy.web.api.imports import (
     RejectedLines,
     RejectedQuery,
 )
-from smtpproxy.web.api.operation import Call, operation, read_query, refusing
+from smtpproxy.web.api.operation import Call, Operations, operation, read_query, refusing
 from smtpproxy.web.api.problems import Refused
 from smtpproxy.web.api.uploads import receive_file
 
@@ -40,15 +38,13 @@ _ID = {"id": "The id of the import."}
 _FOR_ONE = {"contacts": ("as_of",), "suppressions": ("scope", "origin")}
 
 
-class Imports:
+@dataclass(eq=False)
+class Imports(Operations):
     """The operations on imports."""
 
-    def __init__(self, settings: Settings, store: Store, now: Callable[[], datetime]) -> None:
-        self._settings = settings
-        self._store = store
-        self._now = now
-        self._jobs = ImportJobs(settings.server.state_dir)
-        self._new_id = UlidFactory(lambda: int(now().timestamp() * 1000), secrets.token_bytes)
+    def __post_init__(self) -> None:
+        self._jobs = ImportJobs(self.settings.server.state_dir)
+        self._new_id = UlidFactory(lambda: int(self.now().timestamp() * 1000), secrets.token_bytes)
         self._receiving: set[str] = set()
 
     @operation(
@@ -63,7 +59,7 @@ class Imports:
         The newest hundred, whoever began them.
         """
         access = call.access
-        records = {one.id: one for one in await self._store.imports()}
+        records = {one.id: one for one in await self.store.imports()}
         jobs = {job.id: job for job in await asyncio.to_thread(self._jobs.jobs)}
         own = (id for id in {*records, *jobs} if _sees(access, records.get(id), jobs.get(id)))
         newest = sorted(own, reverse=True)[:_MOST]
@@ -146,7 +142,7 @@ class Imports:
                 id,
                 asked.kind,
                 access.by,
-                self._now(),
+                self.now(),
                 asked.dry_run == "true",
                 size,
                 tuple(options),
@@ -209,10 +205,10 @@ class Imports:
         ended = shown.state in ("complete", "cancelled", "failed", "interrupted")
         if shown.dry_run or (not ended and shown.state != "undoing"):
             raise Refused("not_undoable", f"it is {shown.state}, or was a dry run")
-        record = next((one for one in await self._store.imports() if one.id == shown.id), None)
+        record = next((one for one in await self.store.imports() if one.id == shown.id), None)
         if record is None:
             raise Refused("not_undoable", "it has imported nothing")
-        if record.kind == "contacts" and record.started_at < self._now() - UNDO_FOR:
+        if record.kind == "contacts" and record.started_at < self.now() - UNDO_FOR:
             text = f"it is older than {UNDO_FOR.days} days: earlier profiles are not kept longer"
             raise Refused("not_undoable", text)
         await asyncio.to_thread(self._jobs.ask_undo, shown.id, call.access.by)
@@ -245,7 +241,7 @@ class Imports:
                 raise Refused("parameter_wrong", "replace: no import of that id is on record")
         elif brand is not None:
             with refusing("parameter_wrong", "brand"):
-                recorded_consent.check_brand(self._settings, brand)
+                recorded_consent.check_brand(self.settings, brand)
         if asked.mapping is not None:
             _check_mapping(
                 asked.mapping, FIELDS if asked.kind == "contacts" else SUPPRESSION_FIELDS
@@ -259,11 +255,11 @@ class Imports:
         return [*found, *(f"--set={each}" for each in asked.set)]
 
     async def _is_seen(self, id: str, access: Access) -> bool:
-        return any(one.id == id and _sees(access, one, None) for one in await self._store.imports())
+        return any(one.id == id and _sees(access, one, None) for one in await self.store.imports())
 
     async def _found(self, id: str, access: Access) -> ImportShown:
         """Return an import. Raises Refused when the token sees none of that id."""
-        record = next((one for one in await self._store.imports() if one.id == id), None)
+        record = next((one for one in await self.store.imports() if one.id == id), None)
         job = self._jobs.job(id)
         shown = self._shown(id, record, job, access, whole=True)
         if shown is None or not _sees(access, record, job):
