@@ -256,7 +256,7 @@ class UpstreamLimit:
             self._workers.have_one()
         if not waiting:
             self._workers.stop_asking()
-        if took or (not waiting and count == idle):
+        if not waiting and count == idle:
             self._refused_since = NEVER
         self._waits = waiting and not count and self._workers.another_is_next()
         self._workers.hold(count)

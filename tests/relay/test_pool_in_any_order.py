@@ -231,7 +231,9 @@ class Walk:
 
 
 async def _send(pool: Pool, seconds: float) -> None:
-    connection = pool.acquire_idle("") or await pool.acquire()
+    connection: Any = pool.acquire_idle("") or await pool.acquire()
+    while connection.refused:
+        connection = await pool.replace(connection, UpstreamClosing("421"))
     connection.used = True
     try:
         await asyncio.sleep(seconds)
@@ -476,6 +478,37 @@ def test_a_worker_that_has_ended_holds_nothing() -> None:
                 await waiting
         first.release(held)
         beats[1].cancel()
+
+    run(work())
+
+
+@pytest.mark.parametrize("greets_all", [False, True])
+def test_a_message_waits_for_what_another_worker_has(greets_all: bool) -> None:
+    """It may have it for long: longer than a connection counts that has ended."""
+
+    async def work() -> None:
+        (first, second), beats = await _beside(2, 1, greets_all=greets_all)
+        busy = asyncio.create_task(_send(first, 25))
+        await asyncio.sleep(10)
+        await asyncio.gather(_send(second, 0), busy)
+        for beat in beats:
+            beat.cancel()
+
+    run(work())
+
+
+def test_attempts_under_way_are_waited_for_though_the_upstream_took_nobody_before() -> None:
+    greets = iter([0.01, 1.0, 0.01, 0.01])
+
+    async def work() -> None:
+        pool = Pool(0, lambda: next(greets))
+        beat = asyncio.create_task(pool.keep_making_room())
+        with pytest.raises(UpstreamFull):
+            await _send(pool, 0)
+        await asyncio.sleep(10)
+        pool._takes = 1
+        await asyncio.gather(_send(pool, 0), _send(pool, 0))
+        beat.cancel()
 
     run(work())
 
