@@ -35,6 +35,7 @@ from smtpproxy.cli.stores import (
     warn_of_the_future,
 )
 from smtpproxy.clock import now
+from smtpproxy.events import picked
 from smtpproxy.locale import language_tag
 from smtpproxy.policy.model import Audience, Contact, Origin, Source
 from smtpproxy.settings import Settings
@@ -78,18 +79,13 @@ class RectifyOptions:
     def correction(self, restricted_tags: frozenset[str]) -> Correction:
         """Return the correction that these options describe."""
         return Correction(
-            self.new_address,
-            self.audience,
-            self.source,
-            self.collected_at,
-            self.informed_at,
-            self.optout_offered,
-            self.language,
-            frozenset(self.add_occupation),
-            frozenset(self.remove_occupation),
-            frozenset(self.add_tag),
-            frozenset(self.remove_tag),
-            restricted_tags,
+            **picked(self, "new_address", "audience", "source", "language"),
+            **picked(self, "collected_at", "informed_at", "optout_offered"),
+            add_occupations=frozenset(self.add_occupation),
+            remove_occupations=frozenset(self.remove_occupation),
+            add_tags=frozenset(self.add_tag),
+            remove_tags=frozenset(self.remove_tag),
+            restricted_tags=restricted_tags,
         )
 
 

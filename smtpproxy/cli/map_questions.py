@@ -63,11 +63,10 @@ def _confirmed(look: TableLook, known: Known, answers: Answers) -> Answers:
         )
         try:
             name, word = column_pair(text)
+            if look.column(name) is None or word not in (*FIELDS, NONE):
+                raise ValueError(f"no such column or field; fields are {', '.join(FIELDS)}")
         except ValueError as error:
             click.echo(str(error), err=True)
-            continue
-        if look.column(name) is None or word not in (*FIELDS, NONE):
-            click.echo(f"no such column or field; fields are {', '.join(FIELDS)}", err=True)
             continue
         answers = replace(answers, columns={**answers.columns, column_key(name): word})
 
@@ -84,22 +83,18 @@ def _answer(question: Question) -> Answers:
                 question.text + hint, default=default, show_default=bool(default), err=True
             )
         ).strip()
-        if not text and question.may_stay_open:
-            return question.answered("")
-        if not text:
-            click.echo(NEEDED, err=True)
-            continue
-        if question.check is not None and text.casefold() not in by_word:
-            try:
+        word = by_word.get(text.casefold())
+        try:
+            if not text and not question.may_stay_open:
+                raise ValueError(NEEDED)
+            if text and word is None and question.check is not None:
                 question.check(text)
-            except ValueError as error:
-                click.echo(str(error), err=True)
-                continue
-            return question.answered(text)
-        if question.choices and text.casefold() not in by_word:
-            click.echo(f"give one of {', '.join(question.choices)}", err=True)
+            elif text and word is None and question.choices:
+                raise ValueError(f"give one of {', '.join(question.choices)}")
+        except ValueError as error:
+            click.echo(str(error), err=True)
             continue
-        return question.answered(by_word.get(text.casefold(), text))
+        return question.answered(word or text)
 
 
 def check_known(file: Path, proposal: Proposal, notes: Iterable[str], *, leave_open: bool) -> None:
