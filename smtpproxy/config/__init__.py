@@ -27,7 +27,6 @@ from smtpproxy.policy.periods import shortest_seconds
 from smtpproxy.policy.rulebooks import BUILTIN_NAMES, RulebookError, builtin, parse_rulebook
 from smtpproxy.settings import (
     BrandSettings,
-    BreakerSettings,
     PolicySettings,
     Settings,
     StreamSettings,
@@ -146,7 +145,6 @@ def read_rulebook(reference: str) -> Rulebook:
 def _completed(found: Settings, books: Mapping[str, Rulebook], digest: str) -> Settings:
     """Return the settings of the file with everything derived from several of them."""
     server, common = found.server, books[found.policy.rulebook]
-    hostname = server.hostname
     if server.workers == 0:
         server = replace(server, workers=len(os.sched_getaffinity(0)))
     policy = replace(found.policy, rulebook=common.name)
@@ -163,14 +161,7 @@ def _completed(found: Settings, books: Mapping[str, Rulebook], digest: str) -> S
         tracking_pixels=policy.tracking_pixels,
     )
     declared = [
-        _stream(
-            each,
-            policy,
-            found.breaker,
-            books[each.rulebook] if each.rulebook else common,
-            hostname,
-            brands,
-        )
+        _stream(each, found, books[each.rulebook] if each.rulebook else common, brands)
         for each in found.declared_streams
     ]
     url = found.store.url or f"sqlite://{server.state_dir / DATABASE}"
@@ -201,13 +192,9 @@ _SAME = (
 
 
 def _stream(
-    stream: StreamSettings,
-    policy: PolicySettings,
-    trials: BreakerSettings,
-    rulebook: Rulebook,
-    hostname: str,
-    brands: Mapping[str, BrandSettings],
+    stream: StreamSettings, found: Settings, rulebook: Rulebook, brands: Mapping[str, BrandSettings]
 ) -> Stream:
+    policy = found.policy
     marketing = stream.stream_class != "transactional"
     adds = stream.unsubscribe == "add"
     imprint = stream.imprint or _common_imprint(policy, rulebook)
@@ -227,9 +214,9 @@ def _stream(
         mode=stream.mode or policy.mode,
         marketing_cap=policy.frequency_cap,
         refuse_at_data=stream.refuse_at == "data",
-        trial=trials.trial(stream.campaign_trial) if marketing else None,
+        trial=found.breaker.trial(stream.campaign_trial) if marketing else None,
         unsubscribe_scope=_unsubscribe_scope(stream, brand) if adds else None,
-        list_id=(stream.list_id or f"{stream.name}.{hostname}") if adds else None,
+        list_id=(stream.list_id or f"{stream.name}.{found.server.hostname}") if adds else None,
         check_dkim=stream.check_dkim and marketing,
         body_optout=stream.body_optout and marketing,
         imprint=imprint if marketing else (),
