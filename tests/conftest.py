@@ -12,7 +12,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from smtpproxy.sinks.audit import anchor_scheduler
 from tests.kit import parts, warm
+from tests.kit.journal import Clock
 from tests.kit.load import SmtpSink
 from tests.kit.postfix import PostfixInstance
 from tests.kit.processes import kill_all, running
@@ -97,6 +99,13 @@ def _watchdog() -> Iterator[None]:
     kill_all(running() - before)
     if config is None:  # `serve` in this process sets it for the commands that it runs
         os.environ.pop("SMTPPROXY_CONFIG", None)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A time that the test moves; no anchor is taken because the machine's time passes."""
+    monkeypatch.setattr(anchor_scheduler, "CHECK_SECONDS", 3600.0)
+    return Clock()
 
 
 @pytest.fixture

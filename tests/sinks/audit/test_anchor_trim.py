@@ -23,11 +23,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "audit"
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
 async def write_days(folder: Path, clock: Clock, days: int) -> None:
     """A file for each day, of three decisions and some anchors."""
     for _ in range(days):

@@ -35,11 +35,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "audit"
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
 def lines(folder: Path) -> list[dict[str, Any]]:
     """Every whole line: kill -9 may tear the last one of a file, which `verify` tells."""
     found = [line for path in segments(folder) for line in path.open("rb")]

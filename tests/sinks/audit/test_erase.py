@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from smtpproxy.events import Decided, JudgedRecipient
 from smtpproxy.policy.model import Origin, RecipientFacts, Suppression
+from smtpproxy.sinks.audit import anchor_scheduler
 from smtpproxy.sinks.audit import erase as journal_erase
 from smtpproxy.sinks.audit.chain import Kind
 from smtpproxy.sinks.audit.erase import StillWritten, pseudonymise
@@ -30,11 +31,6 @@ JEANNE, PAUL = "jeanne@example.org", "paul@example.org"
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "audit"
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 def mail(clock: Clock, *people: str, **over: Any) -> Decided:
@@ -286,7 +282,10 @@ def test_where_nothing_is_nothing_is_erased(folder: Path) -> None:
 # with a running relay
 
 
-async def test_a_running_journal_leaves_its_file_and_goes_on(folder: Path, clock: Clock) -> None:
+async def test_a_running_journal_leaves_its_file_and_goes_on(
+    folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(anchor_scheduler, "CHECK_SECONDS", 0.02)
     log = journal(folder, clock)
     theirs = mail(clock, JEANNE)
     await write(log, clock, theirs)

@@ -20,11 +20,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "audit"
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
 async def write_days(folder: Path, clock: Clock, days: int, worker: int = 0) -> None:
     """A file for each day, of three decisions."""
     for _ in range(days):

@@ -20,11 +20,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "audit"
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
 async def write(folder: Path, clock: Clock, *people: str, worker: int = 0) -> None:
     """A file with a decision for each; whose name ends with ! is suppressed."""
     log = journal(folder, clock, worker)

@@ -30,11 +30,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "audit"
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
 async def test_what_is_committed_is_in_the_file(folder: Path, clock: Clock) -> None:
     log = journal(folder, clock)
     entry = decided(clock)

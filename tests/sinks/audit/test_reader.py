@@ -27,11 +27,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "audit"
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
 async def test_by_recipient_stream_and_time(folder: Path, clock: Clock) -> None:
     log = journal(folder, clock)
     entries = []

@@ -19,11 +19,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "audit"
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
 class Disk:
     """Stands in for fdatasync: counts, and waits where told to."""
 
