@@ -102,7 +102,13 @@ def test_a_message_goes_on_with_what_it_began_with(relay: RelayProcess, mta: Fak
         assert code == 0
         assert client.data(marketing())[0] == 250
         assert client.mail(SENDER)[0] == 421  # it is asked to come again
+    wait_for(lambda: status_of(relay)["draining"] == 0, "the worker of before to end")
+    assert status_of(relay)["messages"] == {"offers": {"allow": 1}}, "what it did at last counts"
     assert relay.send(marketing(), PERSON)[0] == 550
+
+
+def status_of(relay: RelayProcess) -> Any:
+    return json.loads(relay.command("status", "--json")[1])
 
 
 def test_many_at_once_are_few(relay: RelayProcess) -> None:
