@@ -118,16 +118,17 @@ class Indexer:
                 self._told_at = self.now()
             erased = self._erased
             for slot, rows in self._tail.unread(self._read):
-                while self._erased == erased and await self._add(slot, rows):
+                while await self._add(slot, rows, erased):
                     self._behind, self._oldest = self._tail.backlog(self._read)
         except StoreUnavailable:
             self._told_at = _NEVER  # perhaps another database answers next
             raise
 
-    async def _add(self, slot: int, rows: Iterator[Row]) -> bool:
-        """Add some rows; return whether there were any."""
+    async def _add(self, slot: int, rows: Iterator[Row], erased: int) -> bool:
+        """Add some rows; return whether there were any. After another erasure than `erased`, the
+        file that is open still has who is erased."""
         async with self.alone:
-            batch = list(islice(rows, _AT_ONCE))
+            batch = list(islice(rows, _AT_ONCE)) if self._erased == erased else []
             if batch:
                 keep = self.settings.retention
                 since = keep.indexed_since(self.now())  # a new index covers old journals

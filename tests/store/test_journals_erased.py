@@ -1,9 +1,12 @@
 """Erasures that relays of one store ask of each other, carried out in a journal and the index."""
 
+import asyncio
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,6 +83,37 @@ async def test_a_journal_that_is_put_back_is_rid_of_them_again(
     assert (await relay.follows(), await relay.follows()) == (1, 0)
     assert ANNA.encode() not in relay.text()
     assert not await relay.journals.find(IndexQuery(recipients=(ANNA,)), 10)
+
+
+async def test_who_is_erased_while_the_journal_is_read_is_not_in_the_index(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read on was opened before: it has them still."""
+    others = [f"person{number}@people.example" for number in range(150)]
+    await relay.decides([*others, ANNA])
+    name, erasing = relay_id(relay.state_dir), asyncio.Event()
+    indexer = Indexer(relay.settings, relay.journals, name, now=relay.clock.now)
+    add = relay.journals.add
+
+    async def added_late(*given: Any) -> None:
+        await erasing.wait()
+        await add(*given)
+
+    @asynccontextmanager
+    async def reading_anew() -> AsyncIterator[None]:
+        erasing.set()
+        async with indexer.reading_anew():
+            yield
+
+    await relay.journals.add_erasure(ANNA, relay.clock.now())
+    monkeypatch.setattr(relay.journals, "add", added_late)
+    _, erased = await asyncio.gather(
+        indexer.look(), carry_out(relay.settings, relay.journals, name, reading_anew)
+    )
+    await indexer.look()
+    assert erased == 1
+    assert not await relay.journals.find(IndexQuery(recipients=(ANNA,)), 10)
+    assert len(await relay.journals.find(IndexQuery(recipients=tuple(others)), 200)) == 150
 
 
 async def test_an_erasure_reaches_what_imports_here_have_rejected(relay: Relay) -> None:
