@@ -9,6 +9,7 @@ from typing import Any
 
 from smtpproxy.first_address import Place, first_address
 from smtpproxy.relay.connection import (
+    NO_MORE,
     StartTls,
     UpstreamConnection,
     UpstreamError,
@@ -52,7 +53,9 @@ class Connector:
         except BaseException as error:  # a cancellation too
             connection.close()
             if place is not None and isinstance(error, UpstreamError):
-                with suppress(UpstreamUnreachable):
+                # Messages wait for what an address that is full has taken.
+                weaker = UpstreamError if isinstance(error, NO_MORE) else UpstreamUnreachable
+                with suppress(weaker):
                     return await self.open(closed, (*without, place))
             raise
         return connection

@@ -21,7 +21,7 @@ from smtpproxy.settings import TcpAddress, UpstreamSettings
 from smtpproxy.web.health import greet
 from smtpproxy.wire.commands import Rcpt
 from tests.kit.certificates import Authority
-from tests.kit.ports import LOOPBACK, free_port
+from tests.kit.ports import LOOPBACK, free_port, wait_for
 from tests.kit.silent_network import dead_machine
 from tests.kit.upstream import (
     Action,
@@ -145,6 +145,24 @@ async def test_a_name_whose_first_address_takes_nobody(
             await failing(pool)
         with pytest.raises(OSError, match="does not greet"):
             await greet(UpstreamSettings(NAME))
+
+
+@pytest.mark.parametrize(
+    "says", [Says("421 4.3.2 too many"), Close()], ids=["greets with 421", "closes"]
+)
+async def test_a_name_whose_first_address_is_full_and_whose_second_takes_nobody(
+    monkeypatch: pytest.MonkeyPatch, says: Action
+) -> None:
+    """The message waits for a connection to the first: it was answered 451 at once."""
+    full = [At("connect", says, nth=nth) for nth in range(2, 50)]
+    with FakeUpstream(*full) as first, FakeUpstream(At("connect", Says("554 no"))) as second:
+        named(monkeypatch, first.port, second.port)
+        async with pooled(NAME) as pool:
+            only = await pool.acquire()
+            sending = asyncio.create_task(send(pool))
+            await asyncio.to_thread(wait_for, lambda: second.connections, "the second is asked")
+            pool.release(only)
+            assert (await sending).last.code == 250
 
 
 async def test_a_name_whose_first_address_has_no_tls(
