@@ -60,7 +60,7 @@ class Decoder:
 
     def opened(self, file: BinaryIO, start: bytes) -> BinaryIO:
         """Return the file to read lines from, of which `start` has already been read."""
-        found = unicode_of(start)
+        found, shown = unicode_of(start), start
         if start.startswith(BOM):
             self.encoding, self._is_utf8 = "utf-8", True
         elif found or (self.encoding or "").startswith("utf-16"):
@@ -70,9 +70,8 @@ class Decoder:
             start = start[2:] if start.startswith(tuple(_UTF_16)) else start
             texts = codecs.iterdecode(_chunks(file, start), self.encoding, "replace")
             file, start = _file_of(map(str.encode, texts)), b""
-            if not has_cr_alone(file.peek()):
-                return file
-        elif not has_cr_alone(start):
+            shown = file.peek()
+        if not has_cr_alone(shown):
             return file
         # Of old spreadsheets; whoever reads it sees LF.
         return _file_of(chunk.replace(b"\r", b"\n") for chunk in _chunks(file, start))

@@ -159,7 +159,10 @@ class TestEncodings:
 
     @pytest.mark.parametrize(
         ("encoding", "mark"),
-        [("utf-16", b""), ("utf-16-le", b""), ("utf-16-be", b""), ("utf-16-be", b"\xfe\xff")],
+        [
+            *(("utf-16", b""), ("utf-16-le", b""), ("utf-16-be", b""), ("utf-16-be", b"\xfe\xff")),
+            ("utf-8-sig", b""),
+        ],
     )
     def test_unicode_text_is_known(self, importing: Importing, encoding: str, mark: bytes) -> None:
         text = self.content("utf-8").decode() + "nobody;all;complaint;;\r\n"
