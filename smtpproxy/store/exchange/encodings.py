@@ -28,6 +28,8 @@ def encoding_named(name: str) -> str | None:
         found = codecs.lookup(name).name
         if found in _NO_TEXT:
             return None
+        if found == "utf-16":
+            return "utf-16-le"  # without a byte order mark, which would say so
         if found.startswith("utf-16") or _ASCII.decode(found) == _ASCII.decode():
             return found
     except (LookupError, ValueError):

@@ -188,6 +188,11 @@ class TestEncodings:
         assert importing.suppressions(again, wanted=wanted).added == 1
         assert [one.note for one in importing.suppressed(BERT)] == ["Noël"]
 
+    def test_a_file_that_is_not_in_the_named_encoding(self, importing: Importing) -> None:
+        wanted = Wanted(mapping=suppressions_mapping(encoding="utf-16"))
+        with pytest.raises(ImportFault, match="not characters of utf-16-le"):
+            importing.suppressions(f"E-mail;Commentaire\n{ANNA};Été\n".encode(), wanted=wanted)
+
     def test_octets_of_no_character_are_put_aside(self, importing: Importing) -> None:
         content = self.content("cp1252") + b"bert@people.example;all;complaint;\x81;\r\n"
         done = importing.suppressions(content)
