@@ -97,7 +97,7 @@ async def test_a_connection_that_is_lost_at_each_step_is_replaced_at_each() -> N
 
 @pytest.mark.parametrize("step", STEPS)
 async def test_an_upstream_that_says_nothing(step: Step) -> None:
-    timeouts = {"command_timeout": 0.15, "data_timeout": 0.15}
+    timeouts = {"command_timeout": 0.6, "data_timeout": 0.6}
     with FakeUpstream(At(step, Hold(), nth=1)) as upstream:
         async with pooled(upstream.port, **timeouts) as pool:
             error = await failing(pool)
