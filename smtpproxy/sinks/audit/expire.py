@@ -88,12 +88,18 @@ def _outlived(folder: Path, before: datetime, now: datetime) -> Iterator[Segment
     Each ends with its last line, or where the next one begins, whichever is later; times in the
     future, of a clock that was ahead, tell nothing.
     """
+
+    def past_time(line: bytes) -> datetime:
+        if (time := time_of(line)) > now:
+            raise NotALine("in the future")
+        return time
+
     for slot, files in segments(folder).items():
         begun = begun_times(files)
         for number, segment in enumerate(files):
             if number + 1 == len(files) and is_written(folder, slot):
                 break
-            last, _ = last_of(segment.path, time_of)
+            last, _ = last_of(segment.path, past_time)
             times = [*begun[number : number + 2], last or begun[number]]
             end = max((time for time in times if time <= now), default=now)
             if end > before or last == before:

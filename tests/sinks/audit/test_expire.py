@@ -73,6 +73,21 @@ async def test_a_clock_that_was_wrong_keeps_no_file_longer_or_shorter(
     assert list(verify(folder, now=clock.now()).faults()) == []
 
 
+async def test_a_file_in_which_the_clock_was_ahead_is_kept_for_its_last_lines_before(
+    folder: Path, clock: Clock
+) -> None:
+    log = journal(folder, clock)
+    for days in (0, 20, 4_000):
+        clock.tick(days=days)
+        await log.commit(decided(clock))
+    log.close()
+    await write_days(folder, clock, 1)
+    clock.tick(days=-4_000)
+    await write_days(folder, clock, 1)
+    kept = [expirable(folder, START + days * DAY, now=clock.now).lines for days in (19, 21)]
+    assert kept == [0, 8]
+
+
 @pytest.mark.parametrize(("days", "asked"), [(29, False), (31, True), (-400, True)])
 async def test_a_file_is_not_written_for_longer_than_a_month(
     folder: Path, clock: Clock, days: int, asked: bool
