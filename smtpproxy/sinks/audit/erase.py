@@ -154,11 +154,12 @@ def repeat(folder: Path) -> None:
 
     Raises OSError.
     """
-    recorded: dict[str, dict[int, set[int]]] = {}
-    for row in anchors.erasings(folder):
-        for n, *places in row.parts:
-            recorded.setdefault(row.file, {}).setdefault(n, set()).update(places)
     with locked(folder / journal_files.MAINTENANCE_LOCK):
+        finish(folder, clock.now)
+        recorded: dict[str, dict[int, set[int]]] = {}
+        for row in anchors.erasings(folder):
+            for n, *places in row.parts:
+                recorded.setdefault(row.file, {}).setdefault(n, set()).update(places)
         for segment in chain.from_iterable(segments(folder).values()):
             if parts := recorded.get(segment.name):
                 _replace(folder, _copied(folder, segment, partial(_without, parts)), segment)

@@ -17,7 +17,7 @@ from smtpproxy.policy.model import Origin, RecipientFacts, Suppression
 from smtpproxy.sinks.audit import anchor_scheduler
 from smtpproxy.sinks.audit import erase as journal_erase
 from smtpproxy.sinks.audit.chain import Kind
-from smtpproxy.sinks.audit.erase import StillWritten, pseudonymise
+from smtpproxy.sinks.audit.erase import StillWritten, pseudonymise, repeat
 from smtpproxy.sinks.audit.journal import Journal
 from smtpproxy.sinks.audit.lines import is_erased
 from smtpproxy.sinks.audit.reader import find, read
@@ -262,6 +262,20 @@ async def test_a_crash_in_between_is_made_good_by_the_next_call(
     assert not list(folder.glob(".*"))  # noqa: ASYNC240
     assert len(list(read(folder))) == count
     sound(folder)
+
+
+async def test_an_older_copy_is_erased_again_also_after_a_crash(folder: Path, clock: Clock) -> None:
+    log = journal(folder, clock)
+    await write(log, clock, mail(clock, JEANNE))
+    log.close()
+    (path,) = segments(folder)
+    copied = path.read_bytes()
+    pseudonymise(folder, JEANNE, now=clock.now)
+    path.write_bytes(copied)
+    (folder / f".{path.name}.erasing").write_bytes(copied)  # of a restore that was killed
+    repeat(folder)
+    assert JEANNE not in text(folder)
+    assert list(verify(folder).faults()) == []
 
 
 async def test_a_damaged_line_is_left_for_verify_to_find(folder: Path, clock: Clock) -> None:
