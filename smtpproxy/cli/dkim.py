@@ -15,6 +15,7 @@ from smtpproxy.cli import fail, failing
 from smtpproxy.cli.options import ExistingFile, MessageFile, argument, command, option, several
 from smtpproxy.cli.printer import Aside, Part, Result
 from smtpproxy.core.perform import UNSUBSCRIBE
+from smtpproxy.disk import flush, give_to_owner_of
 from smtpproxy.mail.dkim import NAME, signed_names, zone_line
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.policy.model import SignatureState
@@ -25,7 +26,7 @@ from smtpproxy.resolver import Answer, Resolver
 from smtpproxy.settings import DkimSettings, Settings
 from smtpproxy.settings.names import selector as read_selector
 from smtpproxy.settings.places import domain as read_domain
-from smtpproxy.store.key_files import create_secret
+from smtpproxy.store.import_jobs import private
 
 if TYPE_CHECKING:
     from smtpproxy.relay.dkim_signing import SigningKey
@@ -68,7 +69,7 @@ def keygen(
     made = _checked_settings(domain, selector, file)
     pem, key = new_key(kind, int(bits))
     try:
-        create_secret(file, pem.decode("ascii"), _state_dir(config))
+        _write(file, pem, _state_dir(config))
     except FileExistsError:
         fail(f"{file} already exists: a key is never overwritten")
     except OSError as error:
@@ -84,6 +85,19 @@ def keygen(
         f'key = "{file.resolve()}"',
     ]
     return Result(_as_object(made, key), text)
+
+
+def _write(file: Path, pem: bytes, state_dir: Path | None) -> None:
+    """Make the file, whole or not at all. Without a `state_dir` it stays root's, wherever it is."""
+    with open(file, "xb", opener=private) as out:
+        try:
+            if state_dir is not None and state_dir.is_dir():
+                give_to_owner_of(state_dir, out.fileno())
+            out.write(pem)
+            flush(out)
+        except BaseException:
+            file.unlink()
+            raise
 
 
 def _state_dir(config: Path) -> Path | None:

@@ -56,9 +56,9 @@ def test_a_new_key_is_private_and_its_record_is_what_verifiers_want(
             0,
             "shop.example (selector s1): valid; dkimpy: valid\n",
         )
-    again = _run("keygen", str(file), *names)
-    assert again.exit_code == 1
-    assert "never overwritten" in again.output
+    for taken in (str(file), str(tmp_path), ".", "/", ""):  # the last as a variable that is not set
+        again = _run("keygen", taken, *names)
+        assert (again.exit_code, "never overwritten" in again.output) == (1, True), taken
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
@@ -67,9 +67,12 @@ def test_root_gives_a_new_key_to_the_relay(tmp_path: Path) -> None:
     state = load(config).server.state_dir
     state.mkdir(exist_ok=True)
     os.chown(state, 65534, 65534)
+    home = tmp_path / "home"  # of somebody who is not to read the key
+    home.mkdir()
+    os.chown(home, 4711, 4711)
     names = ("--domain", "shop.example", "--selector", "s1", "--type", "ed25519")
     for more, owner in (({"config": config}, 65534), ({"config": tmp_path / "not.toml"}, 0)):
-        file = tmp_path / f"{owner}.pem"
+        file = home / f"{owner}.pem"
         done = _run("keygen", str(file), *names, **more)
         assert (done.exit_code, file.stat().st_uid) == (0, owner), done.output
 
