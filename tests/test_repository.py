@@ -105,6 +105,12 @@ def test_the_readme_names_the_two_commands_to_begin_with() -> None:
     assert "make test" in readme
 
 
+def test_files_that_the_flow_names_are_there() -> None:
+    files = [path.as_posix() for path in (REPOSITORY / "smtpproxy").rglob("*.py")]
+    named = set(re.findall(r"`([\w/]+\.py)`", (REPOSITORY / "docs/flow.md").read_text()))
+    assert not [name for name in named if not any(file.endswith(f"/{name}") for file in files)]
+
+
 def test_links_between_documents_lead_somewhere() -> None:
     broken = []
     for path in [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")]:
