@@ -38,7 +38,7 @@ def live_ring(keys: KeyRing, wanted: Live, place: object) -> KeyRing:
 
 
 class LiveKeys:
-    """The keys of a store, read again when other keys become live; not for the mail path."""
+    """The keys of a store, read again when other keys become live: each call asks the database."""
 
     def __init__(self, place: object, state_dir: Path) -> None:
         """`place` names the database in messages."""
