@@ -164,18 +164,38 @@ class Contact(Struct, frozen=True, omit_defaults=True):
     others: tuple[Collection, ...] = ()  # other ways in which it was obtained
 
 
-_OF_NEWEST = [name for name in Collection.__struct_fields__ if name in Contact.__struct_fields__]
-"""The fields that a contact has of its newest collection."""
-
-
 def collections(contact: Contact) -> tuple[Collection, ...]:
     """Return each way in which an address was obtained, the newest first."""
-    newest = Collection(**{name: getattr(contact, name) for name in _OF_NEWEST})
+    # Field by field, here and below: an import asks several times for each line.
+    newest = Collection(
+        contact.brand,
+        contact.source,
+        contact.collected_at,
+        contact.informed_at,
+        contact.never_informed,
+        contact.optout_offered,
+        contact.last_activity_at,
+        contact.provenance,
+        audience=contact.audience,
+        occupations=contact.occupations,
+    )
     return (newest, *contact.others)
 
 
 def collected(contact: Contact, ways: tuple[Collection, ...]) -> Contact:
     """Return the contact as obtained only in these ways; the first is the newest."""
     newest, *others = ways or (Collection(),)
-    shared = {name: getattr(newest, name) for name in _OF_NEWEST}
-    return replace(contact, **shared, others=tuple(others))
+    return replace(
+        contact,
+        brand=newest.brand,
+        source=newest.source,
+        collected_at=newest.collected_at,
+        informed_at=newest.informed_at,
+        never_informed=newest.never_informed,
+        optout_offered=newest.optout_offered,
+        last_activity_at=newest.last_activity_at,
+        provenance=newest.provenance,
+        audience=newest.audience,
+        occupations=newest.occupations,
+        others=tuple(others),
+    )
