@@ -381,6 +381,7 @@ def _position(document: Mapping[str, Any], location: Location) -> tuple[int, ...
 
 
 def value_at(value: object, location: Location) -> object:
+    """Return what is at a place in a document; None if there is nothing."""
     for step in location:
         value = _child(value, step)
     return value

@@ -188,8 +188,7 @@ def submitter(settings: Settings) -> Submit:
         content = f"{header}: {mail.stream}\r\n".encode() + mail.message
         client = None
         try:
-            host = str(path.absolute())
-            client = _Client(host, local_hostname=hostname, timeout=_TIMEOUT)
+            client = _Client(str(path), local_hostname=hostname, timeout=_TIMEOUT)
             options = [] if content.isascii() else ["SMTPUTF8", "BODY=8BITMIME"]
             client.sendmail(mail.sender, [mail.recipient], content, options)
         except smtplib.SMTPRecipientsRefused as refused:

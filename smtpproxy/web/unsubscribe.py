@@ -84,7 +84,7 @@ class Unsubscribe:
 
     def __post_init__(self) -> None:
         self._wishes = Wishes(self.writer, self.now)
-        self._streams = {stream_tag(name): stream for name, stream in self.streams.items()}
+        self._by_tag = {stream_tag(name): stream for name, stream in self.streams.items()}
         self._scopes = Scopes.of(self.streams, self.looks)
         brands = [look for look in self.looks.values() if look.brand != BUILT_IN_BRAND]
         self._otherwise = brands[0] if len(brands) == 1 else self.looks[BUILT_IN_BRAND]
@@ -131,11 +131,11 @@ class Unsubscribe:
 
     def _as_of_now(self, link: Unsubscription) -> Unsubscription:
         """Return a link's content with the current names of brands and purposes."""
-        scope = self._scopes.of_link(link.scope, self._streams.get(link.stream))
+        scope = self._scopes.of_link(link.scope, self._by_tag.get(link.stream))
         return link if scope == link.scope else structs.replace(link, scope=scope)
 
     async def _visit(self, request: Request, link: Unsubscription) -> "Visit":
-        stream = self._streams.get(link.stream)
+        stream = self._by_tag.get(link.stream)
         accepted = request.headers.get("accept-language", "")
         visit = Visit(
             self.looks.get(stream.brand, self._otherwise) if stream else self._otherwise,
