@@ -50,6 +50,37 @@ from smtpproxy.settings.streams import (
 )
 from smtpproxy.toml_tables import AT_LEAST_ONE, DERIVED, Key
 
+__all__ = [
+    "Address",
+    "AuditSettings",
+    "AuthSettings",
+    "BrandSettings",
+    "BreakerSettings",
+    "ConfirmationSettings",
+    "ControllerSettings",
+    "Credential",
+    "DkimSettings",
+    "DnsSettings",
+    "DoctorSettings",
+    "FeedbackSettings",
+    "ListenerSettings",
+    "PartnerSettings",
+    "PolicySettings",
+    "Rate",
+    "RetentionSettings",
+    "SenderRule",
+    "ServerSettings",
+    "Settings",
+    "StoreSettings",
+    "StreamSettings",
+    "TcpAddress",
+    "TokenSettings",
+    "UnixAddress",
+    "UpstreamSettings",
+    "WebSettings",
+    "WebhookSettings",
+]
+
 BUILT_IN_PURPOSES = frozenset({"tracking"})
 """What people can consent to although no stream has that purpose: tracking of opens and clicks."""
 

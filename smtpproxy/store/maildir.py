@@ -4,6 +4,7 @@
 `new`, and moves to `cur` once it has been acted on.
 """
 
+import asyncio
 import os
 import re
 import time
@@ -195,9 +196,11 @@ async def reports_about(log: FeedbackLog, maildir: Maildir, address: str) -> Seq
     Raises StoreUnavailable, OSError.
     """
     found = {one.id: one for one in await log.about(address)}
-    named = address.encode().lower()
-    for kept in await log.kept():
-        report = maildir.read(kept.id, _MOST)
-        if report is not None and named in report.content.lower():
-            found[kept.id] = kept
+    named, kept = address.encode().lower(), await log.kept()
+
+    def naming() -> list[ReadReport]:
+        reports = ((one, maildir.read(one.id, _MOST)) for one in kept)
+        return [one for one, read in reports if read and named in read.content.lower()]
+
+    found |= {one.id: one for one in await asyncio.to_thread(naming)}
     return sorted(found.values(), key=lambda one: (one.at, one.id))
