@@ -130,6 +130,8 @@ def test_bounces_wait_at_the_mta_while_the_relay_is_away(
         wait_for(lambda: deferred(mta) == ["MAILER-DAEMON"], "the bounce to be deferred")
         relay.start()
         mta.wait_empty()
+        wait_for(lambda: bounces(mta, LATE), "the bounce to come to the app")
     except AssertionError as error:
         raise AssertionError(f"{error}\n{mta.queued()}\n{relay.output}\n{mta.log}") from None
+    mta.wait_empty()
     assert len(bounces(mta, LATE)) == 1
