@@ -44,7 +44,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("ours")
 gc.disable()  # while thousands of tests are collected: all of it stays
 
-_SLOW = {"demo", "deploy", "e2e", "process", "test_recipients_at_the_intakes"}
+_SLOW = {"demo", "deploy", "e2e", "process", "relay", "test_recipients_at_the_intakes"}
 """Folders, and files elsewhere, whose tests take more time than CPU time."""
 
 
