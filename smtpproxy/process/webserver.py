@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import uvloop
 from starlette.applications import Starlette
@@ -96,8 +96,7 @@ def _app(
     trusts: Callable[[str], bool],
     started_at: float,
 ) -> Starlette:
-    state_dir = settings.server.state_dir
-    links, pages = LinkReader(state_dir), looks(settings)
+    links, pages = LinkReader(settings.server.state_dir), looks(settings)
     by_mail = personal = confirmations = None
     if settings.confirmation is not None:
         by_mail, personal = _asking(settings, stores, pages)
@@ -108,10 +107,6 @@ def _app(
             trusts=trusts,
             now=now,
         )
-
-    async def stats() -> Snapshot:
-        workers, feedback = await supervisor.stats(), await _heard(stores.feedback)
-        return merge((workers, run_metrics(state_dir), feedback))
 
     api = Api(
         settings,
@@ -134,7 +129,23 @@ def _app(
         personal=personal,
     )
     parts = [api, unsubscribe, *([confirmations] if confirmations else ())]
-    monitoring = Monitoring(
+    monitoring = _monitoring(settings, stores, supervisor, parts, started_at)
+    routes = [part.routes for part in (monitoring, *parts)]
+    return create_app(*routes, reason_pages(pages[BUILT_IN_BRAND]))
+
+
+def _monitoring(
+    settings: Settings,
+    stores: _Stores,
+    supervisor: "Supervisor",
+    parts: Sequence[Api | Unsubscribe | ConfirmationLinks],
+    started_at: float,
+) -> Monitoring:
+    async def stats() -> Snapshot:
+        workers, feedback = await supervisor.stats(), await _heard(stores.feedback)
+        return merge((workers, run_metrics(settings.server.state_dir), feedback))
+
+    return Monitoring(
         stats,
         supervisor.health,
         _readiness(settings, supervisor, stores.read),
@@ -147,8 +158,6 @@ def _app(
         streams=stores.watched.status,
         counting=[part.snapshot for part in parts],
     )
-    routes = [part.routes for part in (monitoring, *parts)]
-    return create_app(*routes, reason_pages(pages[BUILT_IN_BRAND]))
 
 
 def _asking(
