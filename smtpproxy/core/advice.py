@@ -1,9 +1,9 @@
 """One message that another MTA keeps, and asks us what to do with.
 
 Over milter it is judged like a relayed message, and only the result differs: the upstream gets
-nothing but the notice about deleted recipients. Policy delegation never shows the content: each
-recipient is judged finally when the MTA asks, and even a permission is on record before the answer,
-because no other question may follow.
+nothing but the notice about deleted recipients. Policy delegation never shows the content: the
+verdict on each recipient is final when the MTA asks, and even a permission is on record before the
+answer, because no other question may follow.
 """
 
 from collections.abc import Callable, Sequence

@@ -80,10 +80,10 @@ class PerRecipientDelivery:
     def deliver(self, recipients: Sequence[Recipient]) -> Steps[list[Delivered]]:
         """Return what became of each, in order.
 
-        While nobody is mailed the first failure for all ends it; later, several in a row do, as do
-        several refusals of the content where each recipient gets its own reply: nobody is told of
-        what may be another's. Those who certainly got nothing are tried again at the end, one by
-        one, because the upstream may allow fewer connections.
+        Until somebody is mailed, the first failure that concerns everybody ends it; after that,
+        several in a row do, as do several refusals of the content if each recipient gets its own
+        reply: nobody is answered for a fault of another's copy. Those who certainly got nothing are
+        tried again at the end, one by one, because the upstream may allow fewer connections.
         """
         outcomes: list[Delivered | None] = [None] * len(recipients)
         refusals = 0

@@ -30,7 +30,7 @@ from smtpproxy.wire.commands import Rcpt
 NO_ID = "explain"
 """Takes the place of the decision's id in replies."""
 
-_OK = Reply.of(250, "2.0.0", "it would be the mail server's to answer")
+_OK = Reply.of(250, "2.0.0", "the mail server would answer this")
 
 
 class Network(Protocol):
@@ -174,7 +174,7 @@ class _DryRun:
             case effects.CountCampaign():
                 return Campaign(effect.key)
             case effects.CountText():
-                return 0  # who else was sent the text is not known
+                return 0  # nobody knows who else was sent the text
             case effects.Sign():
                 return b""
             case effects.FindCopies():

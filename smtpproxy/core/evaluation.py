@@ -49,7 +49,7 @@ class Evaluation:
         self.limited: set[str] = set()  # those who have said how often they want mail
         self._services = services
         self._choice = choice
-        self._read_at: dict[str, object] = {}  # the state of the store that the facts are from
+        self._read_at: dict[str, object] = {}  # the state of the store that the facts come from
         self._at_rcpt: dict[str, Verdict] = {}
         self._changed: set[str] = set()  # something was learned since the last verdict
 
@@ -212,7 +212,7 @@ def _changes(
     if any(_differ(r.verdict, v) for r, v in zip(known, late.recipients, strict=True)):
         # Recipients are judged at RCPT, between the beginning of the transaction and its record: a
         # period that ended in between is not a change.
-        early = judge(question, decided.facts, rulebook, _begun(decided))
+        early = judge(question, decided.facts, rulebook, _start_of(decided))
     for recipient, first, last in zip(known, early.recipients, late.recipients, strict=True):
         if _differ(recipient.verdict, first) and _differ(recipient.verdict, last):
             yield Change(recipient, recipient.verdict, last)
@@ -231,13 +231,13 @@ def _differ(before: Verdict, after: Verdict) -> bool:
     )
 
 
-def _begun(decided: Decided) -> datetime:
+def _start_of(decided: Decided) -> datetime:
     """When the transaction began, according to its id; never after the record."""
     try:
-        begun = datetime.fromtimestamp(time_of(decided.id) / 1000, UTC)
+        start = datetime.fromtimestamp(time_of(decided.id) / 1000, UTC)
     except ValueError:
         return decided.at
-    return min(begun, decided.at)
+    return min(start, decided.at)
 
 
 def words(verdict: Verdict) -> str:

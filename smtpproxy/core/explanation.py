@@ -291,7 +291,7 @@ def _with_own_answer(
 ) -> ExplainedRecipient:
     """Add the upstream's answer if each recipient had their own copy.
 
-    A refusal that several have may be of a copy before theirs, which were then not tried.
+    Several may share one refusal, of an earlier copy, after which theirs were not tried.
     """
     if record.outcome is None or not record.outcome.each:
         return explained

@@ -240,7 +240,7 @@ class RecordedTransaction:
                 against.add(verdict.reason)
         if message is not None and message.action is not _ALLOW:
             against.add(message.reason)
-        return Decided(  # so many names would take as long as all the rest of this
+        return Decided(  # this many keywords would take as long as all the rest
             self.id,
             at,
             stage,
@@ -302,7 +302,7 @@ class RecordedTransaction:
     def _failed(self, error: Exception, *, recipients: int = 0, messages: int = 0) -> Reply:
         """Report an internal failure, which leaves these recipients and messages undecided."""
         cause = error.__cause__ or error
-        text = f"{type(cause).__name__}: {str(cause) or error}"  # TimeoutError says nothing
+        text = f"{type(cause).__name__}: {str(cause) or error}"  # TimeoutError has no text
         listener, emit = self.client.listener, self._services.emit
         if isinstance(error, UpstreamShareUsed):
             emit(Limited(listener, self.client.peer, "upstream_connections"))
@@ -336,7 +336,7 @@ class RecordedTransaction:
 def without_erased(decided: Decided, facts: Facts, began: datetime) -> Decided:
     """The decision without the names of those erased since the transaction began.
 
-    `facts` are the latest; those of the decision are the ones that it was made by.
+    `facts` are the latest; the decision keeps those that it was based on.
     """
     if not any(map(_suppressions, facts.values())):
         return decided

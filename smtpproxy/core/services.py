@@ -184,7 +184,7 @@ class StreamChoice:
 
 
 _MOST_FOUND = 10_000
-"""How many combinations of listener, credential and rule a process keeps the choice of."""
+"""How many combinations of listener, credential and rule a process caches the choice for."""
 
 
 class StreamTable:

@@ -186,7 +186,7 @@ class Transaction(CountedTransaction):
         return outcome
 
     def _outcome(self, decision: Decision, at: datetime) -> Outcome:
-        """What follows from verdicts of that moment: whether it passes, and for whom not."""
+        """What follows from verdicts of that moment: whether it passes, and who does not get it."""
         refused: tuple[Refused, ...] = ()
         if not all(map(_is_allowed, decision.recipients)):
             judged = zip(self.recipients_accepted, decision.recipients, strict=True)
@@ -225,7 +225,7 @@ class Transaction(CountedTransaction):
             at,
             decision,
             self.recipients_accepted,
-            dict(self._evaluation.facts),  # later ones are not what it was made by
+            dict(self._evaluation.facts),  # a copy: it was not based on later ones
             features=self._features,
             observed=decision.stream.mode is _OBSERVE,
             relayed=passes,
@@ -264,7 +264,7 @@ class Transaction(CountedTransaction):
         if message is not None and message.reason is Reason.RECIPIENTS_REFUSED:
             message = judge_message(stream, self._features)
         changed = self._outcome(replace(decision, recipients=verdicts, message=message), now)
-        facts = {  # a verdict that stays was given by what was known then
+        facts = {  # a verdict that stays was based on what was known then
             address: outcome.decided.facts.get(address, NO_FACTS)
             for address, verdict in zip(addresses, before, strict=True)
             if not _is_allowed(verdict)

@@ -48,7 +48,7 @@ _BACKLOG = 1_000
 """How many connections that the kernel has accepted may be taken at once."""
 
 _REST = 0.1
-"""Seconds without accepting after the system had no file or memory for a connection."""
+"""Seconds without accepting after the system had no file or memory left for a connection."""
 
 Admit = Callable[[socket.socket, str], None]
 """Takes over the socket, with the address of the client that the header names."""
@@ -76,7 +76,7 @@ class ProxyAcceptor:
         self._trusted = trusted
         self._timeout = timeout
         self._room = room
-        self._files = files  # a connection with this number or a higher one is not kept
+        self._files = files  # connections with this file number or a higher one are closed
         self._deadlines = deadlines
         self._admit = admit
         self._emit = emit
@@ -123,7 +123,7 @@ class ProxyAcceptor:
             return False
         try:
             connection, address = self._socket.accept()
-        except OSError as error:  # another worker took it, or it has gone
+        except OSError as error:  # another worker took it, or the client is gone
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                 self._rest(self._socket)
             return False

@@ -155,7 +155,8 @@ _REPLIES: dict[AuthOutcome, Reply] = {
 
 
 class AuthDialog:
-    """The SASL exchanges of one session. `user` is set by a line with which one has succeeded."""
+    """The SASL exchanges of one session. `user` is set by the line that completes one
+    successfully."""
 
     def __init__(self, authenticator: Authenticator, listener: str, peer: str, emit: Emit) -> None:
         self.user = ""

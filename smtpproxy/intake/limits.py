@@ -89,7 +89,7 @@ class RateTable:
 
     def _make(self, secret: bytes) -> None:
         os.pwrite(self._file, secret, 0)
-        os.posix_fallocate(self._file, 0, _SIZE)  # a full disk would not take what is counted
+        os.posix_fallocate(self._file, 0, _SIZE)  # or counting would fail once the disk is full
 
     def take(self, key: str, rate: Rate, count: int = 1) -> int:
         """Return how many of `count` the rate still permits, and use them up."""
@@ -122,7 +122,7 @@ class RateTable:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def _read(self, start: int) -> bytes:
-        """Return a bucket. Whoever finds that the file was cut short makes it whole again."""
+        """Return a bucket. Whoever finds the file cut short restores it."""
         bucket = b""
         with suppress(OSError):
             bucket = os.pread(self._file, _BUCKET.size, start)

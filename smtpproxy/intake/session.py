@@ -36,7 +36,7 @@ _FLUSH = 30.0
 
 
 def _unasked(answer: Pending[Any]) -> None:
-    raise RuntimeError("an answer came though none was awaited")
+    raise RuntimeError("an answer came that nobody was waiting for")
 
 
 BUSY, ENDING, UNREAD, PAUSING = 1, 2, 4, 8
@@ -290,7 +290,7 @@ class Session(asyncio.Protocol, ABC):
         try:
             if isinstance(error, Exception):
                 self._send_internal_failure()
-                self._report(error)  # last, as it may fail where there is no memory
+                self._report(error)  # last, as it may fail if there is no memory
         finally:
             self._end("error")  # CancelledError: the process ends
 

@@ -188,7 +188,7 @@ class SmtpSession(Session):
 
     def _mail_from(self, mail: Mail) -> None:
         listener, client = self._listener, self._client
-        if self._engine.state is _MAIL:  # it gives up the transaction that is open
+        if self._engine.state is _MAIL:  # it abandons the open transaction
             self._abort()
         if listener.draining and self._served:
             self._shut_down()
@@ -256,11 +256,11 @@ class SmtpSession(Session):
 
     def _answered(self, answered: Answered) -> None:
         over = self._listener.draining and self._served and not self._in_message()
-        if over and answered is NOOP:  # of a pool that asks before its next message
+        if over and answered is NOOP:  # from a client's pool that checks before its next message
             self._shut_down()
             return
         if self._transaction is not None and not self._in_message():
-            self._abort()  # given up by a MAIL that could not be read
+            self._abort()  # abandoned by a MAIL that could not be read
         self._write(answered.data)
         if answered is TOO_MANY_RECIPIENTS:
             self._limited("recipients")

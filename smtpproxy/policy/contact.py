@@ -119,8 +119,8 @@ class Preference(Struct, frozen=True, omit_defaults=True):
 def wishes_about(told: Iterable[Preference], purpose: str | None, brand: str) -> list[Preference]:
     """Return the wishes that hold for a brand's mail of one purpose; the strictest of them counts.
 
-    What was said about another brand that matches, such as the built-in one before there were
-    brands, ends with what is said later about this one.
+    A wish about another brand that matches, such as the built-in one before there were brands,
+    gives way to a later one about this brand.
     """
     matching = [one for one in told if one.purpose == purpose and same_brand(one.brand, brand)]
     own = next((one for one in matching if one.brand == brand), None)
@@ -130,8 +130,8 @@ def wishes_about(told: Iterable[Preference], purpose: str | None, brand: str) ->
 
 
 def said_last(told: Iterable[Preference], purpose: str, brand: str, now: datetime) -> datetime:
-    """Return the time of a wish that is expressed now: later than those before it, even if a clock
-    that was ahead has dated them."""
+    """Return the time to record for a wish expressed now: later than all before it, even those
+    dated by a clock that was ahead."""
     return max([now, *(one.at + _TICK for one in wishes_about(told, purpose, brand))])
 
 

@@ -85,8 +85,8 @@ def read_identity(headers: HeaderBlock) -> MessageIdentity:
 
 
 def _doubled(headers: HeaderBlock) -> str | None:
-    """Say which field is there twice with different values, so that each reader sees another
-    message; Gmail refuses two Subject fields."""
+    """Say which field occurs twice with different values, so that programs show different messages;
+    Gmail refuses two Subject fields."""
     name = doubled_field(headers)
     if name is None and len(set(headers.values("Subject"))) > 1:
         name = "Subject"

@@ -45,7 +45,7 @@ class Connector:
     async def open(
         self, closed: Callable[[], None], without: tuple[Place, ...] = ()
     ) -> UpstreamConnection:
-        """Open one, at the first address that takes us and is not among `without`; `closed` is
+        """Open one, to the first address that accepts it and is not among `without`; `closed` is
         called when it ends. Raises UpstreamError."""
         place, connection = await self._connect(closed, without)
         try:
@@ -53,7 +53,7 @@ class Connector:
         except BaseException as error:  # a cancellation too
             connection.close()
             if place is not None and isinstance(error, UpstreamError):
-                # Messages wait for what an address that is full has taken.
+                # Messages wait for connections that a full address has accepted.
                 weaker = UpstreamError if isinstance(error, NO_MORE) else UpstreamUnreachable
                 with suppress(weaker):
                     return await self.open(closed, (*without, place))

@@ -34,7 +34,7 @@ class UpstreamUnreachable(UpstreamError):
 
 
 class UpstreamFull(UpstreamError):
-    """The upstream greets with 421: it takes no more connections (RFC 5321 section 3.8)."""
+    """The upstream greets with 421: it accepts no more connections (RFC 5321 section 3.8)."""
 
     reply = Reply.of(451, "4.4.1", "the next mail server takes no more connections now; try later")
 
@@ -62,7 +62,7 @@ class UpstreamTimeout(UpstreamError):
 
 
 NO_MORE = (UpstreamFull, UpstreamUnreachable, UpstreamLost)
-"""What becomes of a new connection where the upstream takes no more: a queue may be full, too."""
+"""How opening a connection fails if the upstream accepts no more; its queue may be full, too."""
 
 _RSET = b"RSET\r\n"
 _QUIT = b"QUIT\r\n"
@@ -204,8 +204,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport.write(data)
 
     def send_content(self, pieces: Iterator[bytes], end: ContentSent, timeout: float) -> None:
-        """Write content, waiting whenever the upstream is slower; then the reply to its end is due,
-        if it has come to that. An exception from the content becomes its answer."""
+        """Write content, waiting whenever the upstream is slower; if it gets to the end, the reply
+        to that is due. An exception from the content becomes the answer."""
         self._writing = None
         try:
             batch: list[bytes] = []

@@ -1,4 +1,4 @@
-"""What was sent to the upstream, and the replies that are due for it."""
+"""What was sent to the upstream, and the replies that are due."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ T = TypeVar("T")
 
 
 class Exchange(Pending[T]):
-    """Commands sent together, and their replies so far, which `answered` makes the answer.
+    """Commands sent together, and their replies so far, which `answered` turns into the answer.
 
-    It is called once, with all `count` replies, or with the error instead: UpstreamError, or
-    whatever reading the content raised. A 421 is always the last reply, because the upstream then
-    closes the connection.
+    It is called once, with all `count` replies, or with an error: UpstreamError, or whatever
+    reading the content raised. A 421 is always the last reply, because the upstream then closes the
+    connection.
     """
 
     __slots__ = ("answered", "count", "replies")
@@ -65,6 +65,6 @@ class Offer(Exchange[list[Reply]]):
         asked: Sequence[Rcpt],
     ) -> None:
         super().__init__(answered)
-        self.asked = self.named = asked  # behind MAIL `named` begins with those accepted before
-        self.connection: object = None  # that they were sent on
+        self.asked = self.named = asked  # after MAIL, `named` begins with those accepted before
+        self.connection: object = None  # the one they were sent on
         self.opening = 0  # how many commands precede them: XFORWARD, MAIL

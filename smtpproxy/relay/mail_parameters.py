@@ -1,4 +1,4 @@
-"""What the client's MAIL command asked for, put to an upstream that may not offer all of it."""
+"""What the client's MAIL command asked for, passed to an upstream that may not offer all of it."""
 
 from msgspec import Struct
 
@@ -25,10 +25,10 @@ class MailParameters(Struct, frozen=True):
     utf8: bool = False
     ret: str | None = None
     envid: str | None = None
-    client: ClientInfo | None = None  # for an upstream that trusts us about it
+    client: ClientInfo | None = None  # for an upstream that trusts us
     xclient_override: bool = False  # XCLIENT named the client
     needs: frozenset[str] | None = None
-    owner: str = ""  # the client that the connection counts for; empty: the relay
+    owner: str = ""  # whose share the connection counts towards; empty: the relay's
 
     def commands(self, knows: Capabilities) -> list[bytes]:
         """MAIL, after XFORWARD if supported. Unsupported parameters are left out."""

@@ -52,11 +52,11 @@ class UpstreamPool:
         self._limit = UpstreamLimit(
             settings.max_connections, workers or Workers.alone(deadlines.now), deadlines.now
         )
-        self._surplus = 0  # connections that another worker is to have
+        self._surplus = 0  # connections to give up to another worker
         self._hostname = hostname
         self._connector = Connector(settings, hostname, deadlines, replies)
         self._idle: list[UpstreamConnection] = []  # all of them alive
-        self._lent: set[UpstreamConnection] = set()  # those that messages have
+        self._lent: set[UpstreamConnection] = set()  # those in use by a message
         self._waiters: dict[_Waiter, None] = {}  # the next first
         self._opening: dict[asyncio.Task[UpstreamConnection], float] = {}  # since when, in order
         self._again: asyncio.TimerHandle | None = None
@@ -68,7 +68,7 @@ class UpstreamPool:
 
     @property
     def busy(self) -> int:
-        """How many messages have a connection or a right to the next."""
+        """How many messages have a connection, or may have the next."""
         return self._shares.taken
 
     @property
@@ -109,8 +109,8 @@ class UpstreamPool:
         self, ended: UpstreamConnection, full: UpstreamError | None = None
     ) -> UpstreamConnection:
         """Return another connection for the same message, which keeps its turn: a new one, since
-        those that are idle may have ended too. If the upstream took no more (`full`), any.
-        Raises UpstreamError."""
+        idle ones may have ended too; any, if the upstream accepted no more (`full`). Raises
+        UpstreamError."""
         now = self.deadlines.now()
         waiter = _Waiter(ended.client, min(ended.wanted_since, now), new=full is None)
         ended.close()
@@ -129,7 +129,7 @@ class UpstreamPool:
 
     def release(self, connection: UpstreamConnection) -> None:
         """Take back a connection, for further use if it is alive."""
-        client = connection.client  # not the one that has it next
+        client = connection.client  # before another takes the connection
         self._lent.remove(connection)
         if connection.private or self._surplus:
             connection.quit()
@@ -151,7 +151,7 @@ class UpstreamPool:
             self._surplus -= 1
 
     def close(self) -> None:
-        """Close the connections, once no message has one any more."""
+        """Close the connections; each is closed when no message uses it any more."""
         if self._trimmer is not None:
             self._trimmer.cancel()
         self._cancel_needless()
@@ -170,7 +170,7 @@ class UpstreamPool:
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError):
                 self._cancel_needless()
-                if not waiter.cancelled() and waiter.exception() is None:  # it came just now
+                if not waiter.cancelled() and waiter.exception() is None:  # it arrived just now
                     self._lent.remove(waiter.result())
                     if waiter.result().alive:
                         self._hand_out(waiter.result())
@@ -180,7 +180,7 @@ class UpstreamPool:
             self._waiters.pop(waiter, None)
 
     def _open_more(self) -> None:
-        """Begin to open connections for the messages that wait, a few at a time."""
+        """Start opening connections for the waiting messages, a few at a time."""
         waiting = self._still_waiting()
         while self._recent_attempts() < min(len(waiting), _AT_A_TIME) and self._may_open():
             attempt = asyncio.get_running_loop().create_task(self._connect())
@@ -189,12 +189,12 @@ class UpstreamPool:
         expired = self.deadlines.now() - self.settings.wait_timeout
         for waiter in waiting[len(self._opening) :]:
             if waiter.since <= expired:
-                waiter.set_exception(UpstreamBusy(f"{self._open} connections, and no more"))
+                waiter.set_exception(UpstreamBusy(f"{self._open} connections, and no more allowed"))
         if waiting and self._again is None:
             self._again = asyncio.get_running_loop().call_later(MORE_EVERY, self._try_again)
 
     def _recent_attempts(self) -> int:
-        """How many attempts began so recently that they may soon bring a connection."""
+        """How many attempts began so recently that they may soon succeed."""
         since = self.deadlines.now() - GREETED_WITHIN
         return sum(begun > since for begun in self._opening.values())
 
@@ -211,8 +211,8 @@ class UpstreamPool:
         self._open_more()
 
     def _may_open(self) -> bool:
-        """Whether there may be one connection more. Whoever waits although some are idle needs a
-        fresh one: an idle one makes room for it."""
+        """Whether one more connection may be opened. If a message waits although some are idle, it
+        needs a fresh one: an idle one makes room for it."""
         limit = self._limit()
         if self._idle and self._open + len(self._opening) >= limit:
             self._idle[0].quit()
@@ -229,8 +229,8 @@ class UpstreamPool:
         return any(connection.used for connection in chain(self._lent, self._idle))
 
     def _opened(self, attempt: asyncio.Task[UpstreamConnection]) -> None:
-        """Give the connection to whoever waits for it. A failure is that of one message for which
-        the attempt was made, if no other attempt may serve it."""
+        """Give the connection to whoever waits for it. If the attempt failed, fail the message it
+        was made for, unless another attempt may serve it."""
         begun = self._opening.pop(attempt)
         try:
             connection = attempt.result()
@@ -251,7 +251,7 @@ class UpstreamPool:
         self._open_more()
 
     def _refused(self, begun: float, error: UpstreamError) -> None:
-        """Make do with the connections that the upstream takes. If there are none, all fail."""
+        """Make do with the connections that the upstream accepts. If there are none, all fail."""
         greets_all = isinstance(error, UpstreamClosing)
         in_vain = self._limit.refused(
             self._open + len(self._opening),
@@ -262,8 +262,8 @@ class UpstreamPool:
         self._fail(NEVER if in_vain else begun, error)
 
     def _fail(self, begun: float, error: Exception) -> None:
-        """Fail messages that waited for long, and for an attempt that was `begun` too: there is
-        always another, which may fail as well."""
+        """Fail messages that have waited long, and since before the attempt `begun`: another always
+        follows, which may fail as well."""
         limit = self.deadlines.now() - self.settings.wait_timeout
         for waiter in self._still_waiting():
             if begun == NEVER or waiter.since <= min(begun, limit):

@@ -1,4 +1,4 @@
-"""Who may have a connection to the upstream: so many at once, and no client all of them.
+"""Who may have a connection to the upstream: only so many at once, and no client gets them all.
 
 Clients are identified by address. One may hold `max_connections_per_address`; if all are in use,
 the waiting clients take turns, however many messages each has waiting.
@@ -32,8 +32,8 @@ class Shares:
         self._most, self._share = settings.max_connections, settings.share
         self._wait_timeout = settings.wait_timeout
         self.taken = 0
-        self._held: dict[str, int] = {}  # of them, by client
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # the next client first
+        self._held: dict[str, int] = {}  # slots in use, by client
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # the next client comes first
 
     @property
     def waiting(self) -> int:
@@ -62,7 +62,7 @@ class Shares:
                 await slot
         except BaseException as error:
             if slot.done() and not slot.cancelled():
-                self.free(client)  # it came just now
+                self.free(client)  # it arrived just now
             else:
                 self._forget(client, slot)
             if isinstance(error, TimeoutError):

@@ -46,8 +46,8 @@ class UpstreamTransaction(Struct, eq=False):
     _mail_refusal: Reply | None = None
     _data_sent: bool = False  # and not refused: content follows
     _error: UpstreamError | None = None
-    _used: bool = False  # the connection, for an earlier transaction
-    _last: bool = False  # it is the last that is tried for this step of the client
+    _used: bool = False  # whether the connection served an earlier transaction
+    _last: bool = False  # whether it is the last to try for this step of the client
 
     def recipients(self, asked: Sequence[Rcpt]) -> Pending[list[Reply]]:
         """Offer recipients to the upstream; the first call sends MAIL before them."""
@@ -135,7 +135,7 @@ class UpstreamTransaction(Struct, eq=False):
         self._data_sent = False
         if self._mail.needs is None:  # the content was found to need no more than was offered
             self._mail = replace(self._mail, needs=EXTENSIONS & self._offered)
-        recipients = Offer(self._answered, [])  # those who were accepted, again
+        recipients = Offer(self._answered, [])  # name those accepted again
         self._failed(recipients, error)
         go_ahead.after(self._send_data_after(recipients, go_ahead), go_ahead.fail)
 
@@ -211,8 +211,8 @@ class UpstreamTransaction(Struct, eq=False):
         self._begin_on(await self._pool.acquire(self._mail.owner), offer)
 
     def _begin_on(self, connection: UpstreamConnection, offer: Offer) -> None:
-        """Begin on this connection; `_failed` takes another if this one turns out to be dead, or to
-        take no more messages."""
+        """Begin on this connection; `_failed` takes another if this one turns out to be dead, or
+        accepts no more messages."""
         self._connection = connection
         self._used = connection.used
         if self._mail.xclient_override and connection.capabilities.xclient:
@@ -306,9 +306,9 @@ class UpstreamTransaction(Struct, eq=False):
             offer.settle([refusal] * len(offer.asked))
 
     def _failed(self, offer: Offer, error: BaseException) -> None:
-        """Fail, unless another connection may do, since no content was sent. One that is lost, or
-        was used before, is replaced once. With 421 to a new one the upstream says that it takes no
-        more, and the next may be one that it took."""
+        """Fail, unless another connection will do, since no content was sent. One that is lost, or
+        was used before, is replaced once. A 421 on a new one means that the upstream accepts no
+        more; the next may be one that it accepted."""
         connection = self._connection
         full = error if isinstance(error, UpstreamClosing) and not self._used else None
         lost = isinstance(error, UpstreamLost) and not self._last

@@ -1,7 +1,7 @@
-"""How many connections to the upstream there may be: as many as configured, or as it takes.
+"""How many connections to the upstream there may be: as many as configured, or as it accepts.
 
-An MTA that has enough greets with 421, or does not listen for a while (Sendmail). All workers of a
-relay share what it takes: who holds more than its share gives some up for who asks for more.
+An MTA that has enough greets with 421, or stops listening for a while (Sendmail). All workers of a
+relay share what it accepts: one with more than its share gives some up to those that ask.
 """
 
 import fcntl
@@ -15,27 +15,27 @@ from typing import NamedTuple
 from smtpproxy.waiting import NEVER
 
 MORE_EVERY = 1.0
-"""Seconds until one connection more than the upstream took is tried."""
+"""Seconds until one connection more than the upstream accepted is tried."""
 _SEEN_WITHIN = 6.0
-"""Seconds until an upstream that takes no more takes one for a connection that has ended."""
+"""Seconds within which a full upstream notices that a connection has ended, and accepts another."""
 _CLOSED_FOR = 16.0
-"""Seconds until Sendmail, which had enough and does not listen, looks whether it still has."""
+"""Seconds until Sendmail, once it has stopped listening, looks whether it may listen again."""
 _TURN = 2.5
-"""Seconds that a worker keeps its last connection; until another has taken what was given up."""
+"""Seconds that a worker keeps its last connection, or until another has what was given up."""
 GREETED_WITHIN = 2.0
-"""Seconds until it has greeted those who asked, unless it leaves them waiting."""
-_ASKS_FOR = 2.0  # seconds that a worker's wish for more counts
-_LIVES_FOR = 5.0  # seconds that a worker counts after its last sign of life
+"""Seconds within which it greets new connections, unless it leaves them waiting."""
+_ASKS_FOR = 2.0  # seconds for which a worker's request counts
+_LIVES_FOR = 5.0  # seconds for which a worker counts after its last sign of life
 _ENTRY = struct.Struct("=dddq")
-"""When it was alive, asked for more (below zero: of an upstream that did not listen) and had a
+"""When it was last alive, asked for more (negative: the upstream did not listen), and had a
 connection on which the upstream took a message; how many connections it has."""
 TABLE_SIZE = 514 * _ENTRY.size
-"""Octets, with room for as many workers as there may be and the process that hands bounces on,
-twice: those of a reload drain."""
+"""Octets: room for the most workers possible and the process that hands bounces on, twice, because
+the old ones drain during a reload."""
 
 
 class Table:
-    """What the workers share: TABLE_SIZE octets. This one is of a worker that is alone."""
+    """What the workers share: TABLE_SIZE octets. This class serves a worker that is alone."""
 
     def __init__(self) -> None:
         self._octets = bytearray(TABLE_SIZE)
@@ -48,8 +48,8 @@ class Table:
 
 
 class _File(Table):
-    """A table in a file, which is not mapped: a mapping ends the worker with SIGBUS where the file
-    is cut short or the disk is full. If it cannot be read or written, each worker is alone."""
+    """A table in a file, which is not mapped: a mapping ends the worker with SIGBUS if the file is
+    cut short or the disk is full. If it cannot be read or written, each worker is alone."""
 
     def __init__(self, file: int) -> None:
         self._file = file
@@ -81,10 +81,11 @@ class Workers:
     """What each worker holds and asks for, in a table; this one writes its entry."""
 
     def __init__(self, table: Table, now: Callable[[], float]) -> None:
-        """Take an entry that no living worker has. `now` is the same clock in all workers."""
+        """Take an entry that belongs to no living worker. `now` is the same clock in all
+        workers."""
         self._table, self._now = table, now
         self._asked = self._had = -NEVER
-        self._held, self._since = 0, 0.0  # and since when it has any
+        self._held, self._since = 0, 0.0  # since when it has had any
         places = range(0, TABLE_SIZE, _ENTRY.size)
         octets = table.read()
         self._place = next((place for place in places if not self._alive(octets, place)), 0)
@@ -118,7 +119,7 @@ class Workers:
         self._write()
 
     def ask(self, *, listens: bool) -> None:
-        """Ask for more, of an upstream that says that it takes no more, or does not listen."""
+        """Ask for more, because the upstream accepts no more or does not listen."""
         self._asked = self._now() if listens else -self._now()
         self._write()
 
@@ -126,22 +127,22 @@ class Workers:
         self._asked = -NEVER
 
     def others_had(self, *, greets_all: bool = False) -> float | None:
-        """When another worker had a connection, None if there is no other. If the upstream
-        `greets_all`, one on which it took a message."""
+        """When another worker last had a connection; None if there is no other worker. If the
+        upstream `greets_all`, only one on which it took a message counts."""
         now, others = self._now(), self._others()
         return max(
             (now if other.held and not greets_all else other.had for other in others), default=None
         )
 
     def surplus(self, idle: int) -> tuple[int, float]:
-        """How many this worker gives up to others that ask for more, with `idle` of its own; and
+        """How many connections, `idle` of them unused, this worker gives up to others that ask; and
         for how many seconds it then gives up no more."""
         others = self._others()
         asking = [other.held for other in others if other.asks]
         if not asking:
             return 0, 0.0
         mine, poorest = self._held, min(asking)
-        # One that does not listen has room at its next look: to give up more before is no use.
+        # Until it listens again, giving up more is no use.
         closed = any(other.asks and other.closed for other in others)
         turn = _CLOSED_FOR if closed else _TURN
         # With fewer connections than workers, those that have none take turns.
@@ -152,8 +153,9 @@ class Workers:
         return surplus, turn
 
     def another_is_next(self) -> bool:
-        """Whether another that asks has been without a connection for longer than this one, which
-        then asks on without trying. Not if it does not listen, or nobody has had any lately."""
+        """Whether another that asks has been without a connection for longer. This one then keeps
+        asking without trying. Never if the upstream does not listen, or nobody has had one
+        lately."""
         others, now = self._others(), self._now()
         lately = any(other.held or other.had > now - _SEEN_WITHIN for other in others)
         if self._asked < 0 or not lately:
@@ -170,7 +172,7 @@ class Workers:
         return not asked or self._held < self._share(others, more=1)
 
     def _share(self, others: list[_Other], more: int = 0) -> int:
-        """An equal share of all connections, and of so many `more`."""
+        """An equal share of all connections and `more`."""
         count = self._held + sum(other.held for other in others) + more
         return -(-count // (1 + sum(other.asks or other.held > 0 for other in others)))
 
@@ -200,42 +202,43 @@ class UpstreamLimit:
         self._workers, self._now = workers, now
         self._taken = most  # at `_full_at`
         self._full_at = self._ended_at = -_SEEN_WITHIN
-        self._refused_since = NEVER  # while messages wait and it takes none
-        self._gives_at = 0.0  # it gives up none before
+        self._refused_since = NEVER  # while messages wait and it accepts none
+        self._gives_at = 0.0  # when it may next give some up
         self._waits = False  # it is another worker's turn
 
     def __call__(self) -> int:
-        """Each second after a refusal may try one more."""
+        """After a refusal, one more may be tried each second."""
         if self._waits:
             return 0
         later = max(0, int((self._now() - self._full_at) / MORE_EVERY))
         return min(self.most, self._taken + later)
 
     def opened(self, count: int) -> None:
-        """Note one more, `count` now; if that is more than the upstream took before, another may
-        follow at once, unless it is the share of another worker."""
+        """Note a new connection, the `count`th; if the upstream never accepted so many, another may
+        follow at once, unless that is another worker's share."""
         self._workers.hold(count)
         if count > self._taken:
             at_once = self._workers.may_have_more()
             self._taken, self._full_at = count, self._now() - (MORE_EVERY if at_once else 0)
 
     def ended(self, *, took: bool) -> None:
-        """Note the end of one: the upstream may not know yet that it may take another. `took`:
-        whether it has taken a message on it."""
+        """Note the end of one; the upstream may take a moment to notice. `took`: whether it took a
+        message on it."""
         self._ended_at = self._now()
         if took:
             self._workers.have_one()
 
     def refused(self, count: int, took: bool, *, listens: bool, greets_all: bool) -> bool:
-        """Note that the upstream took no more than `count`. Return whether messages wait in vain:
-        it `took` none of ours, nor of another worker, which could give one up."""
+        """Note that the upstream accepted no more than `count`. Return whether messages wait in
+        vain: it `took` no message on a connection of ours, nor of another worker, which could give
+        one up."""
         now = self._now()
         self._taken, self._full_at = count, now
         self._refused_since = min(self._refused_since, now)
         self._workers.ask(listens=listens)
         theirs = self._workers.others_had(greets_all=greets_all)
         until = self._ended_at + _SEEN_WITHIN
-        if count:  # it may answer them later than those that it refuses
+        if count:  # it may be slower to greet these than to refuse others
             until = max(until, self._refused_since + _SEEN_WITHIN)
         if theirs is not None:
             until = max(until, theirs + _SEEN_WITHIN, self._refused_since + GREETED_WITHIN)
@@ -245,11 +248,11 @@ class UpstreamLimit:
         return True
 
     def surplus(self, count: int, idle: int, waiting: bool, owed: int, *, took: bool) -> int:
-        """How many of `count` connections to give up, while another worker asks for more. That one
-        tries each second, so this one tries no more for two.
+        """How many of `count` connections to give up while another worker asks for more. It tries
+        each second, so this one does not try for two.
 
-        `owed`: of the last surplus, those that messages still use. `took`: whether the upstream has
-        taken a message on any.
+        `owed`: those of the last surplus that messages still use. `took`: whether the upstream took
+        a message on any.
         """
         now = self._now()
         if took:

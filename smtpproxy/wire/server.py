@@ -140,7 +140,7 @@ class ServerConnection(SessionState):
             if verb == b"RCPT":
                 self.recipient_refused(event.data)
             elif verb == b"MAIL" and self.refusal and self.state is State.MAIL:
-                self.state = State.READY  # it gave up the transaction all the same
+                self.state = State.READY  # it abandoned the transaction all the same
             elif verb == b"DATA" and not self.idle:
                 self.state = State.OUT_OF_STEP
             return event

@@ -156,7 +156,7 @@ class SessionState:
         self.recipients = 0  # of the transaction, accepted or unanswered
         self.unanswered = 0  # of these
         self.refused = 0  # of the transaction
-        self.refusal = b""  # why, to one of these, or to a RCPT that could not be read
+        self.refusal = b""  # the reply to one of these, or to a RCPT that could not be read
         self.refused_in_all = 0
         self.secure = False
         self.authenticated = False
@@ -177,7 +177,7 @@ class SessionState:
 
     def recipient_refused(self, reply: bytes) -> None:
         """Keep the reply for clients that look only at the one to DATA: the first, or the first
-        temporary one, since the client is to try again then."""
+        temporary one, which makes the client try again."""
         if not self.refusal or self.refusal[:1] > reply[:1]:
             self.refusal = reply
 

@@ -101,8 +101,8 @@ def _rcpt(session: SessionState, argument: str) -> Command | Answered:
 
 
 def _mail(session: SessionState, argument: str) -> Command | Answered | Broken:
-    """In a transaction with a refused recipient MAIL begins another: clients of Ruby, Go and Perl
-    give the message up then, and send the next one without RSET."""
+    """MAIL after a refused recipient begins another transaction: clients in Ruby, Go and Perl give
+    the message up, and send the next one without RSET."""
     if session.state is _MAIL and not session.refusal:
         return _OPEN
     if session.refused_in_all >= session.terms.max_refused_in_all:

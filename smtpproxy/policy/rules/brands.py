@@ -1,4 +1,4 @@
-"""What of a record counts for a stream: what was said to its brand, by collection.
+"""Which parts of a record count for a stream: what was said to its brand, by collection.
 
 The law's exceptions apply to the same seller (CPCE art. L. 34-5), and consent to whoever it was
 given to.

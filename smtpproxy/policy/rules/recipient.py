@@ -359,7 +359,7 @@ _NEXT = {Frequency.WEEKLY: next_weekly, Frequency.MONTHLY: next_monthly}
 def preferred(case: RecipientCase) -> tuple[Preference, date] | None:
     """Return the strictest wish about mail of the stream's purpose, and the day (UTC) from which
     more is allowed: counted from the last message, and from the wish, which was made in answer to
-    one, unless a clock that was ahead has dated it.
+    one, unless it was dated by a clock that was ahead.
 
     Messages on record count even if dated later than now: another worker, or a machine whose clock
     is ahead, counted them before this one.
