@@ -560,7 +560,7 @@ def test_the_limits_are_those_of_the_document() -> None:
         "time to read an answer, for each 64 KB": f"{within['unread']:.0f} s",
         "octets of a header section": f"{web_app.LARGEST_HEADER:,}",
         "octets of a target, with its query": f"{web_app.LONGEST_TARGET:,}",
-        "octets of the form of an unsubscribe link": f"{forms.LARGEST_FORM:,}",
+        "octets of an unsubscribe form": f"{forms.LARGEST_FORM:,}",
         "uses of one unsubscribe link per minute": f"{rates.PER_MINUTE}",
         "octets and addresses, or suppressions, in a request to the API": (
             f"{operation.LARGEST // 1024**2} MiB, {operation.MOST_ADDRESSES}"

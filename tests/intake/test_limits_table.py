@@ -36,7 +36,7 @@ OUTCOMES = {
 TESTS = {
     "max_connections": "test_one_connection_too_many",
     "max_connections_per_address": "test_one_connection_too_many",
-    "files that a worker may have open, but for an eighth of them": "test_a_worker_short_of_files",
+    "files that a worker may have open, except an eighth of them": "test_a_worker_short_of_files",
     "connection_rate": "test_new_connections_of_an_address",
     "PROXY header handshake_timeout": "test_before_the_proxy_header_is_complete",
     "TLS handshake handshake_timeout": "test_in_the_tls_handshake",
