@@ -74,14 +74,25 @@ def _content(encoding: str, encoded: str) -> bytes | None:
 # the names of their modules, which take a megabyte: each is loaded by the first text in it, except
 # those of nearly all mail. Python itself would keep every name that it was ever asked for.
 _CODECS = frozenset(
-    {"ascii", "utf_8", "utf_16", "utf_16_le", "utf_16_be", "utf_7", "latin_1"}
-    | {f"cp{number}" for number in (437, 850, 874, *range(1250, 1259))}
-    | {f"iso8859_{number}" for number in range(1, 17) if number != 12}
-    | {"koi8_r", "koi8_u", "mac_roman", "gb2312", "gbk", "gb18030", "big5", "shift_jis"}
-    | {"euc_jp", "iso2022_jp", "euc_kr", "iso2022_kr", "tis_620"}
+    {"ascii", "utf_8", "utf_16", "utf_16_le", "utf_16_be", "utf_7"}
+    | {f"cp{number}" for number in (437, 850, 874, 932, 949, *range(1250, 1259))}
+    | {f"iso8859_{number}" for number in range(2, 17) if number not in (9, 11, 12)}
+    | {"koi8_r", "koi8_u", "mac_roman", "gbk", "gb18030", "big5"}
+    | {"euc_jp", "iso2022_jp", "iso2022_kr"}
 )
-for _usual in ("latin_1", "iso8859_15", "cp1252"):
+for _usual in ("iso8859_15", "cp1252"):
     codecs.lookup(_usual)
+_WINDOWS = {
+    "latin_1": "cp1252",
+    "iso8859_9": "cp1254",
+    "iso8859_11": "cp874",
+    "tis_620": "cp874",
+    "gb2312": "gbk",
+    "shift_jis": "cp932",
+    "euc_kr": "cp949",
+}
+"""Programs under Windows send its charsets under these names, and mail programs read them so (WHATWG
+Encoding 4.2): of iso-8859-1, octets 80 to 9F are quotes, dashes and the like."""
 _ALIASES = {
     "utf8mb4": "utf-8",
     "unicode": "utf-8",
@@ -117,6 +128,7 @@ def _name(charset: str) -> str | None:
     asked = charset.strip().lower()
     normal = normalize_encoding(_ALIASES.get(asked, asked)).replace(".", "_")
     name = aliases.get(normal, normal)
+    name = _WINDOWS.get(name, name)
     return name if name in _CODECS else None
 
 

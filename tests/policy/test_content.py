@@ -366,6 +366,17 @@ def test_the_relays_own_signature_answers() -> None:
     assert verdict.action is Action.ALLOW
 
 
+def test_typographic_marks_of_windows_are_read_under_the_name_of_latin_1() -> None:
+    """As browsers and mail programs do: much mail of French applications has them."""
+    stream = replace(OPTOUT, imprint=("Le Nœud, 1 rue de l'Exemple",))
+    body = "Je ne souhaite plus recevoir d’offres : {}\r\nLe Nœud, 1 rue de l’Exemple"
+    head = HeaderBlock(f"{HEAD}Content-Type: text/plain; charset=iso-8859-1\r\n\r\n".encode())
+    read = read_body(head, body.format(HOST).encode("windows-1252"))
+    features = read_features(head, "X-Mail-Stream")
+    content = check_content(stream, features, head, "", visible_text(read)).content
+    assert content == ContentFeatures(shows_unsubscribe=True, shows_imprint=True)
+
+
 STATING = replace(
     OFFERS, first_contact_notice=True, source_statement=("Your address is from Lists Ltd",)
 )
