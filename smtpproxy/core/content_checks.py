@@ -10,6 +10,7 @@ from smtpproxy.core.effects import CheckSignatures, CountText, FindOrganisations
 from smtpproxy.core.services import Services
 from smtpproxy.mail.cutting import CannotCut
 from smtpproxy.mail.headers import HeaderBlock
+from smtpproxy.mail.long_lines import with_broken_lines
 from smtpproxy.mail.mime import decode_words, read_body, read_texts
 from smtpproxy.mail.visible_text import VisibleText, visible_text
 from smtpproxy.policy.bulk import asks_for_text
@@ -267,7 +268,8 @@ def _with_confirm_link(
     """Note the state of the link by which the reader can consent."""
     found, links = ConfirmLink.MISSING, services.confirm_links
     if visible is not None and links is not None:
-        found = links.found(visible.links, people, stream, services.now())
+        whole = [link for link in visible.links if link not in visible.broken]
+        found = links.found(whole, people, stream, services.now())
     look = replace(features.content or ContentFeatures(), confirm_link=found)
     return replace(features, content=look)
 
@@ -350,6 +352,10 @@ def _visible_text(headers: HeaderBlock, body: Body | None) -> VisibleText:
         return VisibleText("", (), whole=False)
     octets, whole = _beginning(body.pieces())
     visible = visible_text(read_body(headers, octets))
+    delivered = with_broken_lines(octets)
+    if delivered is not None:
+        links = visible_text(read_body(headers, delivered)).links
+        visible = replace(visible, broken=frozenset(visible.links).difference(links))
     return visible if whole else replace(visible, whole=False)
 
 

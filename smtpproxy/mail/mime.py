@@ -91,8 +91,8 @@ _WINDOWS = {
     "shift_jis": "cp932",
     "euc_kr": "cp949",
 }
-"""Programs under Windows send its charsets under these names, and mail programs read them so (WHATWG
-Encoding 4.2): of iso-8859-1, octets 80 to 9F are quotes, dashes and the like."""
+"""Programs under Windows send its charsets under these names, and mail programs read them so
+(WHATWG Encoding 4.2): octets 80 to 9F of iso-8859-1 are quotes, dashes and the like."""
 _ALIASES = {
     "utf8mb4": "utf-8",
     "unicode": "utf-8",

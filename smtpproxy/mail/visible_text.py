@@ -254,7 +254,7 @@ class VisibleText(Struct, frozen=True):
     """`text` is folded (see `folded`); `links` are URIs as written, in order.
 
     `whole`: nothing that may have been text was left out. `malformed`: why a reader may see another
-    text; `unclear`: why a reader may see less.
+    text; `unclear`: why a reader may see less. `broken`: the links that MTAs break, in long lines.
     """
 
     text: str
@@ -262,6 +262,7 @@ class VisibleText(Struct, frozen=True):
     whole: bool = True
     malformed: str | None = None
     unclear: str | None = None
+    broken: frozenset[str] = frozenset()
 
 
 _URI = re.compile(r"(?:https?://|mailto:)[^\s<>\"]{1,2000}", re.IGNORECASE)

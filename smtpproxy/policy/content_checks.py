@@ -30,6 +30,7 @@ _DOMAIN_TAG = re.compile(rb"(?:\A|;)\s*d\s*=\s*([A-Za-z0-9._-]{1,255})\s*(?:;|\Z
 _MAX_SIGNATURES = 20
 _LONGEST_FIELD = 4_096  # octets
 _NOTHING = ContentFeatures()
+_BROKEN = "MTAs break its unsubscribe link, in a line of more than 998 octets"
 
 
 def check_content(
@@ -58,10 +59,15 @@ def check_content(
     prefix = _fake_prefix(headers) if stream.honest_subject else None
     if visible is None:
         return replace(features, content=ContentFeatures(senders=senders, fake_prefix=prefix))
+    shows_unsubscribe = stream.body_optout and _shows_unsubscribe(stream, features, visible)
+    if shows_unsubscribe and visible.broken:
+        whole = tuple(link for link in visible.links if link not in visible.broken)
+        if not _shows_unsubscribe(stream, features, replace(visible, links=whole)):
+            features = replace(features, malformed=features.malformed or _BROKEN)
     look = ContentFeatures(
         senders=senders,
         fake_prefix=prefix,
-        shows_unsubscribe=stream.body_optout and _shows_unsubscribe(stream, features, visible),
+        shows_unsubscribe=shows_unsubscribe,
         shows_imprint=_held(visible, stream.imprint) is not None,
         text_cut=not visible.whole,
     )

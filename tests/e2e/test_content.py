@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 
+from smtpproxy.mail.long_lines import with_broken_lines
 from tests.kit.audit import records
 from tests.kit.dns import NameServer
 from tests.kit.messages import marketing, message
+from tests.kit.parts import needs
+from tests.kit.ports import wait_for
+from tests.kit.postfix import PostfixInstance
 from tests.kit.relay import STREAMS, RelayProcess, listener
 from tests.kit.store import address
 from tests.kit.upstream import FakeUpstream
@@ -72,6 +76,32 @@ def test_the_text_of_marketing(started: Start) -> None:
         assert [verdict.reason for verdict in told if verdict is not None] == [
             *("body_optout_missing", "sender_unidentified", "subject_misleading", "none")
         ]
+
+
+@needs("postfix")
+def test_a_link_that_postfix_breaks_is_no_way_out(started: Start, tmp_path: Path) -> None:
+    """In a line of more than 998 octets, where it has to break it: the link leads nowhere."""
+    link = '<a href="https://unsubscribe.shop.example/x">Unsubscribe</a>'
+    html = [("Content-Type", "text/html; charset=utf-8")]
+    with FakeUpstream() as mta, PostfixInstance(relayhost=mta.address) as postfix:
+        relay = started(postfix.address, offers={"body_optout": True})
+        for before in (900, 2_000):  # octets before the link in its line
+            body = f"<p>{'x' * before}{link}{'y' * 900}</p>\r\n"
+            assert relay.send(marketing(body=body, headers=html), SUBSCRIBER)[0] == 250
+            wait_for(lambda: mta.messages, "the mail")
+            delivered = mta.messages.pop().data.partition(b"\r\n\r\n")[2]
+            assert delivered == with_broken_lines(body.encode())
+            assert link.encode() in delivered
+        mail = marketing(body=f"<p>{'x' * 980}{link}</p>\r\n", headers=html)
+        code, text = relay.send(mail, SUBSCRIBER)
+        assert (code, "5.6.0 refused: header_malformed" in text) == (554, True)
+        (tmp_path / "mail.eml").write_bytes(mail)
+        asked = ("--mail-from", "news@shop.example", "--rcpt", SUBSCRIBER)
+        told = relay.command("explain", str(tmp_path / "mail.eml"), *asked)[1]
+        assert "MTAs break its unsubscribe link" in " ".join(told.split())
+        # one link that works will do
+        twice = f"<p>{'x' * 980}{link}</p>\r\n{link}\r\n"
+        assert relay.send(marketing(body=twice, headers=html), SUBSCRIBER)[0] == 250
 
 
 def test_one_text_to_many_is_refused_by_two_workers_together(started: Start) -> None:

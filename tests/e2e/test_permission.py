@@ -127,6 +127,7 @@ def test_once_also_after_a_kill_and_not_if_it_was_not_taken(
         (lambda own, other: f"{PUBLIC}/c/AYsxMhYd3nRr0TqfCkG0nmXyqvjWm2LkW1hZ1A", "not made here"),
         (lambda own, other: own[:-2] + ("AA" if own[-2:] != "AA" else "BB"), "not made here"),
         (lambda own, other: other, "for somebody else"),
+        (lambda own, other: "x" * 980 + f" {own}", "no link for its reader"),  # MTAs break it
         (lambda own, other: f"{own} {other}", "for somebody else"),
     ],
 )

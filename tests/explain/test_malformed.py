@@ -1,11 +1,14 @@
 """Why a header cannot be read is told in the reader's language."""
 
 import pytest
+from msgspec.structs import replace
 
 from smtpproxy.explain.trace import message_trace
 from smtpproxy.locale import Phrase, recognised, texts
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import read_body
+from smtpproxy.mail.visible_text import VisibleText
+from smtpproxy.policy.content_checks import check_content
 from smtpproxy.policy.features import read_features
 from smtpproxy.policy.model import MessageFeatures
 from tests.explain.test_trace import OFFERS
@@ -67,8 +70,16 @@ PARTS = {
 }
 
 
+NO_FIELDS = HeaderBlock(b"\r\n")
+BROKEN = VisibleText("unsubscribe", ("https://u.test/1",), broken=frozenset({"https://u.test/1"}))
+TEXTS = ("link_broken",)
+
+
 def malformed(key: str) -> str:
-    if key in PARTS:
+    if key in TEXTS:
+        stream = replace(OFFERS, body_optout=True)
+        said = check_content(stream, MessageFeatures(), NO_FIELDS, "", BROKEN).malformed
+    elif key in PARTS:
         body = b"--b\r\nContent-Type : text/html\r\n\r\nx\r\n--b--\r\n--c\r\nx\r\n--c--\r\n"
         read = read_body(HeaderBlock(PARTS[key] + b"\r\n"), body)
         said = read.malformed or read.unclear
@@ -78,7 +89,7 @@ def malformed(key: str) -> str:
     return said
 
 
-@pytest.mark.parametrize("key", [*HEADERS, *PARTS])
+@pytest.mark.parametrize("key", [*HEADERS, *PARTS, *TEXTS])
 def test_each_reason_is_recognised(key: str) -> None:
     found = recognised("malformed", malformed(key))
     assert isinstance(found, Phrase), found
@@ -87,7 +98,7 @@ def test_each_reason_is_recognised(key: str) -> None:
 
 def test_no_reason_is_left_out() -> None:
     known = {key for key in texts("en").phrases if key.startswith("malformed.")}
-    assert known == {f"malformed.{key}" for key in (*HEADERS, *PARTS)}
+    assert known == {f"malformed.{key}" for key in (*HEADERS, *PARTS, *TEXTS)}
 
 
 def told(said: str | None, lang: str) -> str:

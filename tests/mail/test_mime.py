@@ -222,7 +222,9 @@ AS_WINDOWS = {
     **dict.fromkeys(("iso-8859-1", "latin1"), "windows-1252"),
     **dict.fromkeys(("iso-8859-9", "latin5"), "windows-1254"),
     **dict.fromkeys(("iso-8859-11", "tis-620"), "cp874"),
-    **{"gb2312": "gbk", "Shift_JIS": "cp932", "sjis": "cp932", "ks_c_5601-1987": "cp949"},
+    **dict.fromkeys(("Shift_JIS", "sjis"), "cp932"),
+    "gb2312": "gbk",
+    "ks_c_5601-1987": "cp949",
 }
 """What browsers decode under these names."""
 

@@ -1,0 +1,32 @@
+"""What MTAs make of lines of more than 998 octets (RFC 5321 4.5.3.1.6)."""
+
+_LONGEST = 998  # octets without CRLF; smtp_line_length_limit of Postfix
+
+
+def with_broken_lines(body: bytes) -> bytes | None:
+    """Return the body as Postfix delivers it; None if it leaves every line whole.
+
+    It breaks a line wherever that is, in a link too, and what follows begins with a space. Sendmail
+    does nearly the same at 989 octets.
+    """
+    if not _has_long_line(body):
+        return None
+    lines = body.split(b"\r\n")
+    return b"\r\n".join([line if len(line) <= _LONGEST else _broken(line) for line in lines])
+
+
+def _has_long_line(body: bytes) -> bool:
+    """Look for the last line end within reach, so that most of the body is not looked at."""
+    reach, begin = _LONGEST + len(b"\r\n"), 0
+    while len(body) - begin > _LONGEST:
+        end = body.rfind(b"\n", begin, begin + reach)
+        if end < 0:
+            return True
+        begin = end + 1
+    return False
+
+
+def _broken(line: bytes) -> bytes:
+    size = _LONGEST - len(b" ")
+    rest = [line[begin : begin + size] for begin in range(_LONGEST, len(line), size)]
+    return b"\r\n ".join((line[:_LONGEST], *rest))
