@@ -374,8 +374,8 @@ class Session(asyncio.Protocol, ABC):
     async def _linger(self) -> None:
         """Let the client read why, although it may still be sending."""
         with contextlib.suppress(OSError, RuntimeError):
-            self._transport.write_eof()
             self._transport.resume_reading()
+            self._transport.write_eof()  # TLS cannot
         await asyncio.sleep(_LINGER)
         self._transport.abort()  # a client that has not read its reply by now never will
         self._close()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from smtpproxy.events import Decided, FilesRead, TlsHandshake
+from smtpproxy.intake.session import AT_ONCE
 from tests.intake.conftest import Listen
 from tests.intake.listening import Client, Intake
 from tests.kit.certificates import Authority, Pair
@@ -110,6 +111,19 @@ def test_old_versions_are_refused_and_counted(listen: Listen, authority: Authori
             client.secure(context)
     intake.wait_closed()
     assert outcomes(intake) == ["failed"]
+
+
+def test_a_refused_client_can_finish_sending_in_tls_too(
+    listen: Listen, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it was so fast that we had stopped reading from it."""
+    intake = listen(**keys(authority))
+    monkeypatch.setattr("smtpproxy.intake.session._LINGER", 2.0)
+    with intake.client() as client:
+        client.greet()
+        client.starttls(authority.client_context())
+        client.send(b"NOOP\r\n" * AT_ONCE + b"NOOP\n" + b"x" * 8_000_000)
+        assert client.rest()[-1].startswith("521 5.5.2 bare <LF> received;")
 
 
 def test_what_stands_behind_starttls_is_never_a_command(
