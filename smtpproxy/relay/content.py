@@ -89,9 +89,6 @@ class Content(Struct, eq=False):
 
     def header(self) -> bytes:
         """The header section with its empty line, dot-stuffed; everything if that is missing."""
-        chunks = self._chunks
-        if self._file is None and len(chunks) > 1 and _header_end(chunks[0]) < 0:
-            self._chunks = [b"".join(chunks)]
         header = b""
         for piece in self.pieces():
             header += piece

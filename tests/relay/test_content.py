@@ -1,5 +1,6 @@
 """The content of a message, in memory or on disk: the same octets either way."""
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,8 +50,11 @@ def test_it_comes_out_as_it_went_in(spool: Path, size: int, step: int) -> None:
     content.close()
 
 
+PIECES = st.binary(max_size=300) | st.binary(min_size=1, max_size=3).map(lambda piece: piece * 2048)
+
+
 @quick
-@given(st.lists(st.binary(max_size=300), max_size=20), st.integers(0, 600), st.integers(0, 3000))
+@given(st.lists(PIECES, max_size=20), st.sampled_from([0, 600, 50_000]), st.integers(0, 3000))
 def test_however_it_is_cut(
     tmp_path_factory: pytest.TempPathFactory, chunks: list[bytes], threshold: int, skip: int
 ) -> None:
@@ -162,6 +166,49 @@ def test_a_spool_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file or directory"):
         content.append(HEADER + b"x" * 20)
     content.close()
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EISDIR])
+def test_a_file_system_without_nameless_files(
+    spool: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Such as NFS, and an overlay of an old kernel."""
+    opened = os.open
+
+    def without_them(path: Path, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(number, os.strerror(number), str(path))
+        return opened(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", without_them)
+    content = filled(spool, HEADER + b"x" * 5000)
+    assert list(spool.iterdir()) == []  # nor after a crash
+    assert b"".join(content.pieces()) == HEADER + b"x" * 5000
+    content.close()
+
+
+KIB, MIB = 1 << 10, 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("threshold", "size", "all_together", "begun", "overflows"),
+    [
+        (2 * MIB, 2 * MIB, 2 * MIB, False, False),
+        (2 * MIB, 2 * MIB + 1, 2 * MIB + 1, False, True),
+        (2 * MIB, 16 * KIB, 64 * MIB + 1, False, False),
+        (2 * MIB, 16 * KIB + 1, 64 * MIB, False, False),
+        (2 * MIB, 16 * KIB + 1, 64 * MIB + 1, False, True),
+        (2 * MIB, 256 * KIB, 256 * KIB, True, False),
+        (2 * MIB, 256 * KIB + 1, 256 * KIB + 1, True, True),
+        (1000, 1001, 1001, True, True),
+    ],
+)
+def test_what_goes_to_disk(
+    threshold: int, size: int, all_together: int, begun: bool, overflows: bool
+) -> None:
+    spool = Spool(Path(), threshold)
+    spool.in_memory = all_together
+    assert spool.overflows(size, begun=begun) is overflows
 
 
 @given(st.integers(0, 200_000), st.integers(0, 100_000), st.booleans())
