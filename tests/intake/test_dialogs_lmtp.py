@@ -1,9 +1,12 @@
-"""Decisions are equal across intakes: the dialogs that LMTP can express, held in its words."""
+"""Decisions are equal across intakes: the dialogs that LMTP can express, held in its words; and the
+last reply of PRDR, which LMTP has not."""
 
 from pathlib import Path
 
 import pytest
 
+from smtpproxy.intake.replies import FOR_SOME, for_all
+from smtpproxy.mail.reply import Reply
 from tests.intake.conftest import Listen
 from tests.intake.test_dialogs import OURS, configuration, directive
 from tests.kit.dialog import read_dialog, run_dialog
@@ -29,3 +32,25 @@ def test_lmtp_decides_the_same(
     run_dialog(dialog, intake.port)
     assert len(upstream.messages) == int(directive(text, "upstream"))
     intake.wait_closed()
+
+
+QUEUED = Reply.of(250, "2.0.0", "queued as 7")
+REFUSED = Reply.of(550, "5.7.1", "refused: no_record")
+OTHERWISE = Reply.of(552, "5.3.4", "too large")
+DEFERRED = Reply.of(450, "4.7.0", "deferred: stream_paused")
+
+
+@pytest.mark.parametrize(
+    ("answers", "last"),
+    [
+        ([QUEUED, QUEUED], QUEUED),
+        ([REFUSED], REFUSED),
+        ([REFUSED, DEFERRED, QUEUED], FOR_SOME),
+        ([OTHERWISE, REFUSED], REFUSED),
+        ([REFUSED, DEFERRED], DEFERRED),
+    ],
+)
+def test_the_last_reply_of_prdr_is_permanent_only_if_all_are(
+    answers: list[Reply], last: Reply
+) -> None:
+    assert for_all(answers) == last

@@ -217,6 +217,22 @@ async def test_what_the_upstream_does_not_offer_is_refused_and_other_mail_is_not
     assert len(upstream.messages) == 1
 
 
+@pytest.mark.parametrize(
+    ("mail", "refusal"),
+    [
+        (BOTH, NO_UTF8),
+        (replace(BOTH, eight_bit=False), NO_UTF8),
+        (replace(BOTH, utf8=False), NO_8BIT),
+        (MailParameters(SENDER), None),  # MTAs take it as it is from clients that do not ask
+    ],
+)
+def test_content_is_refused_for_what_its_mail_asked_for(
+    mail: MailParameters, refusal: str | None
+) -> None:
+    reply = mail.refusal(NEEDS_UTF8, frozenset())
+    assert (reply and str(reply)) == refusal
+
+
 @pytest.mark.parametrize("pipelining", [True, False])
 @pytest.mark.parametrize(
     ("keyword", "parameters", "refusals"),

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from smtpproxy.mail.reply import Reply
 from smtpproxy.relay.mail_parameters import MailParameters
@@ -14,7 +15,7 @@ from smtpproxy.wire.client import (
     ReplyReader,
     rcpt_command,
 )
-from smtpproxy.wire.commands import Rcpt
+from smtpproxy.wire.commands import ClientInfo, Rcpt
 from tests.wire.feeding import SIZES, cut, quick
 
 EVERYTHING = Capabilities.of(
@@ -155,23 +156,42 @@ def test_capabilities(
     assert capabilities.pipelining is pipelining
 
 
+ODD = MailParameters("é@b.example", size=7, eight_bit=True, utf8=True)
+UTF8 = MailParameters("s@b.example", utf8=True)
+DSN = MailParameters("s@b.example", ret="HDRS", envid="QQ+2B7")
+FORWARDED = MailParameters("s@b.example", client=ClientInfo(address="192.0.2.7"))
+
+
 @pytest.mark.parametrize(
-    ("capabilities", "command"),
+    ("mail", "offered", "command"),
     [
-        (EVERYTHING, "MAIL FROM:<é@b.example> SIZE=7 BODY=8BITMIME SMTPUTF8\r\n"),
-        (Capabilities(), "MAIL FROM:<é@b.example>\r\n"),
-        (Capabilities(frozenset({"SIZE"})), "MAIL FROM:<é@b.example> SIZE=7\r\n"),
+        (ODD, EVERYTHING, "MAIL FROM:<é@b.example> SIZE=7 BODY=8BITMIME SMTPUTF8"),
+        (ODD, "", "MAIL FROM:<é@b.example>"),
+        (ODD, "SIZE", "MAIL FROM:<é@b.example> SIZE=7"),
+        (UTF8, EVERYTHING, "MAIL FROM:<s@b.example> SMTPUTF8"),
+        (UTF8, "8BITMIME", "MAIL FROM:<s@b.example> BODY=8BITMIME"),
+        (MailParameters(""), EVERYTHING, "MAIL FROM:<>"),
+        (MailParameters(""), "8BITMIME", "MAIL FROM:<>"),
+        (MailParameters(""), "DSN", "MAIL FROM:<>"),
+        (DSN, EVERYTHING, "MAIL FROM:<s@b.example>"),
+        (DSN, "DSN", "MAIL FROM:<s@b.example> RET=HDRS ENVID=QQ+2B7"),
+        (replace(DSN, envid=None), "DSN", "MAIL FROM:<s@b.example> RET=HDRS"),
+        (replace(DSN, ret=None), "DSN", "MAIL FROM:<s@b.example> ENVID=QQ+2B7"),
+        (FORWARDED, "XFORWARD ADDR", "XFORWARD ADDR=192.0.2.7\r\nMAIL FROM:<s@b.example>"),
+        (FORWARDED, "XFORWARD PORT", "MAIL FROM:<s@b.example>"),
+        (FORWARDED, EVERYTHING, "MAIL FROM:<s@b.example>"),
+        (UTF8, "XFORWARD ADDR", "MAIL FROM:<s@b.example>"),
     ],
 )
 def test_mail_has_the_parameters_that_the_upstream_knows(
-    capabilities: Capabilities, command: str
+    mail: MailParameters, offered: Capabilities | str, command: str
 ) -> None:
-    mail = MailParameters("é@b.example", size=7, eight_bit=True, utf8=True)
-    assert mail.commands(capabilities) == [command.encode()]
+    if isinstance(offered, str):
+        offered = Capabilities.of(Reply.of(250, None, "up.example", offered))
+    assert b"".join(mail.commands(offered)).decode() == f"{command}\r\n"
 
 
-def test_commands() -> None:
-    assert MailParameters("").commands(EVERYTHING) == [b"MAIL FROM:<>\r\n"]
+def test_recipients_keep_their_quotes() -> None:
     assert rcpt_command(Rcpt('"a b"@c.example'), EVERYTHING) == b'RCPT TO:<"a b"@c.example>\r\n'
 
 
