@@ -9,7 +9,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from smtpproxy.events import Client
-from smtpproxy.store.sql.rows import Row, from_micros, to_micros
+from smtpproxy.store.sql.rows import Row, from_micros, record_of, to_micros
 from smtpproxy.store.sql.session import Session
 from smtpproxy.store.sql.side_tables import AHEAD, SideTable, SideTables, person_hash
 
@@ -201,10 +201,7 @@ class FeedbackLog(SideTable):
             far = to_micros(now + timedelta(days=1))
             values = (to_micros(now), limit, far, *self._mailbox)
             found = await session.fetch_all(self._sql.due, *values)
-        return [
-            HandingOn(key, report, decision, from_micros(since), tries)
-            for key, report, decision, since, tries in found
-        ]
+        return [record_of(HandingOn, row) for row in found]
 
     async def handed_on(self, key: bytes) -> None:
         """Record that the upstream has the bounce, or never will."""

@@ -14,7 +14,7 @@ from msgspec.structs import astuple
 
 from smtpproxy.policy.model import Action, Reason
 from smtpproxy.store.feedback import ANSWERED_FOR, ASKED_FOR, SentMessage
-from smtpproxy.store.sql.rows import Row, from_micros, row_of, to_micros
+from smtpproxy.store.sql.rows import Row, record_of, row_of, to_micros
 from smtpproxy.store.sql.side_tables import SideTable, person_hash
 
 PersonKey = Callable[[str], bytes]
@@ -94,7 +94,8 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
 _READ = "SELECT rows FROM journal WHERE relay = ? FOR UPDATE"
 _PUT_READ = "UPDATE journal SET rows = ? WHERE relay = ?"
 _FIND = """
-SELECT relay, file, line, recipient, id, at, stream, brand, verdict, reason, observed, journal.host
+SELECT relay, file, line, recipient, id, at, stream, brand, verdict, reason, observed, NULL,
+    journal.host
 FROM decision JOIN journal USING (relay)
 """
 _NEWEST = " ORDER BY at DESC, id DESC, relay, file, line, recipient LIMIT {limit:d}"
@@ -157,7 +158,7 @@ class SharedJournals(SideTable):
         """Return the relays that have not carried out that erasure yet."""
         async with self._tables.reading() as session:
             found = await session.fetch_all(_BEHIND, erasure)
-        return [Behind(relay, host, from_micros(at)) for relay, host, at in found]
+        return [record_of(Behind, row) for row in found]
 
     async def key(self) -> PersonKey:
         """Return the function that hashes addresses."""
@@ -194,7 +195,7 @@ class SharedJournals(SideTable):
             found = await session.fetch_all(
                 _FIND + where + _NEWEST.format(limit=limit), *asked.values()
             )
-        return [_index_row(row) for row in found]
+        return [record_of(IndexRow, row) for row in found]
 
     async def prune(self, before: datetime, *, journals_before: datetime) -> int:
         """Forget older rows; return how many.
@@ -217,14 +218,6 @@ class SharedJournals(SideTable):
 def _written(row: IndexRow, key: PersonKey) -> Row:
     person = None if row.canonical is None else key(row.canonical)
     return (*row_of(astuple(row)[:-2]), person)
-
-
-def _index_row(row: Row) -> IndexRow:
-    relay, file, line, place, id, at, stream, brand, verdict, reason, observed, host = row
-    return IndexRow(
-        *(relay, file, line, place, id, from_micros(at), stream, brand),
-        *(Action(verdict), Reason(reason), observed, None, host),
-    )
 
 
 _ASK = """

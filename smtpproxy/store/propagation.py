@@ -13,9 +13,9 @@ from msgspec import Struct
 
 from smtpproxy.policy.model import Origin
 from smtpproxy.store.keys import key_text
-from smtpproxy.store.sql.rows import Row, from_micros, optional_moment, row_of, to_micros
+from smtpproxy.store.sql.rows import Row, from_micros, record_of, row_of, to_micros
 from smtpproxy.store.sql.session import Connections, Session, put_row
-from smtpproxy.store.streams import StreamEvent, read_event
+from smtpproxy.store.streams import StreamEvent
 
 Action = Literal["added", "moved", "lifted"]
 
@@ -291,7 +291,7 @@ class Propagation(Connections):
         async with self._reading(snapshot=True) as session:
             newest = await self._newest(session)
             found = await session.fetch_all(f"SELECT {_STATE}, woken FROM webhook_state")
-            states = {row[0]: _state(row) for row in found}
+            states = {row[0]: record_of(WebhookState, row) for row in found}
             return WebhookProgress(newest, states, await _holdings(session))
 
     async def put_webhook_states(
@@ -322,13 +322,7 @@ class Propagation(Connections):
         """Return those of one webhook, or all, the oldest first."""
         async with self._reading() as session:
             found = await session.fetch_all(_LETTERS_OF, webhook or "")
-        return [
-            DeadLetter(
-                name, message, body, changes, from_micros(oldest), from_micros(died), tries,
-                error, bool(retry), id,
-            )
-            for name, message, body, changes, oldest, died, tries, error, retry, id in found
-        ]  # fmt: skip
+        return [record_of(DeadLetter, row) for row in found]
 
     async def retry_dead_letters(self, webhook: str, letter: int | None = None) -> int:
         """Mark one, or all, for another try; return how many."""
@@ -383,14 +377,8 @@ def _change(row: Row) -> LoggedChange:
     if data is not None:
         return LoggedEvent(seq, from_micros(at), action, msgspec.json.decode(data))
     if action == "stream":
-        return StreamChange(seq, from_micros(at), read_event(tuple(event)) if id else None)
+        return StreamChange(seq, from_micros(at), record_of(StreamEvent, event) if id else None)
     key = key_text(fingerprint, (wide, exact))
     return SuppressionChange(
         seq, from_micros(at), action, key, scope, Origin(origin), from_micros(moment)
     )
-
-
-def _state(row: Row) -> WebhookState:
-    *told, failing, retry, disabled, error, delivered, woken = row
-    moments = map(optional_moment, (failing, retry, disabled))
-    return WebhookState(*(*told, *moments, error, optional_moment(delivered), bool(woken)))

@@ -9,15 +9,7 @@ from msgspec.structs import asdict, astuple
 
 from smtpproxy.policy.breaker import MILLION
 from smtpproxy.policy.model import Pause
-from smtpproxy.store.sql.rows import (
-    PAUSES,
-    Row,
-    from_micros,
-    optional_moment,
-    read_pause,
-    row_of,
-    to_micros,
-)
+from smtpproxy.store.sql.rows import PAUSES, from_micros, record_of, row_of, to_micros
 from smtpproxy.store.sql.session import Connections, Session, put_row
 
 PERSON, TIME = "person", "time"
@@ -36,12 +28,6 @@ class StreamEvent(Struct, frozen=True, omit_defaults=True):
     bound: int = 0  # that was reached, in parts per million
     until: datetime | None = None  # of a pause; None: until an operator resumes it
     reason: str | None = None  # given by an operator
-
-
-def read_event(row: Row) -> StreamEvent:
-    """Read all columns of a stream's event except the id."""
-    at, *told, until, reason = row
-    return StreamEvent(*(from_micros(at), *told, optional_moment(until), reason))
 
 
 def event_object(event: StreamEvent) -> dict[str, object]:
@@ -76,7 +62,7 @@ class Streams(Connections):
     async def pauses(self) -> Sequence[Pause]:
         """Return all pauses on record, even those whose time is over."""
         async with self._reading() as session:
-            return [read_pause(row) for row in await session.fetch_all(PAUSES)]
+            return [record_of(Pause, row) for row in await session.fetch_all(PAUSES)]
 
     async def note_stream(
         self, event: StreamEvent, *, unless_since: datetime | None = None
@@ -112,7 +98,7 @@ class Streams(Connections):
     async def stream_events(self) -> Sequence[StreamEvent]:
         """Return the newest events, the newest first."""
         async with self._reading() as session:
-            return [read_event(row) for row in await session.fetch_all(_EVENTS)]
+            return [record_of(StreamEvent, row) for row in await session.fetch_all(_EVENTS)]
 
     async def trim_stream_events(self, before: datetime) -> int:
         """Delete the events from before a time; return how many."""

@@ -122,7 +122,7 @@ class Found:
             self.is_standby = same
             self.commits_wait = bool(place)
         elif what == columns.PAUSE:
-            self._pauses += (rows.read_pause((text, number, other, last, more)),)
+            self._pauses += (rows.record_of(Pause, (text, number, other, last, more)),)
         elif what == columns.SNAPSHOTS:
             self._has_partners, self._snapshot_at = True, rows.optional_moment(number)
             self._newest_snapshot_at = rows.optional_moment(last)

@@ -10,7 +10,7 @@ from smtpproxy.store.key_files import FILE_NAME, add_key, drop_keys, load_keys
 from smtpproxy.store.keys import KeyRing
 from smtpproxy.store.records import KeyStatus, StoreMisconfigured
 from smtpproxy.store.register import Register
-from smtpproxy.store.sql.rows import Row, optional_moment, to_micros
+from smtpproxy.store.sql.rows import Row, record_of, to_micros
 from smtpproxy.store.sql.session import Session
 
 LIVE = "SELECT version, fingerprint FROM suppression_key WHERE retired_at IS NULL ORDER BY version"
@@ -160,12 +160,7 @@ class Rekeying(Register):
     async def keys(self) -> Sequence[KeyStatus]:
         """Return the live keys, the newest last."""
         async with self._reading() as session:
-            return [
-                KeyStatus(version, fingerprint, optional_moment(made_at), suppressions, lifted)
-                for version, fingerprint, made_at, suppressions, lifted in await session.fetch_all(
-                    _STATUS
-                )
-            ]
+            return [record_of(KeyStatus, row) for row in await session.fetch_all(_STATUS)]
 
     async def start_rekey(self, *, at: datetime, force: bool = False) -> int:
         """Make a new key the newest, unless there are already two; return its version.

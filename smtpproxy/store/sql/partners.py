@@ -12,7 +12,7 @@ from smtpproxy.policy.model import Suppression
 from smtpproxy.store.keys import Coverage, KeyPair, KeyRing, Partner, PartnerSnapshot, SnapshotRow
 from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.sql import rows
-from smtpproxy.store.sql.rows import from_micros, row_of, to_micros
+from smtpproxy.store.sql.rows import record_of, row_of, to_micros
 from smtpproxy.store.sql.session import Connections, Session, put_row
 
 # Only for suppressed addresses: those of other contacts do not concern partners.
@@ -124,11 +124,9 @@ class PartnerExchange(Connections):
         async with self._reading() as session:
             found = await session.fetch_all(f"SELECT partner, {_SNAPSHOT} FROM partner_snapshot")
         return {
-            name: PartnerSnapshot(
-                key, sender, from_micros(taken_at), from_micros(imported_at), count, digest
-            )
-            for name, key, sender, taken_at, imported_at, count, digest in found
-            if any(name == p.name and key == p.key.fingerprint for p in self._partners)
+            name: record_of(PartnerSnapshot, snapshot)
+            for name, *snapshot in found
+            if any((name, snapshot[0]) == (p.name, p.key.fingerprint) for p in self._partners)
         }
 
     async def take_snapshot(

@@ -1,8 +1,10 @@
 """Converting rows of the database from and to records."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from enum import Enum
+from functools import cache
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
 
@@ -15,7 +17,6 @@ from smtpproxy.policy.model import (
     Evidence,
     Link,
     Origin,
-    Pause,
     Preference,
     Provenance,
     Purchase,
@@ -25,6 +26,7 @@ from smtpproxy.policy.model import (
 from smtpproxy.policy.rulebook import WIDENED_ORIGINS
 
 Row = tuple[Any, ...]
+T = TypeVar("T")
 
 CONTACT_COLUMNS = (
     "id, address, audience, source, collected_at, informed_at, optout_offered,"
@@ -107,6 +109,24 @@ def optional_moment(micros: int | None) -> datetime | None:
 def row_of(values: Iterable[object]) -> Row:
     """Return values as they are stored: times in microseconds."""
     return tuple([to_micros(one) if isinstance(one, datetime) else one for one in values])
+
+
+def record_of(kind: Callable[..., T], row: Sequence[Any]) -> T:
+    """Return the record whose first fields have these values: the counterpart of `row_of`."""
+    readers = _readers(kind)[: len(row)]
+    values = zip(readers, row, strict=True)
+    return kind(*[one if one is None or read is None else read(one) for read, one in values])
+
+
+@cache
+def _readers(kind: object) -> tuple[Callable[[Any], object] | None, ...]:
+    """Return what turns the values of each field into those of a record, None if nothing has to."""
+    found = []
+    for hint in get_type_hints(kind).values():
+        types = [one for one in (hint, *get_args(hint)) if isinstance(one, type)]
+        read = next((one for one in types if one is bool or issubclass(one, Enum)), None)
+        found.append(from_micros if datetime in types else read)
+    return tuple(found)
 
 
 def suppression(
@@ -290,8 +310,3 @@ def _act_details(act: ConsentAct) -> str | None:
 
 def _json_set(values: frozenset[str]) -> str | None:
     return _write(sorted(values)).decode() if values else None
-
-
-def read_pause(row: Row) -> Pause:
-    subject, at, cause, until, reason = row
-    return Pause(subject, from_micros(at), cause, optional_moment(until), reason)

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
 from smtpproxy.mail.address import widened
 from smtpproxy.policy.breaker import Feedback, Tally
 from smtpproxy.policy.campaign import Campaign
-from smtpproxy.store.sql.rows import Row, optional_moment, to_micros
+from smtpproxy.store.sql.rows import Row, record_of, to_micros
 from smtpproxy.store.sql.session import Session
 from smtpproxy.store.sql.side_tables import (
     AHEAD,
@@ -165,7 +164,7 @@ class StreamCounts(SideTable):
                 await session.run(_TRIM_CAMPAIGNS, MOST_CAMPAIGNS)
                 await session.run(_FORGET_PEOPLE)
             *known, seen = await self._locked(session, key)
-            before = _read_campaign(known)
+            before = record_of(Campaign, known)
             if seen < moment - _SEEN_AGAIN:
                 await session.run(_SEEN_CAMPAIGN, moment, key)
             if before.full_at is None:
@@ -202,12 +201,13 @@ class StreamCounts(SideTable):
     async def campaign(self, key: str) -> Campaign:
         async with self._tables.reading() as session:
             found = await session.fetch_all(_FIND_CAMPAIGN, key)
-        return _read_campaign(found[0][:-1]) if found else Campaign(key)
+        return record_of(Campaign, found[0][:-1]) if found else Campaign(key)
 
     async def campaigns(self, stream: str) -> Sequence[Campaign]:
         """Return the campaigns of a stream that had enough people, the newest first."""
         async with self._tables.reading() as session:
-            return list(map(_read_campaign, await session.fetch_all(_CAMPAIGNS, stream)))
+            found = await session.fetch_all(_CAMPAIGNS, stream)
+        return [record_of(Campaign, row) for row in found]
 
     async def tried_since(self, since: datetime, least: int) -> Sequence[tuple[str, Campaign]]:
         """Return the campaigns that `least` people got, each with its stream.
@@ -216,7 +216,7 @@ class StreamCounts(SideTable):
         """
         async with self._tables.reading() as session:
             found = await session.fetch_all(_TRIED_SINCE, least, to_micros(since))
-        return [(stream, _read_campaign(row)) for stream, *row in found]
+        return [(stream, record_of(Campaign, row)) for stream, *row in found]
 
     async def campaign_began(self, key: str) -> str | None:
         """Return the id of the first decision that was counted for a campaign."""
@@ -272,13 +272,6 @@ async def _change(
         rows[stranger].append((key, person_hash(address, secret), id))
     strangers = await session.run_many(sql, rows[True])
     return strangers + await session.run_many(sql, rows[False]), strangers
-
-
-def _read_campaign(row: Sequence[Any]) -> Campaign:
-    key, people, strangers, dead, full_at, dead_at = row
-    return Campaign(
-        key, people, strangers, dead, optional_moment(full_at), optional_moment(dead_at)
-    )
 
 
 def _read_tally(rows: Iterable[Row]) -> Tally:

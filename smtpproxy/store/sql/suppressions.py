@@ -25,7 +25,7 @@ from smtpproxy.store.records import (
 )
 from smtpproxy.store.sql import live_keys, rows
 from smtpproxy.store.sql import partners as partner_table
-from smtpproxy.store.sql.rows import Row, from_micros, to_micros
+from smtpproxy.store.sql.rows import Row, from_micros, record_of, to_micros
 from smtpproxy.store.sql.said_last import agreed_ahead, dated
 from smtpproxy.store.sql.session import Connections, Session
 from smtpproxy.store.undo import Fate, Standing, Version, fate, updated, without
@@ -222,14 +222,8 @@ class Suppressions(Connections):
             places = (await self._keys.current(session)).places(address)
             found = [row for _, (_, exact) in places
                      for row in await session.fetch_all(_LIFTED, exact)]  # fmt: skip
-        return [
-            LiftedSuppression(
-                scope, Origin(origin), from_micros(since), note, from_micros(lifted_at), *rest
-            )
-            for scope, origin, since, note, lifted_at, *rest, _ in sorted(
-                found, key=lambda row: (row[4], row[-1])
-            )
-        ]
+        found.sort(key=lambda row: (row[4], row[-1]))
+        return [record_of(LiftedSuppression, row[:-1]) for row in found]
 
     async def standing(self, entries: Sequence[SuppressionEntry]) -> Sequence[datetime | None]:
         """Return since when the same suppression exists, for each entry; None if it does not."""

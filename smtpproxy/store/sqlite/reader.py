@@ -18,7 +18,7 @@ from smtpproxy.store.keys import Partner
 from smtpproxy.store.merge import facts_about, oldest_first, ordered_acts
 from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.sql import rows
-from smtpproxy.store.sql.rows import PAUSES, read_pause
+from smtpproxy.store.sql.rows import PAUSES, record_of
 from smtpproxy.store.sqlite import live_keys
 from smtpproxy.store.sqlite.connection import check_up_to_date, is_busy, open_reader, unavailable
 from smtpproxy.store.sqlite.many import ManyReader
@@ -67,7 +67,8 @@ class _Link:
         """Return the state of the database after the last commit; it differs by connection."""
         version = self._opened, self.log.state()
         if version != self._version:
-            self._pauses = tuple(map(read_pause, self._execute(PAUSES).fetchall()))
+            found = self._execute(PAUSES).fetchall()
+            self._pauses = tuple([record_of(Pause, row) for row in found])
             self._version = version
         return version
 
