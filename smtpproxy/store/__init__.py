@@ -102,14 +102,8 @@ def open_feedback(settings: StoreSettings, mailbox: str = "") -> FeedbackLog:
 
     `mailbox`, needed to add or remove reports, is the `relay_id` of the relay with their files.
     """
-    tables = _side_tables(settings, "feedback")
-    if is_postgresql(settings):
-        from smtpproxy.store.postgres.side_tables import FEEDBACK
-
-        return FeedbackLog(tables, FEEDBACK, mailbox)
-    from smtpproxy.store.sqlite import side_tables
-
-    return FeedbackLog(tables, side_tables.FEEDBACK)
+    of_relay = (mailbox,) if is_postgresql(settings) else ()
+    return FeedbackLog(_side_tables(settings, "feedback"), *of_relay)
 
 
 def open_journals(settings: StoreSettings) -> SharedJournals | None:

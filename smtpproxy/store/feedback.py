@@ -81,6 +81,42 @@ class SentMessage(Struct, frozen=True):
     recipients: tuple[str, ...]  # canonical
 
 
+# In PostgreSQL, `mailbox` is the relay that has the file of a report. If another one removes the
+# report, it stays as `erased` until that relay has removed the file.
+_REPORT = "INSERT INTO report VALUES (?, ?, ?, ?, ?/*, ?*/) ON CONFLICT DO NOTHING"
+_HAND_ON = "INSERT INTO hand_on VALUES (?, ?, ?, ?, 0, ?/*, ?*/) ON CONFLICT DO NOTHING"
+_DUE = """
+SELECT key, report, decision, since, tries FROM hand_on
+WHERE (due <= ? OR due > ?) /*AND mailbox = ?*/ ORDER BY due, since, report LIMIT ?
+"""
+_KEPT = """
+SELECT id, at, kind, why, /*coalesce(journal.host, mailbox) ||*/ ''
+FROM report /*LEFT JOIN journal ON journal.relay = mailbox*/
+WHERE kept /*= 1*/ AND substr(id, 1, length(CAST(?1 AS TEXT))) = ?1 ORDER BY at, id
+"""
+_COUNTS = """
+SELECT (SELECT count(*) FROM report WHERE kept /*= 1*/),
+       (SELECT count(*) FROM hand_on WHERE due IS NOT NULL),
+       0 /*+ (SELECT count(*) FROM asked_message WHERE answer IS NULL)*/
+"""
+_KEEP = """
+UPDATE report SET kept = 1,
+    why = CASE WHEN kept = 1 AND why <> '' THEN why || '; ' ELSE '' END || ?
+WHERE id = ? /*AND NOT erased*/
+"""
+_SETTLE = "UPDATE report SET kept = 0, why = '' WHERE id = ? AND kept = 1 RETURNING at"
+# Without the bounces that are still to be forwarded.
+_OLD = """
+SELECT id FROM report WHERE (at < ? /*OR erased*/) /*AND mailbox = ?*/
+AND id NOT IN (SELECT report FROM hand_on WHERE due IS NOT NULL) ORDER BY at LIMIT ?
+"""
+_REMOVE = "DELETE FROM report WHERE id = ? /*AND mailbox = ?*/"
+_HIDE = "UPDATE report SET erased = TRUE, kept = 0, why = '' WHERE id = ?"
+_REMOVE_REST = (
+    "DELETE FROM concerned WHERE report = ?",
+    "UPDATE hand_on SET due = NULL WHERE report = ?",
+)
+_ORPHANS = "DELETE FROM report WHERE at < ? RETURNING id"
 _CONCERNED = "INSERT INTO concerned (person, report) VALUES (?, ?) ON CONFLICT DO NOTHING"
 _EVENT = "INSERT INTO event (key, at) VALUES (?, ?) ON CONFLICT DO NOTHING"
 _COUNT = """
@@ -105,34 +141,16 @@ _ORPHANED = timedelta(days=30)
 _AT_ONCE, _ALL = 1_000, 2**62
 
 
-class FeedbackStatements(NamedTuple):
-    """The statements that differ between databases.
-
-    The last value of those marked * is the `mailbox`, in a database that several relays share.
-    """
-
-    report: str  # *
-    hand_on: str  # *
-    due: str  # *
-    kept: str
-    counts: str
-    keep: str
-    settle: str
-    old: str  # * without the bounces that are still to be forwarded
-    remove: tuple[str, ...]  # *
-    orphans: str | None = None  # deletes the old reports of relays that were removed
-
-
 class FeedbackLog(SideTable):
     """Shared by all that read reports. Methods raise StoreUnavailable.
 
     It is flushed: an acknowledged report is on record. The files of reports are in the maildir of
-    one relay, `mailbox`: it alone forwards and removes them.
+    one relay: it alone forwards and removes them.
     """
 
-    def __init__(self, tables: SideTables, statements: FeedbackStatements, *mailbox: str) -> None:
+    def __init__(self, tables: SideTables, *mailbox: str) -> None:
+        """`mailbox` is the id of that relay, in a database that several share."""
         super().__init__(tables)
-        self._sql = statements
         self._mailbox = mailbox
 
     async def known(self, keys: Collection[bytes]) -> frozenset[bytes]:
@@ -149,14 +167,14 @@ class FeedbackLog(SideTable):
             for one in reports:
                 at = to_micros(one.at)
                 row = (one.id, at, one.kind, one.why if one.kept else "", one.kept, *self._mailbox)
-                await session.run(self._sql.report, *row)
+                await session.run(_REPORT, *row)
                 people = [(person_hash(person, secret), one.id) for person in one.people]
                 await session.run_many(_CONCERNED, people)
                 for event in one.events:
                     await _heard(session, event, one.at)
                 if one.hand_on:
                     due = (one.hand_on, one.id, one.decision, at, at, *self._mailbox)
-                    await session.run(self._sql.hand_on, *due)
+                    await session.run(_HAND_ON, *due)
 
     async def note_full(self, person: str, key: bytes, at: datetime, since: datetime) -> int:
         """Record a full mailbox, once for each key; return how often it was full `since` a time."""
@@ -176,7 +194,7 @@ class FeedbackLog(SideTable):
     async def kept(self, *, beginning: str = "") -> Sequence[ReadReport]:
         """Return the reports for a person whose ids have that prefix, oldest first."""
         async with self._tables.reading() as session:
-            found = await session.fetch_all(self._sql.kept, beginning)
+            found = await session.fetch_all(_KEPT, beginning)
         return [
             ReadReport(id, from_micros(at), kind, why, kept=True, relay=relay)
             for id, at, kind, why, relay in found
@@ -186,7 +204,7 @@ class FeedbackLog(SideTable):
         """Record what somebody found in a kept report: whom it concerns, and what it means."""
         secret = await self._tables.hash_key()
         async with self._tables.writing(flushed=True) as session:
-            for (at,) in await session.fetch_all(self._sql.settle, id):
+            for (at,) in await session.fetch_all(_SETTLE, id):
                 if person is not None:
                     await session.run(_CONCERNED, person_hash(person, secret), id)
                 if event is not None:
@@ -199,8 +217,8 @@ class FeedbackLog(SideTable):
         """
         async with self._tables.reading() as session:
             far = to_micros(now + timedelta(days=1))
-            values = (to_micros(now), limit, far, *self._mailbox)
-            found = await session.fetch_all(self._sql.due, *values)
+            values = (to_micros(now), far, *self._mailbox, limit)
+            found = await session.fetch_all(_DUE, *values)
         return [record_of(HandingOn, row) for row in found]
 
     async def handed_on(self, key: bytes) -> None:
@@ -216,7 +234,7 @@ class FeedbackLog(SideTable):
     async def keep(self, id: str, why: str) -> None:
         """Keep a report for a person to look at; `why` says what could not be done."""
         async with self._tables.writing(flushed=True) as session:
-            await session.run(self._sql.keep, why, id)
+            await session.run(_KEEP, why, id)
 
     async def correct(self, now: datetime) -> None:
         """Date as of now the mailboxes that were full while a clock was ahead."""
@@ -232,7 +250,7 @@ class FeedbackLog(SideTable):
 
     async def counts(self) -> Waiting:
         async with self._tables.reading() as session:
-            return Waiting(*(await session.fetch_all(self._sql.counts))[0])
+            return Waiting(*(await session.fetch_all(_COUNTS))[0])
 
     async def purge(self, before: datetime, *, dry_run: bool = False) -> Sequence[str]:
         """Forget older reports; return their ids."""
@@ -250,8 +268,8 @@ class FeedbackLog(SideTable):
                 await self._remove(session, some)
             gone += some
         async with self._tables.writing() as session:
-            if self._sql.orphans is not None:
-                rows = await session.fetch_all(self._sql.orphans, to_micros(before - _ORPHANED))
+            if self._mailbox:  # of relays that were removed
+                rows = await session.fetch_all(_ORPHANS, to_micros(before - _ORPHANED))
                 await self._remove(session, [id for (id,) in rows])
             for statement in _PURGE:
                 await session.run(statement, limit)
@@ -284,14 +302,13 @@ class FeedbackLog(SideTable):
         return ids
 
     async def _old(self, session: Session, before: int, most: int) -> list[str]:
-        return [
-            id for (id,) in await session.fetch_all(self._sql.old, before, most, *self._mailbox)
-        ]
+        return [id for (id,) in await session.fetch_all(_OLD, before, *self._mailbox, most)]
 
     async def _remove(self, session: Session, ids: Collection[str]) -> None:
         """Delete reports; their events stay recorded."""
-        rows: list[Row] = [(id, *self._mailbox) for id in ids]
-        for statement in self._sql.remove:
+        rows: list[Row] = [(id,) for id in ids]
+        await session.run_many(_REMOVE, [(*row, *self._mailbox) for row in rows])
+        for statement in (*([_HIDE] if self._mailbox else ()), *_REMOVE_REST):
             await session.run_many(statement, rows)
 
 

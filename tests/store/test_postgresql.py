@@ -54,6 +54,7 @@ def sql(database: Database, *statements: str) -> str:
 def test_values_are_numbered_as_they_come_and_those_left_out_are_not_sent() -> None:
     assert translated("a = ? AND b = ?") == ("a = $1 AND b = $2", (0, 1))
     assert translated("a = ?3 AND b = ?1 AND c = ?3") == ("a = $1 AND b = $2 AND c = $1", (2, 0))
+    assert translated("a = ? /*AND b = ?*/ LIMIT ?") == ("a = $1 AND b = $2 LIMIT $3", (0, 1, 2))
 
 
 async def test_who_waits_for_a_connection_is_counted(database: Database) -> None:

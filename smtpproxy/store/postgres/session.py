@@ -27,6 +27,7 @@ NO_WAIT = (
 
 _UNKNOWN = "the database did not confirm it in time, so it may be written or not: do it again"
 _PLACE = re.compile(r"\?(\d*)")
+_FOR_US = re.compile(r"/\*(.*?)\*/", re.DOTALL)
 _INSERTION = re.compile(
     r"\s*(?P<head>INSERT INTO (?P<table>\w+)\s+\((?P<columns>[^()]+)\)\s+)"
     r"VALUES \(\$1(?:, \$\d+)*\)"
@@ -57,7 +58,8 @@ def translated(sql: str) -> tuple[str, tuple[int, ...]]:
             places.append(last)
         return f"${places.index(last) + 1}"
 
-    return _PLACE.sub(place, sql).replace("AS BLOB)", "AS bytea)"), tuple(places)
+    ours = _FOR_US.sub(r"\1", sql).replace("AS BLOB)", "AS bytea)")
+    return _PLACE.sub(place, ours), tuple(places)
 
 
 class PostgresSession:

@@ -6,7 +6,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 
 from smtpproxy.policy.model import Stream
-from smtpproxy.store.feedback import FeedbackStatements
 from smtpproxy.store.postgres.connection import Lease, Target
 from smtpproxy.store.postgres.errors import unavailable
 from smtpproxy.store.postgres.session import PostgresSession
@@ -18,9 +17,6 @@ from smtpproxy.store.sql.side_tables import SideTables
 
 class PostgresTables(SideTables):
     """Side tables in PostgreSQL, which fail in time for a 451."""
-
-    row_lock = " FOR UPDATE"
-    skip_locked = " FOR UPDATE SKIP LOCKED"
 
     def __init__(self, target: Target, part: str) -> None:
         self._lease = Lease(target)
@@ -96,41 +92,3 @@ class PostgresMailings(MailingLog):
 
     async def _take_turns(self, session: Session, persons: Sequence[bytes]) -> None:
         await session.fetch_all(_LOCK_PERSONS, [int.from_bytes(key[:7]) for key in persons])
-
-
-FEEDBACK = FeedbackStatements(
-    report="INSERT INTO report VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-    hand_on="INSERT INTO hand_on VALUES (?, ?, ?, ?, 0, ?, ?) ON CONFLICT DO NOTHING",
-    due="""
-        SELECT key, report, decision, since, tries FROM hand_on
-        WHERE (due <= ?1 OR due > ?3) AND mailbox = ?4 ORDER BY due, since, report LIMIT ?2
-    """,
-    kept="""
-        SELECT id, at, kind, why, coalesce(journal.host, mailbox)
-        FROM report LEFT JOIN journal ON journal.relay = mailbox
-        WHERE kept = 1 AND starts_with(id, ?) ORDER BY at, id
-    """,
-    counts="""
-        SELECT (SELECT count(*) FROM report WHERE kept = 1),
-               (SELECT count(*) FROM hand_on WHERE due IS NOT NULL),
-               (SELECT count(*) FROM asked_message WHERE answer IS NULL)
-    """,
-    keep="""
-        UPDATE report SET kept = 1,
-            why = CASE WHEN kept = 1 AND why <> '' THEN why || '; ' ELSE '' END || ?
-        WHERE id = ? AND NOT erased
-    """,
-    settle="UPDATE report SET kept = 0, why = '' WHERE id = ? AND kept = 1 RETURNING at",
-    old="""
-        SELECT id FROM report WHERE mailbox = ?3 AND (erased OR at < ?1) AND NOT EXISTS
-            (SELECT 1 FROM hand_on WHERE hand_on.report = report.id AND due IS NOT NULL)
-        ORDER BY at LIMIT ?2
-    """,
-    remove=(
-        "DELETE FROM report WHERE id = ?1 AND mailbox = ?2",
-        "UPDATE report SET erased = TRUE, kept = 0, why = '' WHERE id = ?1",
-        "DELETE FROM concerned WHERE report = ?1",
-        "UPDATE hand_on SET due = NULL WHERE report = ?1",
-    ),
-    orphans="DELETE FROM report WHERE at < ? RETURNING id",
-)

@@ -20,12 +20,13 @@ _COUNT = "SELECT count(*) FROM bulk WHERE fingerprint = ? AND at > ?"
 _TRIM = f"""
 DELETE FROM bulk WHERE (fingerprint, person) IN (
     SELECT fingerprint, person FROM bulk WHERE fingerprint = ?1
-    ORDER BY at DESC LIMIT {2**62} OFFSET ?2{{skip_locked}}
+    ORDER BY at DESC LIMIT {2**62} OFFSET ?2 /*FOR UPDATE SKIP LOCKED*/
 )
 """
 _PRUNE = """
 DELETE FROM bulk WHERE (fingerprint, person) IN
-    (SELECT fingerprint, person FROM bulk WHERE at < ? ORDER BY at LIMIT ?{skip_locked})
+    (SELECT fingerprint, person FROM bulk WHERE at < ? ORDER BY at LIMIT ?
+    /*FOR UPDATE SKIP LOCKED*/)
 """
 _CORRECT = """
 UPDATE bulk SET at = ?1 WHERE (fingerprint, person) IN
@@ -112,8 +113,7 @@ class BulkCounter(SideTable):
             for text in texts:
                 counted[text] = int((await session.fetch_all(_COUNT, text, since))[0][0])
                 if counted[text] > 2 * most + 1:
-                    trim = _TRIM.format(skip_locked=self._tables.skip_locked)
-                    await session.run(trim, text, most + 1)
+                    await session.run(_TRIM, text, most + 1)
         self._longest = max(window, self._longest)
         self._written += len(sent)
         if self._written >= _PRUNE_EVERY and (self._pruning is None or self._pruning.done()):
@@ -128,8 +128,7 @@ class BulkCounter(SideTable):
         with suppress(StoreUnavailable):
             while removed == _PRUNED_AT_ONCE:
                 async with self._tables.writing() as session:
-                    prune = _PRUNE.format(skip_locked=self._tables.skip_locked)
-                    removed = await session.run(prune, before, _PRUNED_AT_ONCE)
+                    removed = await session.run(_PRUNE, before, _PRUNED_AT_ONCE)
                 await asyncio.sleep(_PRUNE_PAUSE)
 
     async def correct(self, now: datetime) -> None:

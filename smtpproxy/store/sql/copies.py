@@ -18,10 +18,18 @@ INSERT INTO copy (message, recipient, at) VALUES (?, ?, ?)
 ON CONFLICT (message, recipient) DO UPDATE SET at = excluded.at
 """
 _FORGET = "DELETE FROM copy WHERE message = ? AND recipient = ?"
-_OLD = "SELECT message, recipient FROM copy WHERE at < ? ORDER BY at LIMIT 500"
-_TOO_MANY = """
-SELECT message, recipient FROM copy
-WHERE at < (SELECT at FROM copy ORDER BY at DESC LIMIT 1 OFFSET ?)
+_PRUNE = """
+DELETE FROM copy WHERE (message, recipient) IN (
+    SELECT message, recipient FROM copy WHERE at < ? ORDER BY at LIMIT 500
+    /*FOR UPDATE SKIP LOCKED*/
+)
+"""
+_TRIM = """
+DELETE FROM copy WHERE (message, recipient) IN (
+    SELECT message, recipient FROM copy
+    WHERE at < (SELECT at FROM copy ORDER BY at DESC LIMIT 1 OFFSET ?)
+    /*FOR UPDATE SKIP LOCKED*/
+)
 """
 
 
@@ -59,11 +67,8 @@ class CopyLedger(SideTable):
         async with self._tables.writing(flushed=True) as session:
             await session.run(_NOTE, message, recipient, to_micros(now))
             if self._noted % _PRUNE_EVERY == 1:
-                for which, value in (_OLD, to_micros(now - _KEPT)), (_TOO_MANY, _MOST - 1):
-                    gone = f"{which}{self._tables.skip_locked}"
-                    await session.run(
-                        f"DELETE FROM copy WHERE (message, recipient) IN ({gone})", value
-                    )
+                await session.run(_PRUNE, to_micros(now - _KEPT))
+                await session.run(_TRIM, _MOST - 1)
 
     async def forget(
         self, reverse_path: str, digest: Callable[[], bytes], forward_paths: Collection[str]

@@ -20,11 +20,6 @@ class SideTables(ABC):
     Their loss costs counts but no proof, so commits are not flushed unless asked.
     """
 
-    row_lock: str
-    """What ends a SELECT that locks the rows until the commit."""
-    skip_locked: str
-    """What ends a SELECT of rows to delete that leaves out those that others hold."""
-
     @abstractmethod
     def writing(self, *, flushed: bool = False) -> AbstractAsyncContextManager[Session]:
         """Commit at the end, or change nothing after an error. Raises StoreUnavailable.

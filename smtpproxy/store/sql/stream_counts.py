@@ -42,6 +42,7 @@ _PRUNE = ("DELETE FROM stream_count WHERE at < ?", "DELETE FROM heard WHERE at <
 
 _CAMPAIGN = "key, people, strangers, dead, full_at, dead_at"
 _FIND_CAMPAIGN = f"SELECT {_CAMPAIGN}, seen_at FROM campaign WHERE key = ?"
+_LOCK_CAMPAIGN = f"{_FIND_CAMPAIGN} /*FOR UPDATE*/"
 _CAMPAIGNS = f"""
 SELECT {_CAMPAIGN} FROM campaign WHERE stream = ? AND full_at IS NOT NULL
 ORDER BY full_at DESC LIMIT 100
@@ -163,7 +164,7 @@ class StreamCounts(SideTable):
                 self._new_campaigns = 0
                 await session.run(_TRIM_CAMPAIGNS, MOST_CAMPAIGNS)
                 await session.run(_FORGET_PEOPLE)
-            *known, seen = await self._locked(session, key)
+            ((*known, seen),) = await session.fetch_all(_LOCK_CAMPAIGN, key)
             before = record_of(Campaign, known)
             if seen < moment - _SEEN_AGAIN:
                 await session.run(_SEEN_CAMPAIGN, moment, key)
@@ -181,7 +182,7 @@ class StreamCounts(SideTable):
         """
         secret = await self._tables.hash_key()
         async with self._tables.writing() as session:
-            await self._locked(session, key)
+            await session.fetch_all(_LOCK_CAMPAIGN, key)
             gone = await _change(session, _UNTRY, key, id, people, secret)
             await session.run(_UNTRIED, key, *gone, most)
 
@@ -258,9 +259,6 @@ class StreamCounts(SideTable):
             if await session.run(_PRUNE_CAMPAIGNS, limit):
                 await session.run(_FORGET_PEOPLE)
             return removed
-
-    async def _locked(self, session: Session, key: str) -> Row:
-        return (await session.fetch_all(f"{_FIND_CAMPAIGN}{self._tables.row_lock}", key))[0]
 
 
 async def _change(

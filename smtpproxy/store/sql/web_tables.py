@@ -18,8 +18,12 @@ _MOST = 20_000
 
 _PRUNE = "DELETE FROM answer WHERE at < ? OR (body IS NULL AND at < ?)"
 _CORRECT = "UPDATE answer SET at = ?1 WHERE at > ?2"
-_TOO_MANY = """
-SELECT request FROM answer WHERE at < (SELECT at FROM answer ORDER BY at DESC LIMIT 1 OFFSET ?)
+_TRIM = """
+DELETE FROM answer WHERE request IN (
+    SELECT request FROM answer
+    WHERE at < (SELECT at FROM answer ORDER BY at DESC LIMIT 1 OFFSET ?)
+    /*FOR UPDATE SKIP LOCKED*/
+)
 """
 _BEGIN = "INSERT INTO answer (request, asked, at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
 _FIND = "SELECT asked, body, version FROM answer WHERE request = ?"
@@ -54,8 +58,7 @@ class KeptAnswers(SideTable):
             # Of a clock that was ahead, these would be the newest, or running, until that day.
             await session.run(_CORRECT, to_micros(now), to_micros(now + AHEAD))
             await session.run(_PRUNE, to_micros(now - _KEPT), to_micros(now - _UNFINISHED))
-            gone = f"{_TOO_MANY}{self._tables.skip_locked}"
-            await session.run(f"DELETE FROM answer WHERE request IN ({gone})", _MOST - 1)
+            await session.run(_TRIM, _MOST - 1)
             if await session.run(_BEGIN, request, digest, to_micros(now)):
                 return "new"
             rows = await session.fetch_all(_FIND, request)

@@ -102,8 +102,6 @@ async def _reading_nothing(tables: str) -> AsyncIterator[Session]:
 class SideFile(SideTables):
     """Such a database, for one event loop. It is created with the first write."""
 
-    row_lock = skip_locked = ""  # one process writes at a time
-
     def __init__(
         self, database: Path, part: str, timeout: float, *, read_only: bool = False
     ) -> None:

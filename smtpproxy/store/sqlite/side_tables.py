@@ -5,8 +5,6 @@ Times are microseconds since 1970 in UTC; people and requests are keyed hashes.
 
 from collections.abc import Mapping
 
-from smtpproxy.store.feedback import FeedbackStatements
-
 SIDE_TABLES: Mapping[str, str] = {
     # `request` is a hash of the client's token and the idempotency key.
     "answers": """
@@ -143,36 +141,3 @@ CREATE TABLE campaign_person (
 CREATE INDEX campaign_person_id ON campaign_person (id);
 """,
 }
-
-FEEDBACK = FeedbackStatements(
-    report="INSERT OR IGNORE INTO report VALUES (?, ?, ?, ?, ?)",
-    hand_on="INSERT OR IGNORE INTO hand_on VALUES (?, ?, ?, ?, 0, ?)",
-    due="""
-        SELECT key, report, decision, since, tries FROM hand_on
-        WHERE due <= ?1 OR due > ?3 ORDER BY due, since, report LIMIT ?2
-    """,
-    kept="""
-        SELECT id, at, kind, why, '' FROM report
-        WHERE kept AND substr(id, 1, length(?1)) = ?1 ORDER BY at, id
-    """,
-    counts="""
-        SELECT (SELECT count(*) FROM report WHERE kept),
-               (SELECT count(*) FROM hand_on WHERE due IS NOT NULL), 0
-    """,
-    keep="""
-        UPDATE report SET kept = 1,
-            why = CASE WHEN kept AND why != '' THEN why || '; ' ELSE '' END || ?
-        WHERE id = ?
-    """,
-    settle="UPDATE report SET kept = 0, why = '' WHERE id = ? AND kept RETURNING at",
-    old="""
-        SELECT id FROM report
-        WHERE at < ? AND id NOT IN (SELECT report FROM hand_on WHERE due IS NOT NULL)
-        ORDER BY at LIMIT ?
-    """,
-    remove=(
-        "DELETE FROM report WHERE id = ?",
-        "DELETE FROM concerned WHERE report = ?",
-        "UPDATE hand_on SET due = NULL WHERE report = ?",
-    ),
-)
