@@ -75,6 +75,8 @@ INSERT INTO journal (relay, host, told_at) VALUES (?, ?, ?)
 ON CONFLICT (relay) DO UPDATE SET host = excluded.host, told_at = excluded.told_at
 RETURNING rows
 """
+# So that numbers are in the order of the commits: nobody reads up to 7 and misses 6.
+_LOCK = "LOCK TABLE journal_erasure IN SHARE ROW EXCLUSIVE MODE"
 _ERASE = "INSERT INTO journal_erasure (person, at) VALUES (?, ?) RETURNING id"
 _FORGET = "UPDATE decision SET person = NULL WHERE person = ANY (?)"
 _FORGET_OWN = "UPDATE decision SET person = NULL WHERE relay = ? AND person = ANY (?)"
@@ -132,8 +134,7 @@ class SharedJournals(SideTable):
         """
         person = (await self.key())(address)
         async with self._tables.writing(flushed=True) as session:
-            # So that numbers are in the order of the commits: nobody reads up to 7 and misses 6.
-            await self._tables.lock(session, "journal_erasure")
+            await session.run(_LOCK)
             ((number,),) = await session.fetch_all(_ERASE, person, to_micros(at))
             await session.run(_FORGET, [person])
             await session.run(_UNTELL)

@@ -14,7 +14,7 @@ from msgspec import Struct
 from smtpproxy.policy.model import Origin
 from smtpproxy.store.keys import key_text
 from smtpproxy.store.sql.rows import Row, from_micros, record_of, row_of, to_micros
-from smtpproxy.store.sql.session import Connections, Session, put_row
+from smtpproxy.store.sql.session import Connections, Session, listed, put_row
 from smtpproxy.store.streams import StreamEvent
 
 Action = Literal["added", "moved", "lifted"]
@@ -236,7 +236,7 @@ class Propagation(Connections):
         async with self._reading() as session:
             kept = await session.fetch_all(_FIRST_TO_KEEP, to_micros(before))
             upto = kept[0][0] - 1 if kept else await self._newest(session)
-            slowest = (await session.fetch_all(_POSITIONS, _listed(webhooks)))[0][0]
+            slowest = (await session.fetch_all(_POSITIONS, listed(webhooks)))[0][0]
         upto = upto if slowest is None else min(upto, slowest)
         total, trimmed = 0, _AT_ONCE
         while trimmed == _AT_ONCE:
@@ -268,7 +268,7 @@ class Propagation(Connections):
 
     async def forget_event_sources(self, names: Collection[str]) -> None:
         """Delete the progress of these; they start again."""
-        await self._change(_FORGET_SOURCES, _listed(names))
+        await self._change(_FORGET_SOURCES, listed(names))
 
     async def hold_webhooks(
         self, holdings: Mapping[str, Holding], now: datetime
@@ -304,7 +304,7 @@ class Propagation(Connections):
 
     async def forget_webhooks(self, kept: Collection[str]) -> None:
         """Delete the progress of all but these; dead letters stay."""
-        await self._change(_FORGET, _listed(kept))
+        await self._change(_FORGET, listed(kept))
         gone = set((await self.webhook_progress()).holdings) - set(kept)
         if gone:
             await self.forget_event_sources([_HOLDING + name for name in gone])
@@ -358,10 +358,6 @@ class Propagation(Connections):
     async def _newest(self, session: Session) -> int:
         number: int = (await session.fetch_all(self._dialect.newest_change))[0][0]
         return number
-
-
-def _listed(names: Collection[str]) -> str:
-    return msgspec.json.encode(list(names)).decode()
 
 
 async def _holdings(session: Session) -> Mapping[str, Holding]:

@@ -46,9 +46,6 @@ class PostgresTables(SideTables):
     async def hash_key(self) -> bytes:
         return await self._lease.database.secret(self._part)
 
-    async def lock(self, session: Session, table: str) -> None:
-        await session.run(f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
-
     async def fetch_in(
         self, session: Session, sql: str, values: Sequence[object], *first: object
     ) -> list[Row]:

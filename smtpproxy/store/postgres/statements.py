@@ -102,11 +102,6 @@ _OF_EARLIER = "(value ->> 0)::bigint < ?1 AND value ->> 1"
 _HAS_EARLIER = f"EXISTS (SELECT 1 FROM {_VERSIONS} WHERE {_OF_EARLIER} = ?2)"
 DIALECT = Dialect(
     newest_change="SELECT newest FROM change_number",
-    kept="""
-        DROP TABLE IF EXISTS pg_temp.kept;
-        CREATE TEMP TABLE kept (wide_key bytea, exact_key bytea, scope text, origin text,
-                                PRIMARY KEY (wide_key, exact_key, scope, origin))
-    """,
     earlier_texts=(
         f"""
         SELECT DISTINCT value ->> 1 FROM suppression, {_VERSIONS} WHERE {_OF_EARLIER} IS NOT NULL

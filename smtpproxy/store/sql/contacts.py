@@ -18,7 +18,7 @@ from smtpproxy.store.sql import imported_contacts, rows
 from smtpproxy.store.sql.imported_contacts import Origin
 from smtpproxy.store.sql.rows import ACT_COLUMNS, CONTACT_COLUMNS, Row, from_micros, to_micros
 from smtpproxy.store.sql.said_last import as_known, said_last
-from smtpproxy.store.sql.session import Connections, Session
+from smtpproxy.store.sql.session import Connections, Session, listed
 from smtpproxy.store.undo_contact import repeated_items
 
 _COLUMNS = f"{CONTACT_COLUMNS}, as_of"
@@ -168,13 +168,12 @@ async def anybody_moved(session: Session) -> bool:
 
 async def moved_to(session: Session, addresses: Sequence[str]) -> Sequence[tuple[str, str]]:
     """Return pairs of a former address and the present one it was corrected to."""
-    asked = msgspec.json.encode(addresses).decode()
-    return [(old, new) for old, new in await session.fetch_all(_MOVED_TO, asked)]
+    return [(old, new) for old, new in await session.fetch_all(_MOVED_TO, listed(addresses))]
 
 
 async def by_number(session: Session, numbers: Sequence[int]) -> dict[int, Known]:
     """Return each contact, with the date of its profile."""
-    found = await session.fetch_all(_BY_NUMBER, msgspec.json.encode(numbers).decode())
+    found = await session.fetch_all(_BY_NUMBER, listed(numbers))
     acts = await _acts(session, found)
     return {row[0]: _known(row, acts) for row in found}
 
@@ -216,7 +215,7 @@ def _known(row: Row, acts: dict[int, tuple[ConsentAct, ...]]) -> Known:
 
 
 async def _stored(session: Session, addresses: list[str]) -> dict[str, _Entry]:
-    found = await session.fetch_all(_BY_ADDRESS, msgspec.json.encode(addresses).decode())
+    found = await session.fetch_all(_BY_ADDRESS, listed(addresses))
     acts = await _acts(session, found)
     return {row[1]: _Entry(row[0], _known(row, acts)) for row in found}
 
@@ -225,9 +224,8 @@ async def _acts(session: Session, contacts: list[Row]) -> dict[int, tuple[Consen
     """Return the acts of each contact that has any, oldest first."""
     if not contacts:
         return {}
-    numbers = msgspec.json.encode([row[0] for row in contacts]).decode()
     acts: dict[int, list[ConsentAct]] = {}
-    for number, *act in await session.fetch_all(_ACTS, numbers):
+    for number, *act in await session.fetch_all(_ACTS, listed(row[0] for row in contacts)):
         acts.setdefault(number, []).append(rows.act(tuple(act)))
     return {number: tuple(each) for number, each in acts.items()}
 

@@ -11,7 +11,7 @@ from smtpproxy.store.collected import included_in
 from smtpproxy.store.merge import Known
 from smtpproxy.store.records import ContactUpdate
 from smtpproxy.store.sql.rows import Row
-from smtpproxy.store.sql.session import Session
+from smtpproxy.store.sql.session import Session, listed
 from smtpproxy.store.undo_contact import Repeated, Replaced
 
 _INSERT = """
@@ -88,7 +88,7 @@ async def origins(session: Session, numbers: Sequence[int]) -> dict[int, Origin]
     """Return the origin of each contact."""
     if not numbers:
         return {}
-    found = await session.fetch_all(_ORIGINS, msgspec.json.encode(numbers).decode())
+    found = await session.fetch_all(_ORIGINS, listed(numbers))
     return {
         number: Origin(owner, confirmed is not None, _read_repeats(told) if told else ())
         for number, owner, confirmed, told in found
@@ -104,8 +104,7 @@ async def changed(session: Session, number: int, after: int, limit: int) -> list
 async def chains(session: Session, contacts: Sequence[int]) -> dict[int, list[Replaced]]:
     """Return the earlier states of each contact, oldest first."""
     found: dict[int, list[Replaced]] = {}
-    numbers = msgspec.json.encode(contacts).decode()
-    for contact, owner, by, state in await session.fetch_all(_CHAINS, numbers):
+    for contact, owner, by, state in await session.fetch_all(_CHAINS, listed(contacts)):
         known = Known(*_decode(state))
         found.setdefault(contact, []).append(Replaced(known, owner, by))
     return found

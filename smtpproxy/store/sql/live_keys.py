@@ -4,14 +4,12 @@ from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
 from pathlib import Path
 
-import msgspec
-
 from smtpproxy.store.key_files import FILE_NAME, add_key, drop_keys, load_keys
 from smtpproxy.store.keys import KeyRing
 from smtpproxy.store.records import KeyStatus, StoreMisconfigured
 from smtpproxy.store.register import Register
 from smtpproxy.store.sql.rows import Row, record_of, to_micros
-from smtpproxy.store.sql.session import Session
+from smtpproxy.store.sql.session import ASKED_EXACT, ASKED_WIDE, Session, asked
 
 LIVE = "SELECT version, fingerprint FROM suppression_key WHERE retired_at IS NULL ORDER BY version"
 
@@ -67,16 +65,11 @@ async def _live(session: Session) -> Live:
     return [(version, fingerprint) for version, fingerprint in await session.fetch_all(LIVE)]
 
 
-# ?1 holds the old keys, 16 and 32 octets each; ?2 is a list of that length. Finds those with rows.
-_STORED = """
-WITH entry AS (
-    SELECT key AS place, substr(CAST(?1 AS BLOB), key * 48 + 1, 16) AS wide,
-           substr(CAST(?1 AS BLOB), key * 48 + 17, 32) AS exact
-    FROM json_each(?2)
-)
-SELECT place FROM entry
-WHERE EXISTS (SELECT 1 FROM suppression WHERE wide_key = wide AND exact_key = exact)
-   OR EXISTS (SELECT 1 FROM lifted_suppression WHERE exact_key = exact)
+# Finds the old keys with rows.
+_STORED = f"""
+SELECT asked.key FROM json_each(?2) AS asked
+WHERE EXISTS (SELECT 1 FROM suppression WHERE {ASKED_WIDE} AND {ASKED_EXACT})
+   OR EXISTS (SELECT 1 FROM lifted_suppression WHERE {ASKED_EXACT})
 """
 # ?1 and ?2 are the old keys of an address, ?3 and ?4 those under the key of version ?5.
 _NEW_KEYS = "wide_key = ?3, exact_key = ?4, key_version = ?5"
@@ -129,9 +122,8 @@ async def move(session: Session, moves: Sequence[Row]) -> int:
     Each move is (old wide, old exact, new wide, new exact, version). The same suppression under
     both keys becomes one, as if it had been added again: nothing is lost or lifted.
     """
-    old = b"".join([wide + exact for wide, exact, *_ in moves])
-    places = msgspec.json.encode([0] * len(moves)).decode()
-    moves = [moves[place] for (place,) in await session.fetch_all(_STORED, old, places)]
+    old = asked((wide, exact) for wide, exact, *_ in moves)
+    moves = [moves[place] for (place,) in await session.fetch_all(_STORED, *old)]
     moved = await session.run_many(_MOVE, moves)
     await session.run_many(_MERGE, [row[:4] for row in moves])
     await session.run_many(_MOVE_HASHES, [(row[1], row[3]) for row in moves])

@@ -5,15 +5,13 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mappin
 from contextlib import asynccontextmanager
 from dataclasses import astuple
 
-import msgspec
-
 from smtpproxy.disk import locked
 from smtpproxy.policy.model import Suppression
 from smtpproxy.store.keys import Coverage, KeyPair, KeyRing, Partner, PartnerSnapshot, SnapshotRow
 from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.sql import rows
 from smtpproxy.store.sql.rows import record_of, row_of, to_micros
-from smtpproxy.store.sql.session import Connections, Session, put_row
+from smtpproxy.store.sql.session import Connections, Session, listed, put_row
 
 # Only for suppressed addresses: those of other contacts do not concern partners.
 _COVER = """
@@ -97,7 +95,7 @@ class PartnerExchange(Connections):
 
     async def forget_partners(self) -> int:
         """Delete the hashes under keys that are no longer a partner's."""
-        known = msgspec.json.encode([key.fingerprint for _, key in self._partners]).decode()
+        known = listed(key.fingerprint for _, key in self._partners)
         async with self._writing() as session:
             return await session.run_many(_FORGET, [(known,)])
 

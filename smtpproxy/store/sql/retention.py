@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 
-import msgspec
-
 from smtpproxy.policy.model import Contact
 from smtpproxy.store.keys import KeyPair, KeyRing
 from smtpproxy.store.merge import is_undated, orders, outlived, removed
@@ -20,7 +18,13 @@ from smtpproxy.store.records import SuppressionEntry
 from smtpproxy.store.sql import contacts as contact_table
 from smtpproxy.store.sql.live_keys import ADDRESSES
 from smtpproxy.store.sql.rows import WIDENED, Row, from_micros, optional_moment, to_micros
-from smtpproxy.store.sql.session import Connections, Session
+from smtpproxy.store.sql.session import (
+    ASKED_EXACT,
+    ASKED_WIDE,
+    Connections,
+    Session,
+    asked,
+)
 
 _BATCH = 500
 """Rows of one transaction, which hold the write lock for some 20 ms."""
@@ -38,12 +42,10 @@ ORDER BY id LIMIT ?4
 _CONTACTS = "SELECT id, address, undated_since FROM contact WHERE id > ?1 ORDER BY id LIMIT ?4"
 _OBJECTION = "origin = 'objection' AND scope IN ('marketing', 'all') AND since < ?1"
 _ANY_OBJECTION = f"SELECT EXISTS (SELECT 1 FROM suppression WHERE {_OBJECTION})"
-# ?2 and ?3 as below; the time of each objection, and the number of its key.
+# The number of each key, and the time of its objection.
 _OBJECTED = f"""
-SELECT place.key, min(since) FROM json_each(?3) AS place
-CROSS JOIN suppression WHERE wide_key = substr(CAST(?2 AS BLOB), place.key * 48 + 1, 16)
-AND exact_key = substr(CAST(?2 AS BLOB), place.key * 48 + 17, 32) AND {_OBJECTION}
-GROUP BY place.key
+SELECT asked.key, min(since) FROM json_each(?2) AS asked CROSS JOIN suppression
+WHERE {ASKED_WIDE} AND {ASKED_EXACT} AND {_OBJECTION.replace("?1", "?3")} GROUP BY asked.key
 """
 _UNDATED = "UPDATE contact SET undated_since = ? WHERE id = ? AND undated_since IS NULL"
 _COUNTS_FOR = f"wide_key = ?1 AND (exact_key = ?2 OR origin IN ({WIDENED}))"
@@ -53,13 +55,17 @@ UPDATE suppression SET renewed_at = ?3 WHERE {_COUNTS_FOR} AND coalesce(renewed_
 
 _OLD = "since < ?1 AND renewed_at < ?1"
 _ANY_OLD = f"SELECT EXISTS (SELECT 1 FROM suppression WHERE {_OLD})"
-# ?2 holds the keys of addresses, 16 and 32 octets each; ?3 is a list of that length.
+_KEPT = """
+/*DROP TABLE IF EXISTS pg_temp.kept;*/
+CREATE TEMP TABLE kept (
+    wide_key /*bytea*/, exact_key /*bytea*/, scope /*text*/, origin /*text*/,
+    PRIMARY KEY (wide_key, exact_key, scope, origin)
+)
+"""
 _KEEP = f"""
 INSERT INTO kept
-SELECT wide_key, exact_key, scope, origin FROM json_each(?3) AS place
-CROSS JOIN suppression WHERE wide_key = substr(CAST(?2 AS BLOB), place.key * 48 + 1, 16)
-AND (exact_key = substr(CAST(?2 AS BLOB), place.key * 48 + 17, 32) OR origin IN ({WIDENED}))
-AND {_OLD}
+SELECT wide_key, exact_key, scope, origin FROM json_each(?2) AS asked CROSS JOIN suppression
+WHERE {ASKED_WIDE} AND ({ASKED_EXACT} OR origin IN ({WIDENED})) AND {_OLD.replace("?1", "?3")}
 ON CONFLICT DO NOTHING
 """
 _GOING = f"""
@@ -145,10 +151,8 @@ class Retention(Connections):
             return {}
         keys = (await self._keys.current(session)).keys
         pairs = [(address, key.pair(address)) for _, address, _ in page for key in keys]
-        octets = b"".join([wide + exact for _, (wide, exact) in pairs])
-        indexes = msgspec.json.encode([0] * len(pairs)).decode()
-        limit = to_micros(limits.objected)
-        found = await session.fetch_all(_OBJECTED, limit, octets, indexes)
+        values = asked(pair for _, pair in pairs)
+        found = await session.fetch_all(_OBJECTED, *values, to_micros(limits.objected))
         return {pairs[index][0]: from_micros(since) for index, since in found}
 
     async def _remove_contacts(
@@ -226,7 +230,7 @@ class Retention(Connections):
         async with self._reading() as session:
             if not (await session.fetch_all(_ANY_OLD, limit))[0][0]:
                 return PurgedSuppressions()
-            await session.run(self._dialect.kept)
+            await session.run(_KEPT)
             for batch in matched:
                 seen = [address for address, at in batch.items() if at >= before]
                 await self._keep(session, seen, limit)
@@ -257,9 +261,7 @@ class Retention(Connections):
         """Keep the old suppressions that count for these canonical addresses."""
         keys = await self._keys.current(session)
         pairs = [pair for address in addresses for pair in _pairs(keys, address)]
-        octets = b"".join([wide + exact for wide, exact in pairs])
-        places = msgspec.json.encode([0] * len(pairs)).decode()
-        await session.run(_KEEP, limit, octets, places)
+        await session.run(_KEEP, *asked(pairs), limit)
 
     async def purge_lifted(self, before: datetime, *, dry_run: bool = False) -> Removed:
         """Remove the record of suppressions that were lifted before a time."""

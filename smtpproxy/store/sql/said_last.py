@@ -6,7 +6,6 @@ What is dated later than now was recorded while a clock was ahead, or a clock is
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-import msgspec
 from msgspec.structs import replace
 
 from smtpproxy.mail.address import widened
@@ -15,7 +14,7 @@ from smtpproxy.store.keys import is_key_text, suppressed_name
 from smtpproxy.store.merge import STRICTNESS, Known
 from smtpproxy.store.records import ContactUpdate, SuppressionEntry
 from smtpproxy.store.sql.rows import from_micros, to_micros
-from smtpproxy.store.sql.session import Session
+from smtpproxy.store.sql.session import Session, listed
 
 _YIELDING = frozenset({Origin.UNSUBSCRIBE, Origin.COMPLAINT, Origin.OBJECTION, Origin.ERASURE})
 _AHEAD = """
@@ -94,9 +93,8 @@ async def agreed_ahead(
                 names.setdefault(each, []).append(place)
     if not names:
         return {}
-    asked = msgspec.json.encode(list(names)).decode()
     found: dict[int, datetime] = {}
-    for name, micros in await session.fetch_all(_AHEAD, asked, to_micros(now)):
+    for name, micros in await session.fetch_all(_AHEAD, listed(names), to_micros(now)):
         at = from_micros(micros)
         for place in names[name]:
             if entries[place].since < at:

@@ -10,7 +10,9 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from smtpproxy.store.keys import Partner
+import msgspec
+
+from smtpproxy.store.keys import KeyPair, Partner
 from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.sql.rows import Row
 
@@ -44,11 +46,26 @@ def put_row(table: str, columns: str) -> str:
     )
 
 
+def listed(values: Iterable[object]) -> str:
+    """Return values as a list that a statement reads with `json_each`."""
+    return msgspec.json.encode(tuple(values)).decode()
+
+
+ASKED_WIDE = "wide_key = substr(CAST(?1 AS BLOB), asked.key * 48 + 1, 16)"
+ASKED_EXACT = "exact_key = substr(CAST(?1 AS BLOB), asked.key * 48 + 17, 32)"
+"""The conditions for the keys of `asked`, where a statement has `json_each(?2) AS asked`."""
+
+
+def asked(pairs: Iterable[KeyPair], about: Sequence[object] = ()) -> tuple[bytes, str]:
+    """Return ?1 and ?2 of a statement about many keys, with a value for each if it needs one."""
+    octets = b"".join([wide + exact for wide, exact in pairs])
+    return octets, listed(about or [0] * (len(octets) // 48))
+
+
 class Dialect(NamedTuple):
     """The statements that differ between databases."""
 
     newest_change: str  # the highest number ever assigned
-    kept: str  # creates the table of the suppressions that a purge keeps
     earlier_texts: tuple[str, str, str]
     """For notes in earlier versions of suppressions: find the texts before ?1, count the rows with
     text ?2, and replace it."""

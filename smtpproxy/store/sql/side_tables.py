@@ -45,10 +45,6 @@ class SideTables(ABC):
         """Return the key for hashes, stored with the tables. Raises StoreUnavailable."""
 
     @abstractmethod
-    async def lock(self, session: Session, table: str) -> None:
-        """Let nobody else write to a table until the commit."""
-
-    @abstractmethod
     async def fetch_in(
         self, session: Session, sql: str, values: Sequence[object], *first: object
     ) -> list[Row]:

@@ -27,7 +27,14 @@ from smtpproxy.store.sql import live_keys, rows
 from smtpproxy.store.sql import partners as partner_table
 from smtpproxy.store.sql.rows import Row, from_micros, record_of, to_micros
 from smtpproxy.store.sql.said_last import agreed_ahead, dated
-from smtpproxy.store.sql.session import Connections, Session
+from smtpproxy.store.sql.session import (
+    ASKED_EXACT,
+    ASKED_WIDE,
+    Connections,
+    Session,
+    asked,
+    listed,
+)
 from smtpproxy.store.undo import Fate, Standing, Version, fate, updated, without
 
 _ADD = """
@@ -72,19 +79,17 @@ ORDER BY wide_key, exact_key, scope, origin LIMIT ?
 """
 _PAGE_OF_SCOPES = _PAGE.replace("\nORDER", " AND scope IN (SELECT value FROM json_each(?))\nORDER")
 _PAGE_SIZE = 2_000
-# ?1 holds the keys, 16 and 32 octets each; ?2 the scope and origin of each, as JSON.
-_ENTRIES = """
+# With the scope and origin of each.
+_ENTRIES = f"""
 SELECT asked.key AS place, suppression.* FROM json_each(?2) AS asked CROSS JOIN suppression
-WHERE wide_key = substr(CAST(?1 AS BLOB), asked.key * 48 + 1, 16)
-AND exact_key = substr(CAST(?1 AS BLOB), asked.key * 48 + 17, 32)
+WHERE {ASKED_WIDE} AND {ASKED_EXACT}
 AND scope = json_extract(asked.value, '$[0]') AND origin = json_extract(asked.value, '$[1]')
 """
 _STANDING = f"SELECT place, since FROM ({_ENTRIES}) AS found"
 _ERASURES = "SELECT CAST(sum(n) AS BIGINT) FROM tally WHERE origin = 'erasure'"
-# ?1 holds the wide keys, 16 octets each; ?2 is a list of that length.
-_ERASED = """
+_ERASED = f"""
 SELECT DISTINCT asked.key FROM json_each(?2) AS asked CROSS JOIN suppression
-WHERE wide_key = substr(CAST(?1 AS BLOB), asked.key * 16 + 1, 16) AND origin = 'erasure'
+WHERE {ASKED_WIDE} AND origin = 'erasure'
 """
 KEY = "wide_key = ? AND exact_key = ? AND scope = ? AND origin = ?"
 _COLUMNS = "since, note, import, also, earlier"
@@ -114,10 +119,9 @@ async def erased(session: Session, keys: KeyRing, addresses: Sequence[str]) -> s
     """Return the canonical addresses whose people were erased."""
     if not (await session.fetch_all(_ERASURES))[0][0]:
         return set()
-    places = [(address, key.pair(address)[0]) for address in addresses for key in keys.keys]
-    octets = b"".join([wide for _, wide in places])
-    asked = msgspec.json.encode([0] * len(places)).decode()
-    return {places[row[0]][0] for row in await session.fetch_all(_ERASED, octets, asked)}
+    places = [(address, key.pair(address)) for address in addresses for key in keys.keys]
+    found = await session.fetch_all(_ERASED, *asked(pair for _, pair in places))
+    return {places[place][0] for (place,) in found}
 
 
 async def add(
@@ -163,10 +167,9 @@ async def standing(
     """Return since when the same suppression exists, for each entry; raises as `add` does."""
     found: list[datetime | None] = [None] * len(entries)
     places = [(n, pair) for n, e in enumerate(entries) for _, pair in keys.places(e.address)]
-    octets = b"".join([wide + exact for _, (wide, exact) in places])
     kinds = [(entries[n].scope, entries[n].origin) for n, _ in places]
-    asked = msgspec.json.encode(kinds).decode()
-    for place, since in await session.fetch_all(_STANDING, octets, asked):
+    values = asked((pair for _, pair in places), kinds)
+    for place, since in await session.fetch_all(_STANDING, *values):
         number, at = places[place][0], from_micros(since)
         found[number] = max(at, found[number] or at)
     return found
@@ -242,8 +245,8 @@ class Suppressions(Connections):
             if scopes is None:
                 page = await session.fetch_all(_PAGE, *start, limit + 1)
             else:
-                listed = msgspec.json.encode(sorted(scopes)).decode()
-                page = await session.fetch_all(_PAGE_OF_SCOPES, *start, listed, limit + 1)
+                values = (*start, listed(sorted(scopes)), limit + 1)
+                page = await session.fetch_all(_PAGE_OF_SCOPES, *values)
             keys = await self._keys.current(session)
         found = [
             (keys.of_version(version).text((wide, exact)), rows.suppression(*one, widened=False))
@@ -284,11 +287,12 @@ def _read_place(text: str) -> Row:
 
 async def _remember(session: Session, entries: Sequence[Row], importer: int | None) -> None:
     """Record the versions of suppressions that are about to be moved forward or confirmed."""
-    keys = b"".join([wide + exact for wide, exact, *_ in entries])
-    kinds = msgspec.json.encode([(row[2], row[3]) for row in entries]).decode()
+    values = asked(
+        ((wide, exact) for wide, exact, *_ in entries), [(row[2], row[3]) for row in entries]
+    )
     changed: dict[Row, Row] = {}
     standing: dict[Row, Standing] = {}
-    for place, *known in await session.fetch_all(_KNOWN, keys, kinds, importer):
+    for place, *known in await session.fetch_all(_KNOWN, *values, importer):
         row = entries[place]
         key = row[:4]
         before = standing.get(key) or _standing(tuple(known))

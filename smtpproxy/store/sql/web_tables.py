@@ -84,6 +84,8 @@ class KeptAnswers(SideTable):
         return keyed_hash(f"{token}\0{key}".encode(), await self._tables.hash_key())
 
 
+# Processes take turns, as the limit for a day is for all people together; in SQLite they do anyway.
+_LOCK = "/*LOCK TABLE confirmation IN SHARE ROW EXCLUSIVE MODE*/"
 _PRUNE_CONFIRMATIONS = "DELETE FROM confirmation WHERE at <= ?"
 _CORRECT_CONFIRMATIONS = "UPDATE confirmation SET at = ?1 WHERE at > ?2"
 _COUNTED = "SELECT count(*) FILTER (WHERE person = ?), count(*) FROM confirmation"
@@ -103,8 +105,7 @@ class ConfirmationLimit(SideTable):
         """
         person = mailbox_hash(address, await self._tables.hash_key())
         async with self._tables.writing() as session:
-            # Processes take turns, as the limit for a day is for all people together.
-            await self._tables.lock(session, "confirmation")
+            await session.run(_LOCK)
             await session.run(_PRUNE_CONFIRMATIONS, to_micros(at - _DAY))
             # Counted while a clock was ahead, these would count until that day.
             await session.run(_CORRECT_CONFIRMATIONS, to_micros(at), to_micros(at + AHEAD))

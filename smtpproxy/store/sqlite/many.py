@@ -12,6 +12,7 @@ from smtpproxy.policy.model import ConsentAct, RecipientFacts, Suppression
 from smtpproxy.store.keys import Partner
 from smtpproxy.store.merge import oldest_first, ordered_acts
 from smtpproxy.store.sql import rows
+from smtpproxy.store.sql.session import listed
 from smtpproxy.store.sqlite.statements import statements_for_many
 
 _values = msgspec.json.Decoder(rows.Row).decode
@@ -76,8 +77,8 @@ class ManyReader:
     ) -> list[object]:
         """Return the values of the statements. `of_domains` are the keys of one address at each."""
         values: list[object] = [
-            msgspec.json.encode(addresses).decode(),
-            msgspec.json.encode([0] * len(over)).decode(),
+            listed(addresses),
+            listed([0] * len(over)),
         ]
         for way in range(self._ways):
             pairs, wide = self._of_way(keys, way), self._of_way(of_domains, way)

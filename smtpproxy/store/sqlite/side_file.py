@@ -121,9 +121,6 @@ class SideFile(SideTables):
     async def hash_key(self) -> bytes:
         return await self.ask(lambda _: self._secret)
 
-    async def lock(self, session: Session, table: str) -> None:
-        """Do nothing, as each transaction locks the database."""
-
     async def fetch_in(
         self, session: Session, sql: str, values: Sequence[object], *first: object
     ) -> list[Row]:

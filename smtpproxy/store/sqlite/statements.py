@@ -128,10 +128,6 @@ DIALECT = Dialect(
     newest_change="""
         SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'suppression_change'
     """,
-    kept="""
-        CREATE TEMP TABLE kept (wide_key, exact_key, scope, origin,
-                                PRIMARY KEY (wide_key, exact_key, scope, origin)) WITHOUT ROWID
-    """,
     earlier_texts=(
         f"""
         SELECT DISTINCT json_extract(value, '$[1]') FROM suppression, json_each(earlier)
