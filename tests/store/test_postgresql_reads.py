@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import re
 import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,10 +12,11 @@ import pytest
 
 from smtpproxy.policy.model import Lookups, Stream
 from smtpproxy.store import open_mailings
+from smtpproxy.store.keys import Partner, SuppressionKey
 from smtpproxy.store.postgres import reader, target
 from smtpproxy.store.postgres.connection import Database as PostgresDatabase
-from smtpproxy.store.postgres.connection import Lease
-from smtpproxy.store.postgres.statements import VERSION
+from smtpproxy.store.postgres.connection import Lease, session_settings
+from smtpproxy.store.postgres.statements import VERSION, facts_query
 from tests.kit import postgres
 from tests.kit.parts import needs
 from tests.store.conftest import Database, OnPostgresql
@@ -211,3 +213,29 @@ def test_a_store_holds_no_event_loop_that_is_over(tmp_path: Path) -> None:
         asyncio.run(store.close())
         gc.collect()
         assert [loop() for loop in loops[:-1]] == [None] * 2
+
+
+def test_a_plan_made_before_a_partners_first_snapshot_does_not_read_all_of_it(
+    database: Database,
+) -> None:
+    settings = "".join(f"SET {n} = '{v}';" for n, v in session_settings(2.0).items())
+    name = database.url.partition("///")[2].partition("?")[0]
+    key = SuppressionKey(bytes(32))
+    texts = ", ".join(f"'{digits}'" for digits in ("1" * 32, "1" * 64, "1" * 32) * 2)
+    said = postgres.cluster().sql(
+        name,
+        f"""
+        {settings}
+        PREPARE facts AS {facts_query([Partner("boots", key)])};
+        EXECUTE facts (ARRAY[]::text[], {texts});
+        INSERT INTO partner_snapshot (partner, snapshot, key, sender, taken_at, imported_at, count,
+            digest) VALUES ('boots', 1, '{key.fingerprint}', 'b.example', 0, 0, 1000, '');
+        INSERT INTO partner_entry (snapshot, wide_key, exact_key, scope, origin, since)
+        SELECT 1, sha224(n::text::bytea), sha256(n::text::bytea), 'all', 'bounce', 0
+        FROM generate_series(1, 1000) AS n;
+        EXPLAIN (ANALYZE, TIMING OFF) EXECUTE facts (ARRAY[]::text[], {texts});
+        """,
+    )
+    looked = [line for line in said.splitlines() if "on partner_entry" in line]
+    rows = [int(number) for line in looked for number in re.findall(r"actual rows=(\d+)", line)]
+    assert rows == [0, 0], said

@@ -44,28 +44,13 @@ class Names:
         """Return the parameters of the statement."""
         own = [(name, key.lookup(name)) for key in keys.keys for name in self.names]
         over = _domains_of(own)
+        # Those of a partner come in the same order.
         self.at = {columns.SUPPRESSION: _first(own), columns.OF_DOMAIN: _first(over)}
-        values = [*_texts(own), _text([key for _, key in over]), self._contacts]
-        return [*values, *self._partner_values(partners)] if partners else values
-
-    def _partner_values(self, partners: Sequence[Partner]) -> list[Any]:
-        found: list[_NameKeys] = []
-        over: list[tuple[str, bytes]] = []
-        found_by: list[Partner] = []
-        over_by: list[Partner] = []
+        values = [self._contacts, *_texts(own, over)]
         for partner in partners:
-            some = [(name, partner.key.lookup(name)) for name in self.names]
-            found += some
-            found_by += [partner] * len(some)
-            domains = _domains_of(some)
-            over += domains
-            over_by += [partner] * len(domains)
-        self.at |= {columns.PARTNER: _first(found), columns.PARTNER_DOMAIN: _first(over)}
-        return [
-            *(_first(found_by), [one.key.fingerprint for one in found_by], *_texts(found)),
-            *(_first(over_by), [one.key.fingerprint for one in over_by]),
-            _text([key for _, key in over]),
-        ]
+            theirs = [(name, partner.key.lookup(name)) for name in self.names]
+            values += _texts(theirs, _domains_of(theirs))
+        return values
 
 
 _NameKeys = tuple[str, tuple[bytes, ...]]
@@ -84,10 +69,10 @@ def _first(pairs: Iterable[tuple[str, Any]]) -> list[str]:
     return [name for name, _ in pairs]
 
 
-def _texts(looked: Iterable[_NameKeys]) -> list[str]:
-    """Return the wide keys, and the exact keys."""
+def _texts(looked: Iterable[_NameKeys], over: Iterable[tuple[str, bytes]]) -> list[str]:
+    """Return the wide keys, the exact keys, and those of the whole domains."""
     wide, exact = zip(*[keys[:2] for _, keys in looked], strict=True)
-    return [_text(wide), _text(exact)]
+    return [_text(wide), _text(exact), _text([key for _, key in over])]
 
 
 def _text(keys: Iterable[bytes]) -> str:
@@ -133,7 +118,7 @@ class Found:
                 self._acts.setdefault(address, []).append((last, rows.act(row[FIRST_ACT:])))
         else:
             name = names.at[what][place - 1]
-            if what in (columns.OF_DOMAIN, columns.PARTNER_DOMAIN):
+            if what == columns.OF_DOMAIN:
                 found = rows.suppression(text, other, number, more, widened=False, domain=name)
                 self._of_domains.setdefault(name, []).append(found)
             else:

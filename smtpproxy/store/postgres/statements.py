@@ -7,7 +7,7 @@ from smtpproxy.store.postgres.session import WAITS
 from smtpproxy.store.sql.rows import ACT_COLUMNS, CONTACT_COLUMNS, WIDENED
 from smtpproxy.store.sql.session import Dialect
 
-STATE, PAUSE, SNAPSHOTS, SUPPRESSION, OF_DOMAIN, PARTNER, PARTNER_DOMAIN, CONTACT = range(8)
+STATE, PAUSE, SNAPSHOTS, SUPPRESSION, OF_DOMAIN, CONTACT = range(6)
 """The kind of a row, in its first column."""
 
 _CONTACT_TYPES = (
@@ -34,67 +34,74 @@ _STATE_ARM = f"{_STATE}{_PADDING}{_FROM_STATE}"
 _PAUSE_ARM = f"""
 SELECT {PAUSE}, 0::bigint, FALSE, subject, cause, at, reason, until{_PADDING} FROM stream_pause
 """
-# $1 and $2 are the wide and exact keys of addresses, $3 those of the whole domains that they are
-# under: in hexadecimal, separated by spaces. For other arrays than of text, asyncpg makes four more
-# queries on each new connection, and parses each array slowly. Places count from 1. The last number
-# of an act is its sequence.
-_SUPPRESSION_ARM = f"""
-SELECT {SUPPRESSION}, place, exact_key = decode(exact, 'hex'), scope, origin, since, note,
-       NULL::bigint{_PADDING}
-FROM unnest(string_to_array($1, ' '), string_to_array($2, ' '))
-     WITH ORDINALITY AS asked (wide, exact, place)
-JOIN suppression ON wide_key = decode(wide, 'hex')
-     AND (exact_key = decode(exact, 'hex') OR origin IN ({WIDENED}))
-"""
-_DOMAIN_ARM = f"""
-SELECT {OF_DOMAIN}, place, FALSE, scope, origin, since, note, NULL::bigint{_PADDING}
-FROM unnest(string_to_array($3, ' ')) WITH ORDINALITY AS asked (wide, place)
-JOIN suppression ON wide_key = decode(wide, 'hex')
-"""
+# The last number of an act is its sequence.
 _CONTACT_ARM = f"""
 SELECT {CONTACT}, 0::bigint, FALSE, NULL::text, NULL::text, NULL::bigint, NULL::text, sequence,
        {CONTACT_COLUMNS}, {ACT_COLUMNS}
 FROM contact LEFT JOIN consent_act ON consent_act.contact = contact.id
-WHERE address = ANY ($4::text[])
+WHERE address = ANY ($1::text[])
 """
-# A partner's suppression counts as `external`; its origin at the partner decides whether it counts
-# for variants of the mailbox. $5 to $8 are the partners' names, their keys' fingerprints, wide and
-# exact keys; $9 to $11 the same for whole domains.
-_PARTNER_ARM = f"""
-SELECT {PARTNER}, place, exact_key = decode(exact, 'hex'), scope, 'external'::text, since,
-       'partner ' || partner || ': ' || origin, NULL::bigint{_PADDING}
-FROM unnest($5::text[], $6::text[], string_to_array($7, ' '), string_to_array($8, ' '))
-     WITH ORDINALITY AS asked (told_by, shared, wide, exact, place)
-JOIN partner_snapshot ON partner = told_by AND key = shared
-JOIN partner_entry USING (snapshot)
-WHERE wide_key = decode(wide, 'hex')
+# {wide} and {exact} are the keys of addresses, {over} those of the whole domains that they are
+# under: in hexadecimal, separated by spaces. For other arrays than of text, asyncpg makes four more
+# queries on each new connection, and parses each array slowly. Places count from 1.
+_OF_ADDRESS = f"""
+SELECT {SUPPRESSION}, place, exact_key = decode(exact, 'hex'), scope, {{columns}},
+       NULL::bigint{_PADDING}
+FROM unnest(string_to_array(${{wide}}, ' '), string_to_array(${{exact}}, ' '))
+     WITH ORDINALITY AS asked (wide, exact, place), {{table}}
+WHERE {{condition}} AND wide_key = decode(wide, 'hex')
 AND (exact_key = decode(exact, 'hex') OR origin IN ({WIDENED}))
 """
-_PARTNER_DOMAIN_ARM = f"""
-SELECT {PARTNER_DOMAIN}, place, FALSE, scope, 'external'::text, since,
-       'partner ' || partner || ': ' || origin, NULL::bigint{_PADDING}
-FROM unnest($9::text[], $10::text[], string_to_array($11, ' '))
-     WITH ORDINALITY AS asked (told_by, shared, wide, place)
-JOIN partner_snapshot ON partner = told_by AND key = shared
-JOIN partner_entry USING (snapshot)
-WHERE wide_key = decode(wide, 'hex')
+_OF_DOMAIN = f"""
+SELECT {OF_DOMAIN}, place, FALSE, scope, {{columns}}, NULL::bigint{_PADDING}
+FROM unnest(string_to_array(${{over}}, ' ')) WITH ORDINALITY AS asked (wide, place), {{table}}
+WHERE {{condition}} AND wide_key = decode(wide, 'hex')
 """
-_OWN = (_STATE_ARM, _PAUSE_ARM, _SUPPRESSION_ARM, _DOMAIN_ARM, _CONTACT_ARM)
+# OFFSET 0 makes the planner look entries up by their keys. A plan made before a partner's first
+# snapshot came would otherwise read all of them for each lookup.
+_OF_SNAPSHOT = """
+SELECT * FROM partner_entry
+WHERE snapshot = partner_snapshot.snapshot AND wide_key = decode(wide, 'hex') OFFSET 0
+"""
 
 
 def facts_query(partners: Sequence[Partner]) -> str:
     """Return the statement; rows are (kind, place, same, text, text, number, text, number), the
-    columns of a contact and those of one of its acts."""
-    if not partners:
-        return " UNION ALL ".join(_OWN)
-    wanted = ", ".join(f"('{name}', '{key.fingerprint}')" for name, key in partners)
-    age = f"""
-        SELECT {SNAPSHOTS}, 0::bigint, FALSE, NULL::text, NULL::text,
-               CASE count(*) WHEN {len(partners)} THEN min(taken_at) END,
-               NULL::text, nullif(max(taken_at), min(taken_at)){_PADDING}
-        FROM partner_snapshot WHERE (partner, key) IN (VALUES {wanted})
+    columns of a contact and those of one of its acts.
+
+    $1 are the addresses of the contacts. For our own suppressions, and then for each partner's,
+    three values follow: {wide}, {exact} and {over}.
     """
-    return " UNION ALL ".join((*_OWN, _PARTNER_ARM, _PARTNER_DOMAIN_ARM, age))
+    arms = [_STATE_ARM, _PAUSE_ARM, _CONTACT_ARM]
+    for number, source in enumerate(_sources(partners)):
+        values = {name: 2 + 3 * number + n for n, name in enumerate(("wide", "exact", "over"))}
+        arms += [arm.format(**source, **values) for arm in (_OF_ADDRESS, _OF_DOMAIN)]
+    if partners:
+        wanted = ", ".join(f"('{name}', '{key.fingerprint}')" for name, key in partners)
+        arms.append(f"""
+            SELECT {SNAPSHOTS}, 0::bigint, FALSE, NULL::text, NULL::text,
+                   CASE count(*) WHEN {len(partners)} THEN min(taken_at) END,
+                   NULL::text, nullif(max(taken_at), min(taken_at)){_PADDING}
+            FROM partner_snapshot WHERE (partner, key) IN (VALUES {wanted})
+        """)
+    return " UNION ALL ".join(arms)
+
+
+def _sources(partners: Sequence[Partner]) -> list[dict[str, str]]:
+    """Return where to look under our own keys, and under each partner's.
+
+    A partner's suppression counts as `external`; its origin at the partner decides whether it
+    counts for variants of the mailbox.
+    """
+    own = {"table": "suppression", "condition": "TRUE", "columns": "origin, since, note"}
+    return [own] + [
+        {
+            "table": f"partner_snapshot, LATERAL ({_OF_SNAPSHOT}) AS entry",
+            "condition": f"partner = '{name}' AND key = '{key.fingerprint}'",
+            "columns": f"'external'::text, since, 'partner {name}: ' || origin",
+        }
+        for name, key in partners
+    ]
 
 
 _VERSIONS = "jsonb_array_elements(earlier::jsonb) WITH ORDINALITY AS version (value, place)"
