@@ -70,12 +70,15 @@ class LiftedSuppression:
     lifted_by: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SuppressionPage:
+Place = tuple[bytes, bytes, str, str]
+"""The place of a suppression in the order of their keys: its keys, scope and origin."""
+
+
+class SuppressionPage(NamedTuple):
     """A page of suppressions with their key texts; `next` is None at the end."""
 
     entries: Sequence[tuple[str, Suppression]]
-    next: str | None
+    next: Place | None
 
 
 PROFILE_FIELDS = COLLECTED_FIELDS - {"never_informed"} | {"tags", "language"}

@@ -1,6 +1,5 @@
 """The table of suppressions: adding, lifting, exporting, and undoing an import of them."""
 
-import base64
 from collections import Counter
 from collections.abc import AsyncGenerator, Collection, Container, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from smtpproxy.store.keys import (
 from smtpproxy.store.records import (
     BatchResult,
     LiftedSuppression,
+    Place,
     SuppressionEntry,
     SuppressionPage,
 )
@@ -107,7 +107,7 @@ ORDER BY wide_key, exact_key, scope, origin LIMIT ?7
 _STANDING_ONE = f"SELECT {_COLUMNS} FROM suppression WHERE {KEY}"
 _BACK = f"UPDATE suppression SET since = ?, note = ?, import = ?, also = ?, earlier = ? WHERE {KEY}"
 _LIFT_ONE = f"{_LIFT} SELECT {_LIFTABLE}, ?, ?, NULL FROM suppression WHERE {KEY}"
-FIRST: Row = (b"", b"", "", "")
+FIRST: Place = (b"", b"", "", "")
 
 # The number of an import is in quotes, so that it can be searched for.
 _Earlier = list[tuple[int, str | None, str | None, int | None]]
@@ -234,13 +234,13 @@ class Suppressions(Connections):
             return await standing(session, await self._keys.current(session), entries)
 
     async def suppression_page(
-        self, after: str | None, limit: int, scopes: Collection[str] | None = None
+        self, after: Place | None, limit: int, scopes: Collection[str] | None = None
     ) -> SuppressionPage:
         """Return up to `limit` suppressions, of all or some scopes, in the order of their keys.
 
-        `after` is the `next` of the previous page. Raises ValueError if it is not.
+        `after` is the `next` of the previous page.
         """
-        start = FIRST if after is None else _read_place(after)
+        start = after or FIRST
         async with self._reading() as session:
             if scopes is None:
                 page = await session.fetch_all(_PAGE, *start, limit + 1)
@@ -252,8 +252,7 @@ class Suppressions(Connections):
             (keys.of_version(version).text((wide, exact)), rows.suppression(*one, widened=False))
             for wide, exact, *one, version in page[:limit]
         ]
-        last = _written_place(page[limit - 1][:4]) if len(page) > limit else None
-        return SuppressionPage(found, last)
+        return SuppressionPage(found, page[limit - 1][:4] if len(page) > limit else None)
 
     async def export_suppressions(self) -> AsyncGenerator[tuple[str, Suppression], None]:
         """Yield (key text, suppression), as the address itself is not stored.
@@ -270,19 +269,6 @@ class Suppressions(Connections):
                     text = keys.of_version(version).text((wide, exact))
                     yield text, rows.suppression(*suppression, widened=False)
                 last = page[-1][:4]
-
-
-def _written_place(row: Row) -> str:
-    return base64.urlsafe_b64encode(msgspec.msgpack.encode(row)).decode().rstrip("=")
-
-
-def _read_place(text: str) -> Row:
-    """Raises ValueError."""
-    try:
-        octets = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        return msgspec.msgpack.decode(octets, type=tuple[bytes, bytes, str, str])
-    except (ValueError, msgspec.MsgspecError) as error:
-        raise ValueError("not the `next` of a page") from error
 
 
 async def _remember(session: Session, entries: Sequence[Row], importer: int | None) -> None:

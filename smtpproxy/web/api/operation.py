@@ -1,5 +1,6 @@
 """The API's operations, and reading their requests within bounds."""
 
+import base64
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -300,6 +301,20 @@ def read_moment(field: str, text: str | None, *, last_moment: bool = False) -> d
     """Return the time that a field of the body names, if any. Raises Refused."""
     with refusing("body_wrong", field):
         return None if text is None else read_time(text, last_moment=last_moment)
+
+
+def written_place(place: object) -> str:
+    """Return where the next page begins, as a text that clients only send back."""
+    return base64.urlsafe_b64encode(msgspec.msgpack.encode(place)).decode().rstrip("=")
+
+
+def read_place(error: str, text: str, kind: Any) -> Any:
+    """Return what `written_place` wrote. Raises Refused."""
+    try:
+        octets = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        return msgspec.msgpack.decode(octets, type=kind)
+    except (ValueError, msgspec.MsgspecError) as fault:
+        raise Refused(error, "after: not the `next` of a page") from fault
 
 
 def recorded_address(address: str) -> str:

@@ -19,7 +19,7 @@ from smtpproxy.store.exchange.suppression_record import (
     read_scope,
 )
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.records import SuppressionEntry
+from smtpproxy.store.records import Place, SuppressionEntry
 from smtpproxy.web.api.operation import (
     Call,
     Operations,
@@ -28,7 +28,9 @@ from smtpproxy.web.api.operation import (
     When,
     about,
     operation,
+    read_place,
     refusing,
+    written_place,
 )
 from smtpproxy.web.api.problems import Refused
 from smtpproxy.web.api.propagation import AddressSuppression, bearing_suppression
@@ -197,10 +199,9 @@ class Suppressions(Operations):
         In the order of their keys. Suppressions added meanwhile may be missing; the feed of changes
         has them.
         """
-        with refusing("parameter_wrong", "after"):
-            page = await self.store.suppression_page(
-                asked.after or None, asked.limit, await self._scopes(call.access)
-            )
+        after = read_place("parameter_wrong", asked.after, Place) if asked.after else None
+        scopes = await self._scopes(call.access)
+        page = await self.store.suppression_page(after, asked.limit, scopes)
         notes = call.access.everything
         return SuppressionList(
             tuple(
@@ -213,7 +214,7 @@ class Suppressions(Operations):
                 )
                 for key, one in page.entries
             ),
-            page.next,
+            page.next and written_place(page.next),
         )
 
     @operation(

@@ -1,7 +1,6 @@
 """API operations on decisions: what the relay would decide at RCPT now, and what it decided."""
 
 import asyncio
-import base64
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,8 +31,10 @@ from smtpproxy.web.api.operation import (
     canonical_names,
     operation,
     read_moment,
+    read_place,
     recorded_address,
     refusing,
+    written_place,
 )
 from smtpproxy.web.api.problems import Refused
 
@@ -265,7 +266,7 @@ class Verdicts(Operations):
         since = read_moment("since", asked.since) or max(until, _FIRST_UNTIL) - _USUAL_PERIOD
         if not timedelta(0) < until - since <= LONGEST_PERIOD:
             raise Refused("body_wrong", f"since: at most {LONGEST_PERIOD.days} days before until")
-        before = None if asked.after is None else _read_place(asked.after)
+        before = None if asked.after is None else read_place("body_wrong", asked.after, _Place)
         deadline = time.monotonic() + _WITHIN
 
         def between() -> None:
@@ -302,14 +303,14 @@ class Verdicts(Operations):
                 text = "the audit log of this period is too large; give a shorter period"
                 raise Refused("takes_too_long", text) from error
         shown = records[: asked.limit]
-        more = _written_place(shown[-1]) if len(records) > len(shown) else None
+        more = written_place(_place(shown[-1])) if len(records) > len(shown) else None
         return Decisions(
             tuple(_shown(one, call.access) for one in shown), more, tuple(others) or UNSET
         )
 
 
 _ID_LENGTH = 26
-_Place = tuple[datetime, str, str, int]
+_Place = tuple[Annotated[datetime, Meta(tz=True)], str, str, int]
 
 
 def _place(record: Record) -> _Place:
@@ -320,23 +321,6 @@ def _place(record: Record) -> _Place:
         "" if place is None else place.file,
         0 if place is None else place.n,
     )
-
-
-def _written_place(record: Record) -> str:
-    octets = msgspec.msgpack.encode(_place(record))
-    return base64.urlsafe_b64encode(octets).decode().rstrip("=")
-
-
-def _read_place(text: str) -> _Place:
-    """Raises Refused."""
-    try:
-        octets = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        place: _Place = msgspec.msgpack.decode(octets, type=_Place)
-        if place[0].tzinfo is None:
-            raise ValueError("no zone")
-    except (ValueError, msgspec.MsgspecError) as error:
-        raise Refused("body_wrong", "after: not the `next` of a page") from error
-    return place
 
 
 def _is_of(record: Record, access: Access) -> bool:
