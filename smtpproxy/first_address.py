@@ -8,11 +8,12 @@ import asyncio
 import ipaddress
 import socket
 from asyncio.staggered import staggered_race
-from collections.abc import Awaitable, Callable, Container, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 _PAUSE = 0.25  # seconds for each address before the next is asked too (RFC 8305)
+_MOST = 16  # addresses of a name, however many the DNS has
 
 T = TypeVar("T")
 
@@ -21,22 +22,19 @@ Place = tuple[str, int]
 """An address and a port."""
 
 
-async def first_address(
-    host: str,
-    port: int,
-    connect: Callable[[str, int], Awaitable[T]],
-    without: Container[Place] = (),
-) -> T:
-    """Return the first connection that `connect` makes, to a place that is not among `without`: a
-    pair, the second of which closes it. Raises what it raises, and OSError."""
-    places = [(host, port)]
-    if not _is_literal(host):
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        places = list(dict.fromkeys((str(where[0]), int(where[1])) for *_, where in found))
-    attempts = [partial(connect, *place) for place in places if place not in without]
-    if not attempts:
-        raise OSError(f"{host} has no other address")
+async def addresses(host: str, port: int) -> list[Place]:
+    """Return the addresses of a name, those that may be tried. Raises OSError."""
+    if _is_literal(host):
+        return [(host, port)]
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys((str(where[0]), int(where[1])) for *_, where in found))[:_MOST]
+
+
+async def first_address(places: Sequence[Place], connect: Callable[[str, int], Awaitable[T]]) -> T:
+    """Return the first connection that `connect` makes: a pair, the second of which closes it.
+    Raises what it raises."""
+    attempts = [partial(connect, *place) for place in places]
     made, _, errors = await first_made(attempts, _PAUSE, lambda made: made[1].close())
     if made is None:
         raise next(error for error in errors if error is not None)

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from smtpproxy.first_address import first_address
+from smtpproxy.first_address import addresses, first_address
 from tests.relay.sending import serving
 
 
@@ -24,7 +24,8 @@ async def test_a_connection_whose_attempt_is_given_up_is_closed(turns: int) -> N
         return connection
 
     async with serving(handle) as port, asyncio.timeout(10):
-        attempt = asyncio.create_task(first_address("localhost", port, connect))
+        places = await addresses("localhost", port)
+        attempt = asyncio.create_task(first_address(places, connect))
         await made.wait()
         for _ in range(turns):
             await asyncio.sleep(0)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -32,7 +33,14 @@ from smtpproxy.doctor.machine import (
 from smtpproxy.doctor.spf import NAME_THEM, NO_ADDRESSES, spf
 from smtpproxy.doctor.spf_record import IpAddress
 from smtpproxy.doctor.unsubscribe import own_token, unsubscribe
-from smtpproxy.doctor.upstream import START_IT, InUse, upstream, upstream_connections
+from smtpproxy.doctor.upstream import (
+    START_IT,
+    InUse,
+    each_address,
+    judge_addresses,
+    upstream,
+    upstream_connections,
+)
 from smtpproxy.policy.model import StreamClass, TrackingPixels
 from smtpproxy.relay.dkimpy import Dkimpy
 from smtpproxy.resolver import DnsFailure
@@ -98,7 +106,10 @@ class Doctor:
         if run & DOMAIN_CHECKS:
             jobs += [(Check.SPF, name, self._of_domain(name, addresses)) for name in domains]
         try:
-            found = await asyncio.gather(*(self._bounded(*job) for job in jobs))
+            under_way = [self._bounded(*job) for job in jobs]
+            if Check.UPSTREAM in run:
+                under_way.append(self._of_upstream())
+            found = await asyncio.gather(*under_way)
             if Check.CONNECTIONS in wanted:  # last, so as not to count the upstream check's own
                 count = _single(upstream_connections, settings, self.in_use)
                 where = str(settings.upstream.address)
@@ -133,11 +144,6 @@ class Doctor:
         jobs: list[tuple[Check, str, Job]] = [
             (Check.SPF, host, lambda: self._of_host(host, addresses)),
             *((Check.PTR, str(ip), _single(ptr, lookup, ip)) for ip in addresses),
-            (
-                Check.UPSTREAM,
-                str(settings.upstream.address),
-                _single(upstream, settings.upstream, host, now),
-            ),
             (Check.UNSUBSCRIBE, url or "public_url", _single(unsubscribe, lookup, url, token, now)),
         ]
         feedback = settings.feedback
@@ -186,6 +192,19 @@ class Doctor:
             return [sender, received, *signed, dmarc, aligned]
 
         return job
+
+    async def _of_upstream(self) -> Sequence[Finding]:
+        """Look at each address of the upstream's name."""
+        found = [self.settings.upstream]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.timeout):
+                found = await each_address(self.settings.upstream)
+        jobs = [
+            (str(each.address), _single(upstream, each, self.settings.server.hostname, self.now))
+            for each in found
+        ]
+        looks = await asyncio.gather(*(self._bounded(Check.UPSTREAM, *job) for job in jobs))
+        return judge_addresses([each for one in looks for each in one])
 
     async def _of_host(self, host: str, addresses: tuple[IpAddress, ...]) -> Sequence[Finding]:
         """Check SPF of the relay's own name, which counts for bounces if the MTA greets with it."""

@@ -9,20 +9,23 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
 from msgspec import Struct
+from msgspec.structs import replace as with_fields
 
 from smtpproxy.doctor.finding import Check, Finding, Status
 from smtpproxy.doctor.machine import days_left, judge_days
-from smtpproxy.first_address import first_address
-from smtpproxy.settings import Settings, UnixAddress, UpstreamSettings
+from smtpproxy.first_address import addresses, first_address
+from smtpproxy.settings import Settings, TcpAddress, UnixAddress, UpstreamSettings
 from smtpproxy.settings.places import is_loopback
 from smtpproxy.tls import TlsError, client_context
 from smtpproxy.wire.client import Capabilities, ReplyError, ReplyReader
 
 START_IT = "start the MTA, or fix [upstream]"
+_IN_THE_CLEAR = "mail goes to it in the clear"
 _READ = 65_536
 
 
@@ -33,6 +36,32 @@ class UpstreamSeen(Struct, frozen=True):
     protocol: str = ""  # of TLS, empty without TLS
     untrusted: str = ""
     expires: datetime | None = None
+
+
+async def each_address(settings: UpstreamSettings) -> list[UpstreamSettings]:
+    """Return settings for each address of the upstream's name, if it has several."""
+    address = settings.address
+    if isinstance(address, UnixAddress) or is_loopback(address):
+        return [settings]
+    try:
+        found = await addresses(address.host, address.port)
+    except OSError:  # the check says so
+        return [settings]
+    name = settings.certificate_name
+    several = [replace(settings, address=TcpAddress(*each), tls_name=name) for each in found]
+    return several if len(several) > 1 else [settings]
+
+
+def judge_addresses(findings: Sequence[Finding]) -> list[Finding]:
+    """What one address lacks is worth a warning, if mail goes to another."""
+    if all(each.status is Status.FAIL for each in findings):
+        return list(findings)
+    return [
+        with_fields(each, status=Status.WARN, text=f"{each.text}; mail goes to another address")
+        if each.status is Status.FAIL and each.text != _IN_THE_CLEAR
+        else each
+        for each in findings
+    ]
 
 
 async def upstream(settings: UpstreamSettings, hostname: str, now: datetime) -> Finding:
@@ -78,7 +107,7 @@ def judge_upstream(settings: UpstreamSettings, seen: UpstreamSeen, now: datetime
             fix = "have the MTA offer STARTTLS; until then nothing is relayed"
             return _finding(address, Status.FAIL, "it does not offer STARTTLS", fix)
         fix = 'have the MTA offer it, and set tls = "starttls" in [upstream]'
-        return _finding(address, Status.FAIL, "mail goes to it in the clear", fix)
+        return _finding(address, Status.FAIL, _IN_THE_CLEAR, fix)
     status, validity, fix = judge_days(days_left(seen.expires, now))
     text = f"{seen.protocol}, {validity}"
     if not asked and status is Status.PASS:
@@ -105,7 +134,7 @@ class Conversation:
             return cls(*await asyncio.open_unix_connection(path, ssl=tls, server_hostname=name))
         host, port = address.host, address.port
         connect = partial(asyncio.open_connection, ssl=tls, server_hostname=name)
-        return cls(*await first_address(host, port, connect))
+        return cls(*await first_address(await addresses(host, port), connect))
 
     async def hold(
         self, settings: UpstreamSettings, context: ssl.SSLContext, hostname: str

@@ -4,10 +4,9 @@ import asyncio
 import ssl
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
-from smtpproxy.first_address import Place, first_address
+from smtpproxy.first_address import Place, addresses, first_address
 from smtpproxy.relay.connection import (
     NO_MORE,
     StartTls,
@@ -19,6 +18,9 @@ from smtpproxy.relay.connection import (
 from smtpproxy.settings import TcpAddress, UpstreamSettings
 from smtpproxy.tls import client_context
 from smtpproxy.waiting import Deadlines
+
+_LAST_FOR = 6.0
+"""Seconds that an address which accepted no connection or message is asked after all others."""
 
 
 class Connector:
@@ -33,6 +35,10 @@ class Connector:
     ) -> None:
         self._settings, self._hostname = settings, hostname
         self._deadlines, self._replies = deadlines, replies
+        address = settings.address
+        # Of the name, when it was last looked up; and until when to ask some after all others.
+        self._places = [] if isinstance(address, TcpAddress) else [(str(address.path), 0)]
+        self._last: dict[Place, float] = {}
         self._start_tls: StartTls | None = None
         self._implicit: dict[str, Any] = {}
         if settings.tls != "none":
@@ -42,47 +48,82 @@ class Connector:
             else:
                 self._implicit = {"ssl": tls.context, "server_hostname": tls.name}
 
-    async def open(
-        self, closed: Callable[[], None], without: tuple[Place, ...] = ()
-    ) -> UpstreamConnection:
-        """Open one, to the first address that accepts it and is not among `without`; `closed` is
-        called when it ends. Raises UpstreamError."""
-        place, connection = await self._connect(closed, without)
+    async def open(self, closed: Callable[[], None]) -> UpstreamConnection:
+        """Open one, at the first address that accepts it; `closed` is called when it ends. Raises
+        UpstreamError: of several, that an address is full, as messages wait for those it has."""
+        left: list[Place] = []
+        failure: UpstreamError | None = None
+        while failure is None or left:
+            try:
+                connection = await self._connect(closed, left)
+                await self._greeted(connection)
+                return connection
+            except UpstreamError as error:
+                if failure and isinstance(error, UpstreamUnreachable):
+                    break
+                if not isinstance(failure, NO_MORE):
+                    failure = error
+                failure.heard_at = self._deadlines.now()
         try:
-            await connection.open(self._hostname, self._settings.command_timeout, self._start_tls)
-        except BaseException as error:  # a cancellation too
-            connection.close()
-            if place is not None and isinstance(error, UpstreamError):
-                # Messages wait for connections that a full address has accepted.
-                weaker = UpstreamError if isinstance(error, NO_MORE) else UpstreamUnreachable
-                with suppress(weaker):
-                    return await self.open(closed, (*without, place))
-            raise
-        return connection
+            raise failure
+        finally:
+            del failure  # its traceback refers to us
 
-    async def _connect(
-        self, closed: Callable[[], None], without: tuple[Place, ...]
-    ) -> tuple[Place | None, UpstreamConnection]:
-        settings = self._settings
-        loop = asyncio.get_running_loop()
+    def has_another(self, place: Place) -> bool:
+        """Ask an address last for a while, since it accepts no messages. Return whether there is
+        one that is not."""
+        self._ask_last(place)
+        now = self._deadlines.now()
+        return any(self._last.get(each, now) <= now for each in self._places)
+
+    async def _connect(self, closed: Callable[[], None], left: list[Place]) -> UpstreamConnection:
+        """Connect to the first of these addresses that answers, and remove it, or all if none does.
+        To begin with, there are none: then they are looked up."""
+        settings, loop = self._settings, asyncio.get_running_loop()
 
         def protocol() -> UpstreamConnection:
             return UpstreamConnection(self._deadlines, self._replies, closed)
 
         async def connect(host: str, port: int) -> tuple[Place, UpstreamConnection]:
-            _, connection = await loop.create_connection(protocol, host, port, **self._implicit)
-            return (host, port), connection
+            made = (
+                loop.create_connection(protocol, host, port, **self._implicit)
+                if isinstance(settings.address, TcpAddress)
+                else loop.create_unix_connection(protocol, host, **self._implicit)
+            )
+            return (host, port), (await made)[1]
 
         try:
             async with asyncio.timeout(settings.connect_timeout):
-                if isinstance(settings.address, TcpAddress):
-                    address = settings.address
-                    return await first_address(address.host, address.port, connect, without)
-                _, connection = await loop.create_unix_connection(
-                    protocol, str(settings.address.path), **self._implicit
-                )
-                return None, connection
+                if not left:
+                    left += await self._look_up()
+                place, connection = await first_address(left, connect)
         except ssl.SSLError as error:
+            left.clear()
             raise UpstreamInsecure(f"{settings.address}: {error}") from error
         except (OSError, TimeoutError) as error:
+            left.clear()
             raise UpstreamUnreachable(f"{settings.address}: {error!r}") from error
+        connection.place = place
+        for slower in left[: left.index(place)]:
+            self._ask_last(slower)
+        left.remove(place)
+        return connection
+
+    async def _look_up(self) -> list[Place]:
+        address, now = self._settings.address, self._deadlines.now()
+        if isinstance(address, TcpAddress):
+            self._places = await addresses(address.host, address.port)
+        self._last = {place: until for place, until in self._last.items() if until > now}
+        return sorted(self._places, key=lambda place: self._last.get(place, now))
+
+    def _ask_last(self, place: Place) -> None:
+        self._last[place] = self._deadlines.now() + _LAST_FOR
+
+    async def _greeted(self, connection: UpstreamConnection) -> None:
+        try:
+            await connection.open(self._hostname, self._settings.command_timeout, self._start_tls)
+        except BaseException as error:  # a cancellation too
+            connection.close()
+            if isinstance(error, UpstreamError):
+                self._ask_last(connection.place)
+            raise

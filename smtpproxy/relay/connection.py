@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
+from smtpproxy.first_address import Place
 from smtpproxy.mail.reply import Reply
 from smtpproxy.relay.exchange import ContentSent, Exchange
 from smtpproxy.waiting import NEVER, Deadline, Deadlines, Pending
@@ -24,6 +25,7 @@ class UpstreamError(Exception):
 
     reply = Reply.of(451, "4.4.0", "the next mail server did not answer as it should; try later")
     listens = True
+    heard_at = NEVER  # if no connection could be opened: when the last address that answers said so
 
 
 class UpstreamUnreachable(UpstreamError):
@@ -91,6 +93,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.used = False  # the upstream took a message on it: MAIL was answered
         self.resets = 0  # since the last message
         self.private = False  # it is one client's: see `introduce`
+        self.place: Place = "", 0  # where it leads
         self.client = ""  # it is in use for: see UpstreamPool.acquire
         self.wanted_since = NEVER  # when its message began to wait for one
         self.idle_since = 0.0

@@ -109,8 +109,8 @@ class UpstreamPool:
         self, ended: UpstreamConnection, full: UpstreamError | None = None
     ) -> UpstreamConnection:
         """Return another connection for the same message, which keeps its turn: a new one, since
-        idle ones may have ended too; any, if the upstream accepted no more (`full`). Raises
-        UpstreamError."""
+        idle ones may have ended too; any, if the upstream accepted no more (`full`), and if it has
+        other addresses, they are asked first. Raises UpstreamError."""
         now = self.deadlines.now()
         waiter = _Waiter(ended.client, min(ended.wanted_since, now), new=full is None)
         ended.close()
@@ -119,7 +119,7 @@ class UpstreamPool:
         if full is None:
             self._surplus = max(self._surplus - 1, 0)
             self._limit.ended(took=ended.used)
-        else:
+        elif not self._connector.has_another(ended.place):
             self._refused(now, full)
         return await self._next(waiter)
 
@@ -258,6 +258,7 @@ class UpstreamPool:
             self._took if greets_all else self._open > 0,
             listens=error.listens,
             greets_all=greets_all,
+            heard_at=error.heard_at,
         )
         self._fail(NEVER if in_vain else begun, error)
 

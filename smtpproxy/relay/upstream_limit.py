@@ -228,13 +228,15 @@ class UpstreamLimit:
         if took:
             self._workers.have_one()
 
-    def refused(self, count: int, took: bool, *, listens: bool, greets_all: bool) -> bool:
-        """Note that the upstream accepted no more than `count`. Return whether messages wait in
-        vain: it `took` no message on a connection of ours, nor of another worker, which could give
-        one up."""
+    def refused(
+        self, count: int, took: bool, *, listens: bool, greets_all: bool, heard_at: float
+    ) -> bool:
+        """Note that the upstream accepted no more than `count`, as was `heard_at`. Return whether
+        messages wait in vain: it `took` no message on a connection of ours, nor of another worker,
+        which could give one up."""
         now = self._now()
         self._taken, self._full_at = count, now
-        self._refused_since = min(self._refused_since, now)
+        self._refused_since = min(self._refused_since, now, heard_at)
         self._workers.ask(listens=listens)
         theirs = self._workers.others_had(greets_all=greets_all)
         until = self._ended_at + _SEEN_WITHIN

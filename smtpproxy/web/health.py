@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-from smtpproxy.first_address import Place, first_address
+from smtpproxy.first_address import Place, addresses, first_address
 from smtpproxy.settings import UnixAddress, UpstreamSettings
 from smtpproxy.tls import client_context
 
@@ -128,14 +128,13 @@ def _write_and_forget(folder: Path) -> None:
         file.write(bytes(_ROOM))
 
 
-async def greet(upstream: UpstreamSettings, without: tuple[Place, ...] = ()) -> None:
-    """Return if the upstream greets with 220, at one of its addresses that is not among `without`;
+async def greet(upstream: UpstreamSettings, left: list[Place] | None = None) -> None:
+    """Return if the upstream greets with 220, at one of its addresses, or of those that are `left`;
     raise `OSError` otherwise."""
     address, tls = upstream.address, dict[str, Any]()
     if upstream.tls == "implicit":
         context = await asyncio.to_thread(client_context, upstream.ca_file)
         tls = {"ssl": context, "server_hostname": upstream.certificate_name}
-    place: Place | None = None
     if isinstance(address, UnixAddress):
         reader, writer = await asyncio.open_unix_connection(address.path, **tls)
     else:
@@ -144,13 +143,18 @@ async def greet(upstream: UpstreamSettings, without: tuple[Place, ...] = ()) -> 
             reader, writer = await asyncio.open_connection(host, port, **tls)
             return ((host, port), reader), writer
 
-        (place, reader), writer = await first_address(address.host, address.port, connect, without)
+        if left is None:
+            left = await addresses(address.host, address.port)
+        (place, reader), writer = await first_address(left, connect)
+        left.remove(place)
     try:
-        greeting = await reader.readline()
+        greeting = b""
+        with suppress(OSError):
+            greeting = await reader.readline()
         if not greeting.startswith(b"220"):
-            if place is not None:
+            if left:
                 with suppress(OSError):
-                    return await greet(upstream, (*without, place))
+                    return await greet(upstream, left)
             raise ConnectionRefusedError(f"{address} does not greet with 220: {greeting[:80]!r}")
         writer.write(b"QUIT\r\n")
         with suppress(OSError):

@@ -1,5 +1,6 @@
 """What is found by connecting: the unsubscribe link, and the MTA behind the relay."""
 
+import asyncio
 import ssl
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,16 +11,24 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Sink
 
-from smtpproxy.doctor.finding import Finding, Lookup
+from smtpproxy.doctor.finding import Check, Finding, Lookup
 from smtpproxy.doctor.machine import certificate
+from smtpproxy.doctor.run import Doctor
 from smtpproxy.doctor.unsubscribe import unsubscribe
 from smtpproxy.doctor.upstream import UpstreamSeen, judge_upstream, look, upstream
-from smtpproxy.settings import ListenerSettings, TcpAddress, UpstreamSettings
+from smtpproxy.settings import (
+    ListenerSettings,
+    ServerSettings,
+    Settings,
+    StoreSettings,
+    TcpAddress,
+    UpstreamSettings,
+)
 from tests.kit.certificates import Authority
 from tests.kit.dns import NameServer
 from tests.kit.https import HttpsServer
 from tests.kit.ports import LOOPBACK, free_port
-from tests.kit.upstream import At, Close, FakeUpstream, Raw, Reply
+from tests.kit.upstream import At, Close, FakeUpstream, Hold, Raw, Reply
 
 NOW = datetime.now(UTC)
 HOST = "unsubscribe.shop.example"
@@ -150,6 +159,48 @@ async def test_an_upstream_in_trouble(behaviour: At, text: str) -> None:
 async def test_no_upstream() -> None:
     found = await upstream(_settings(free_port()), "relay.example", NOW)
     assert (found.status, "no connection" in found.text) == ("fail", True)
+
+
+async def test_each_address_of_an_upstream_is_looked_at(
+    lookup: Lookup, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the first was: nobody was told of the others until it was down."""
+    name = "mta.shop.example"
+    pair = authority.issue(name, days=30)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pair.certificate, pair.key)
+    good = Controller(Sink(), LOOPBACK, free_port(), tls_context=context)
+    good.start()
+    with FakeUpstream() as plain, FakeUpstream(At("connect", Hold())) as silent:
+        ports = [good.port, plain.port, free_port(), silent.port]
+
+        async def look_up(*_: object, **__: object) -> object:
+            return [(2, 1, 6, "", (LOOPBACK, port)) for port in ports]
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
+        own = UpstreamSettings(TcpAddress(name, 25), tls="starttls", ca_file=authority.path)
+        store = StoreSettings(url=f"sqlite://{tmp_path}/relay.db")
+        settings = Settings(ServerSettings("relay.example", tmp_path), (), own, store=store)
+
+        async def examined() -> dict[int, tuple[str, str]]:
+            report = await Doctor(settings, lookup, NOW, 1.5).examine([], [Check.UPSTREAM])
+            return {
+                int(each.subject.rpartition(":")[2]): (each.status, each.text)
+                for each in report.findings
+            }
+
+        try:
+            found = await examined()
+            assert [found[port][0] for port in ports] == ["pass", "warn", "warn", "warn"], found
+            assert "STARTTLS; mail goes to another address" in found[ports[1]][1]
+            ports = ports[1:]
+            found = await examined()
+            assert [found[port][0] for port in ports] == ["fail"] * 3, found
+            assert "no connection" in found[ports[1]][1]
+            assert "not finished" in found[ports[2]][1]
+        finally:
+            silent.release()
+            good.stop()
 
 
 def _elsewhere(**more: object) -> UpstreamSettings:

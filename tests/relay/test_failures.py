@@ -165,6 +165,60 @@ async def test_a_name_whose_first_address_is_full_and_whose_second_takes_nobody(
             assert (await sending).last.code == 250
 
 
+@pytest.mark.parametrize("step", ["mail", "rcpt", "data"])
+async def test_a_name_whose_first_address_greets_but_takes_no_message(
+    monkeypatch: pytest.MonkeyPatch, step: Step
+) -> None:
+    """All mail was answered 451, though the second takes it."""
+    closing = At(step, Says("421 4.3.2 closing"))
+    with FakeUpstream(closing) as first, FakeUpstream() as second:
+        named(monkeypatch, first.port, second.port)
+        async with pooled(NAME) as pool:
+            sent = await asyncio.gather(*(send(pool) for _ in range(20)))
+            assert {each.last.code for each in sent} == {250}
+            assert (await send(pool)).last.code == 250
+        assert first.connections <= 20
+        assert len(second.messages) == 21
+
+
+@pytest.mark.parametrize("other", ["refuses", "dead", "greets with 554", "answers MAIL with 421"])
+async def test_a_name_none_of_whose_addresses_takes_a_message(
+    monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    """Nobody waits, and none is asked again and again."""
+    closing = At("mail", Says("421 4.3.2 closing"))
+    says = closing if "MAIL" in other else At("connect", Says("554 5.3.2 no mail here"))
+    with FakeUpstream(closing) as first, FakeUpstream(says) as second, dead_machine() as dead:
+        port = {"refuses": free_port(), "dead": dead}.get(other, second.port)
+        named(monkeypatch, first.port, port)
+        async with pooled(NAME) as pool, asyncio.timeout(5):
+            assert str((await failing(pool)).reply) == LOST
+        assert first.connections <= 2
+
+
+async def test_a_full_address_beside_a_dead_one_keeps_nobody_waiting_for_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Clients waited for 24 seconds where the dead one was given up after 10."""
+    with FakeUpstream(At("connect", Says("421 4.3.2 full"))) as full, dead_machine() as dead:
+        named(monkeypatch, full.port, dead)
+        async with pooled(NAME, connect_timeout=7.0) as pool, asyncio.timeout(9):
+            sent = await asyncio.gather(*(send(pool) for _ in range(3)), return_exceptions=True)
+        assert {str(each.reply) for each in sent} == {FULL}  # type: ignore[union-attr]
+
+
+async def test_no_more_than_sixteen_addresses_of_a_name_are_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with contextlib.ExitStack() as held:
+        refusing = At("connect", Says("421 4.3.2 full"))
+        mtas = [held.enter_context(FakeUpstream(refusing)) for _ in range(20)]
+        named(monkeypatch, *(each.port for each in mtas))
+        async with pooled(NAME) as pool:
+            await failing(pool)
+        assert [each.connections for each in mtas] == [1] * 16 + [0] * 4
+
+
 async def test_a_name_whose_first_address_has_no_tls(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

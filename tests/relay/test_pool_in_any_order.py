@@ -33,7 +33,7 @@ class Connection:
 
     def __init__(self, pool: "Pool", *, refused: bool = False) -> None:
         self.alive, self.used, self.private, self.client = True, False, False, ""
-        self.idle_since = self.wanted_since = 0.0
+        self.place, self.idle_since, self.wanted_since = ("", 0), 0.0, 0.0
         self.refused = refused  # MAIL is answered 421
         self._pool = pool
         pool.connections.add(self)
