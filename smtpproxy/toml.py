@@ -53,11 +53,16 @@ def read(path: Path) -> dict[str, Any]:
 def loads(text: str) -> dict[str, Any]:
     """Return the document in a text. Raises TomlError with the first fault."""
     try:
-        return tomllib.loads(text)
+        return _with_numbers_of_toml(tomllib.loads(text))
     except RecursionError:
         raise TomlError("TOML that is nested too deeply") from None
+    except TomlError:
+        raise
     except tomllib.TOMLDecodeError as error:
         message = str(error)
+    except ValueError:  # of int(), which reads no more than this
+        line = re.split(r"[0-9_]{4301}", text, maxsplit=1)[0].count("\n") + 1
+        raise TomlError(f"line {line}: a whole number of more than 64 bits") from None
     found = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", message, re.DOTALL)
     lines = text.splitlines() or [""]
     if found:
@@ -74,6 +79,19 @@ def loads(text: str) -> dict[str, Any]:
     what = re.sub(r"\('(.*?)',?\)", lambda m: m[1].replace("', '", "."), what)  # Python's tuples
     what = what[:1].lower() + what[1:]
     raise TomlError(printable(f"line {line}, column {column}: not TOML: {what}"))
+
+
+def _with_numbers_of_toml(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the document. Raises TomlError for a whole number that is none of TOML's."""
+    values = [*document.items()]
+    while values:
+        section, value = values.pop()
+        if isinstance(value, dict | list):
+            inside = value.values() if isinstance(value, dict) else value
+            values += [(section, each) for each in inside]
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise TomlError(f"{printable(section)}: a whole number in it has more than 64 bits")
+    return document
 
 
 def _unclosed_quote(text: str) -> tuple[int, int, str] | None:

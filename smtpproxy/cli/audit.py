@@ -6,7 +6,6 @@ from datetime import datetime
 from heapq import nlargest
 from itertools import chain
 from pathlib import Path
-from typing import Annotated
 
 import click
 
@@ -25,7 +24,7 @@ from smtpproxy.cli.journals import (
     read_kept,
     record_place,
 )
-from smtpproxy.cli.options import ExistingFile, ExistingFolder, command, option
+from smtpproxy.cli.options import ExistingFile, ExistingFolder, WholeNumber, command, option
 from smtpproxy.cli.printer import Aside, Column, Fields, Part, Result, Table
 from smtpproxy.evidence.gather import record_object
 from smtpproxy.policy.model import NO_FACTS, Action, RecipientFacts, Verdict, collections
@@ -72,9 +71,7 @@ for subcommand in (export, verify, anchor, ship, replay_command):
 class ShowOptions(Filters):
     """Which decisions, and how many."""
 
-    limit: Annotated[int, click.IntRange(min=1)] = option(
-        "Show the newest N decisions.", metavar="N", default=50
-    )
+    limit: WholeNumber = option("Show the newest N decisions.", metavar="N", default=50)
 
 
 @command("show", audit)

@@ -9,10 +9,9 @@ from select import select
 from types import FrameType
 from typing import Annotated
 
-import click
-
 from smtpproxy.cli import fail
-from smtpproxy.cli.options import audit_folder, command, flag, option
+from smtpproxy.cli.journals import audit_folder
+from smtpproxy.cli.options import command, flag, number, option
 from smtpproxy.cli.outputs import own
 from smtpproxy.cli.printer import Part, Result
 from smtpproxy.cli.stores import warn
@@ -34,7 +33,7 @@ def ship(
     follow: bool = flag(
         "Keep shipping new records until Ctrl-C or SIGTERM; then ship the rest and end."
     ),
-    every: Annotated[float, click.FloatRange(min=0.1, max=3600)] = option(
+    every: Annotated[float, number(0.1, 3600)] = option(
         "With --follow, look every N seconds.", metavar="N", default=2.0
     ),
 ) -> Result:

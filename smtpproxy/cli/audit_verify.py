@@ -9,12 +9,19 @@ from typing import Any
 import click
 
 from smtpproxy.cli import fail
-from smtpproxy.cli.journals import ANCHORS, COPIES, Journal, check_stream, journals, read_kept
+from smtpproxy.cli.journals import (
+    ANCHORS,
+    COPIES,
+    Journal,
+    audit_folder,
+    check_stream,
+    journals,
+    read_kept,
+)
 from smtpproxy.cli.options import (
     ExistingFile,
     ExistingFolder,
     Moment,
-    audit_folder,
     command,
     flag,
     option,

@@ -15,12 +15,11 @@ from msgspec.structs import replace
 
 from smtpproxy import recorded_consent
 from smtpproxy.cli import fail, failing
-from smtpproxy.cli.consent_mail import link, start
+from smtpproxy.cli.consent_mail import IpAddress, link, start
 from smtpproxy.cli.options import (
     TIME_HELP,
     CanonicalAddress,
     ExistingFile,
-    IpAddress,
     LastMoment,
     RecordedAddress,
     Text,

@@ -1,16 +1,17 @@
 """`smtpproxy consent start` and `link`: ask people by mail to confirm consent or to renew it."""
 
+import ipaddress
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from smtpproxy.cli import fail, failing
 from smtpproxy.cli.options import (
     CanonicalAddress,
     FileOrStdin,
-    IpAddress,
     PageLanguage,
     Text,
+    Value,
     argument,
     command,
     option,
@@ -27,6 +28,17 @@ from smtpproxy.terminal import few
 
 if TYPE_CHECKING:
     from smtpproxy.web.consent_by_mail import ConsentRequest
+
+
+def _ip_address(value: str) -> str:
+    try:
+        return str(ipaddress.ip_address(value.strip()))
+    except ValueError:
+        right = "192.0.2.7 or 2001:db8::7"
+        raise ValueError(f"{value!r} is not an IP address such as {right}") from None
+
+
+IpAddress = Annotated[str, Value("IP", _ip_address)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated
 
-import click
-
-from smtpproxy.cli.options import Value, command, option, several
+from smtpproxy.cli.options import Value, command, number, option, several
 from smtpproxy.cli.printer import Column, Part, Result, Styled, Table
 from smtpproxy.doctor.finding import Check, Status
 from smtpproxy.doctor.run import Doctor, Report, from_domains
@@ -35,7 +33,7 @@ def doctor(
     domain: tuple[Annotated[str, Value("DOMAIN", read_domain)], ...] = several(
         "Check this From domain instead of those in the configuration."
     ),
-    timeout: Annotated[float, click.FloatRange(min=0.1, max=600)] = option(
+    timeout: Annotated[float, number(0.1, 600)] = option(
         "The longest that one check may take.", metavar="SECONDS", default=20.0
     ),
 ) -> Result:

@@ -3,6 +3,7 @@ the decisions of other relays."""
 
 import asyncio
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -13,7 +14,7 @@ from typing import Any
 import msgspec
 
 from smtpproxy.cli import fail, unknown
-from smtpproxy.cli.options import audit_folder, option
+from smtpproxy.cli.options import option
 from smtpproxy.events import picked
 from smtpproxy.policy.model import NOTICE_STREAM
 from smtpproxy.settings import Settings
@@ -30,6 +31,14 @@ ANCHORS: Any = option(
     name="--anchors",
     metavar="FILE",
 )
+
+
+def audit_folder(settings: Settings) -> Path:
+    """Return the folder of the audit log. Raises OSError when it may not be read."""
+    folder = settings.server.state_dir / "audit"
+    with suppress(FileNotFoundError):  # nothing has been decided yet
+        os.scandir(folder).close()
+    return folder
 
 
 def read_kept(path: Path | None) -> list[Head]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from smtpproxy.cli import fail
-from smtpproxy.cli.options import YES, ask_first, command, flag
+from smtpproxy.cli.options import YES, WholeNumber, ask_first, command, flag
 from smtpproxy.cli.printer import Column, Part, Result, Table
 from smtpproxy.cli.stores import using_store
 from smtpproxy.clock import now
@@ -98,7 +98,7 @@ async def _use_newest(store: Store, state_dir: Path, *, force: bool) -> None:
 
 
 @command("retire", unsubscribe)
-def retire(settings: Settings, version: int, yes: bool = YES) -> Result:
+def retire(settings: Settings, version: WholeNumber, yes: bool = YES) -> Result:
     """Retire the key VERSION: links sealed under it stop working.
 
     For a key that has leaked, or whose links no longer have to work. It is removed from

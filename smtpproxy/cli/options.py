@@ -1,11 +1,10 @@
 """Commands, their parameters, and the types of these."""
 
-import contextlib
 import dataclasses
 import functools
 import inspect
-import ipaddress
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -79,14 +78,6 @@ def _check_folder(state_dir: Path) -> None:
         fail(f"server.state_dir: {state_dir} is not a folder, or lies inside a file; name a folder")
 
 
-def audit_folder(settings: "Settings") -> Path:
-    """Return the folder of the audit log. Raises OSError when it may not be read."""
-    folder = settings.server.state_dir / "audit"
-    with contextlib.suppress(FileNotFoundError):  # nothing has been decided yet
-        os.scandir(folder).close()
-    return folder
-
-
 def option(help: str, *, name: str = "", **settings: Any) -> Any:
     """Return an option, `--its-name` unless `name` is given: a field of a record of options, or the
     default of a command's parameter.
@@ -136,7 +127,7 @@ def confirm(question: str) -> None:
 class Value(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases alone
     """A type of parameter: `read` returns the value of a text, or raises ValueError."""
 
-    def __init__(self, metavar: str, read: Callable[[str], Any]) -> None:
+    def __init__(self, metavar: str, read: Callable[[Any], Any]) -> None:
         self.name = metavar
         self._read = read
 
@@ -145,6 +136,24 @@ class Value(click.ParamType):  # type: ignore[type-arg]  # generic in newer rele
             return self._read(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+def number(least: float, most: float) -> Value:
+    """A type of parameter: a number within bounds, a whole one if `least` is."""
+    whole = isinstance(least, int)
+
+    def read(value: object) -> float:
+        text = str(value).strip()  # a default is no text
+        if re.fullmatch("[0-9]{1,15}" if whole else r"[0-9]{0,15}\.?[0-9]{1,15}", text):
+            found = int(text) if whole else float(text)
+            if least <= found <= most:
+                return found
+        raise ValueError(f"{text!r} is not a {'whole ' * whole}number from {least} to {most}")
+
+    return Value("NUMBER", read)
+
+
+WholeNumber = Annotated[int, number(1, 10**15 - 1)]
 
 
 class Choice(click.Choice[Any]):
@@ -256,16 +265,6 @@ def plain_text(value: str) -> str:
 
 Text = Annotated[str, Value("TEXT", plain_text)]
 
-
-def _ip_address(value: str) -> str:
-    try:
-        return str(ipaddress.ip_address(value.strip()))
-    except ValueError:
-        right = "192.0.2.7 or 2001:db8::7"
-        raise ValueError(f"{value!r} is not an IP address such as {right}") from None
-
-
-IpAddress = Annotated[str, Value("IP", _ip_address)]
 Language = Annotated[Lang, choice(LANGS)]
 PageLanguage = Annotated[Lang, choice(PAGE_LANGS)]
 

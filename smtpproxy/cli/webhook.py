@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 
 import click
 
 from smtpproxy.cli import unknown
-from smtpproxy.cli.options import YES, ask_first, command, flag, option
+from smtpproxy.cli.options import YES, WholeNumber, ask_first, command, flag, option
 from smtpproxy.cli.printer import Aside, Column, Fields, Part, Result, Table
 from smtpproxy.cli.stores import read_store, using_store
 from smtpproxy.clock import now
@@ -18,7 +18,6 @@ from smtpproxy.store.propagation import Backlog, DeadLetter, WebhookState
 from smtpproxy.store.sql.store import Store
 from smtpproxy.terminal import counted
 
-_Number = Annotated[int, click.IntRange(1, 2**63 - 1)]
 _LETTER: Any = option("Only the dead letter ID.", metavar="ID")
 _SHOWN = ("id", "message_id", "changes", "oldest_at", "died_at", "attempts", "error", "retry")
 _STATE = ("failures", "failing_since", "retry_at", "delivered_at", "last_error")
@@ -65,7 +64,7 @@ def list_webhooks(settings: Settings) -> Result:
 def show(
     settings: Settings,
     name: str,
-    letter: _Number | None = option("Print the body of the dead letter ID.", metavar="ID"),
+    letter: WholeNumber | None = option("Print the body of the dead letter ID.", metavar="ID"),
 ) -> Result | int:
     """Show one webhook and its dead letters; exits with 1 when there is no such letter."""
     _check_name(settings, name)
@@ -112,7 +111,7 @@ def _show_body(letters: Sequence[DeadLetter], wanted: int) -> int:
 
 
 @command("retry", webhook)
-def retry(settings: Settings, name: str, letter: _Number | None = _LETTER) -> Result:
+def retry(settings: Settings, name: str, letter: WholeNumber | None = _LETTER) -> Result:
     """Deliver dead letters once more, and everything waiting at once.
 
     A webhook that was disabled (410) is enabled again. The running relay delivers; a letter that
@@ -139,7 +138,7 @@ def retry(settings: Settings, name: str, letter: _Number | None = _LETTER) -> Re
 def drop(
     settings: Settings,
     name: str,
-    letter: _Number | None = _LETTER,
+    letter: WholeNumber | None = _LETTER,
     everything: bool = flag("All dead letters of the webhook.", name="--all"),
     yes: bool = YES,
 ) -> Result:

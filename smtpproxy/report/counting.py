@@ -24,7 +24,7 @@ from msgspec import Struct
 from smtpproxy.policy.model import Action, Basis, Reason, StreamClass
 from smtpproxy.report.counts import OTHERS, Breakdown, Counts, Fault, RecipientOutcome, Row, add
 from smtpproxy.sinks.audit.chain import DECISION, LONGEST_TRANSACTION, UNREADABLE
-from smtpproxy.sinks.audit.files import of_period, segments
+from smtpproxy.sinks.audit.files import LATEST, of_period, segments
 
 _PIECE = 32 * 1024 * 1024
 _BLOCK = 1024 * 1024
@@ -127,7 +127,8 @@ def _end_with_the_command() -> None:
 
 def _pieces(folder: Path, selection: Selection) -> Iterator[Piece]:
     """Yield the pieces of files that may hold decisions of the period."""
-    until = selection.until and selection.until + LONGEST_TRANSACTION
+    latest = LATEST - LONGEST_TRANSACTION
+    until = selection.until and min(selection.until, latest) + LONGEST_TRANSACTION
     for files in segments(folder).values():
         for segment in chain.from_iterable(of_period(files, selection.since, until, and_next=True)):
             size = segment.path.stat().st_size

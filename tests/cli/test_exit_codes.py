@@ -6,11 +6,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from smtpproxy.cli import main
 from tests.cli.stored import Stored
+from tests.cli.test_help import COMMANDS_OF_HELP
 
 ANNA = "anna@people.example"
 READING = [
@@ -289,3 +291,36 @@ def test_a_period_that_ends_before_it_begins_is_2(stored: Stored, command: tuple
     assert "--until: 2026-01-12 00:00 UTC is not after --since" in result.stderr
     result = stored.run(*command, "--since", "2126-12-01", code=2)
     assert "--since: 2126-12-01 00:00 UTC is in the future" in result.stderr
+
+
+NUMBERS = [
+    ("audit", "ship", "/", "--follow", "--every", "N"),
+    ("audit", "show", "--limit", "N"),
+    ("doctor", "--only", "clock", "--timeout", "N"),
+    ("unsubscribe", "retire", "--", "N"),
+    ("webhook", "show", "mill", "--letter", "N"),
+]
+ODD = ["nan", "inf", "-inf", "-0", "0", "1e400", "9" * 30, "", "٣", "1_000", "+5", "5s", "0x10"]
+
+
+@pytest.mark.parametrize("arguments", NUMBERS, ids=lambda each: " ".join(each[:2]))
+@pytest.mark.parametrize("odd", ODD)
+def test_what_is_no_number_within_bounds_is_2(arguments: tuple[str, ...], odd: str) -> None:
+    """`--every nan` was waited for."""
+    result = CliRunner().invoke(main, [odd if each == "N" else each for each in arguments])
+    assert result.exit_code == 2, result.output
+    *_, error = result.stderr.splitlines()
+    assert re.search(
+        f": '{re.escape(odd)}' is not a (whole )?number from [0-9.]+ to [0-9]+$", error
+    )
+
+
+def test_every_number_of_a_command_is_read_the_same_way() -> None:
+    """Those of click take `nan`, `1_000` and digits of any script."""
+    of_click = (click.types.IntParamType, click.types.FloatParamType)
+    assert not [
+        f"{name} {parameter.opts[0]}"
+        for name, command in COMMANDS_OF_HELP.items()
+        for parameter in command.params
+        if isinstance(parameter.type, of_click)
+    ]

@@ -49,6 +49,22 @@ def test_a_file_that_is_nested_too_deeply() -> None:
     assert caught.value.faults == ("deep.toml: TOML that is nested too deeply",)
 
 
+@pytest.mark.parametrize(
+    ("number", "where"),
+    [
+        ("9" * 5000, "line 2: a whole number of more than 64 bits"),
+        ("9" * 30, "server: a whole number in it has more than 64 bits"),
+        ("0x" + "f" * 5000, "server: a whole number in it has more than 64 bits"),
+        ("[[-9223372036854775809]]", "server: a whole number in it has more than 64 bits"),
+    ],
+)
+@pytest.mark.parametrize("key", ["workers", "data_size_limit", "hostname", "drain_timeout"])
+def test_a_number_that_is_none_of_toml(key: str, number: str, where: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(f"[server]\n{key} = {number}\n", "huge.toml")
+    assert caught.value.faults == (f"huge.toml: {where}",)
+
+
 def test_a_rulebook_file_with_a_wrong_key(tmp_path: Path) -> None:
     rulebook = tmp_path / "own.toml"
     rulebook.write_text('name = "own"\nconsent_yaers = 2\n')

@@ -35,8 +35,8 @@ _NAME = re.compile(r"([0-3][0-9A-HJKMNP-TV-Z]{25})-([0-9]{1,6})\.ndjson")
 _OTHER_SLOTS = 100
 """If a worker's slot is taken (two relays on one folder), it tries one this much further on."""
 _TRIES = 3
-_EARLIEST = datetime.min.replace(tzinfo=UTC)
-_LATEST = datetime.max.replace(tzinfo=UTC)
+EARLIEST = datetime.min.replace(tzinfo=UTC)
+LATEST = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,8 +223,8 @@ def _spans(files: Sequence[Segment], early: bool) -> Iterator[tuple[datetime, da
     begun = begun_times(files)
     for number, at in enumerate(begun):
         following = (begun[later] for later in range(number + 1, len(begun)))
-        end = next((later for later in following if later > at), _LATEST)
-        before = begun[number - 1] if number else _EARLIEST
+        end = next((later for later in following if later > at), LATEST)
+        before = begun[number - 1] if number else EARLIEST
         set_back = number + 1 < len(begun) and begun[number + 1] < at
         yield min(before, at) if early or set_back else at, end
 

@@ -16,7 +16,7 @@ from smtpproxy.policy.model import Action, Reason, Verdict
 from smtpproxy.sinks.audit import files as journal_files
 from smtpproxy.sinks.audit import lines as journal_lines
 from smtpproxy.sinks.audit.chain import LONGEST_TRANSACTION, NotALine
-from smtpproxy.sinks.audit.files import Octets, of_period, opened
+from smtpproxy.sinks.audit.files import EARLIEST, Octets, of_period, opened
 from smtpproxy.sinks.audit.lines import CLOCK_TOLERANCE, DecisionEntry, PersonalAnswerEntry
 
 _OUTCOME_WITHIN = 64 * 1024 * 1024
@@ -153,10 +153,11 @@ _Entry = Record | Outcome
 
 def _journals(folder: Path, since: datetime | None, until: datetime | None) -> list[list[Path]]:
     """Return each slot's files that may hold records of the period, or their outcomes."""
+    first = since and max(since, EARLIEST + _CLOCK_SLACK) - _CLOCK_SLACK
     return [
         [segment.path for segment in chosen]
         for files in journal_files.segments(folder).values()
-        for chosen in of_period(files, since and since - _CLOCK_SLACK, until, and_next=True)
+        for chosen in of_period(files, first, until, and_next=True)
     ]
 
 

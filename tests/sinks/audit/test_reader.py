@@ -48,6 +48,9 @@ async def test_by_recipient_stream_and_time(folder: Path, clock: Clock) -> None:
         r.decided for r in read(folder, recipient="person2@b.example", stream="offers", since=since)
     ] == [entries[4]]
     assert list(read(folder, recipient="person@b.example")) == []
+    since, until = files.EARLIEST, files.LATEST
+    assert [r.decided for r in read(folder, since=since, until=until)] == entries
+    assert count(folder, Selection(since, until)).decisions == len(entries)
 
 
 async def test_a_recipient_is_found_only_where_it_was_one(folder: Path, clock: Clock) -> None:
