@@ -16,10 +16,9 @@ from smtpproxy.evidence.gather import record_object
 from smtpproxy.policy.model import Action, Reason, Verdict
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.reader import Outcome, Record, read
+from smtpproxy.store.exchange.tables import guarded
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.journals import IndexQuery
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +159,5 @@ def as_rows(record: Record) -> Iterator[list[str]]:
     """Yield one row for each recipient, in the order of the columns."""
     for index in range(len(record.decided.recipients)):
         row = _Row(record, index)
-        yield [_cell(of(row)) for of in _CSV.values()]
-
-
-def _cell(value: object) -> str:
-    """Put an apostrophe before text that a spreadsheet would take for a formula."""
-    text = "" if value is None else str(value)
-    return f"'{text}" if text.startswith(_FORMULA) else text
+        cells = [of(row) for of in _CSV.values()]
+        yield ["" if cell is None else guarded(str(cell)) for cell in cells]

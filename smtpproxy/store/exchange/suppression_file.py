@@ -50,6 +50,7 @@ from smtpproxy.store.exchange.suppression_record import (
     read_record,
     refusal_in,
 )
+from smtpproxy.store.exchange.tables import unguarded
 from smtpproxy.store.records import SuppressionEntry
 
 SCOPES = {
@@ -299,7 +300,7 @@ class _Reader:
             scope,
             origin,
             fields.get("since", ""),
-            fields.get("note", ""),
+            unguarded(fields.get("note", "")),
             self._notation,
         )
 

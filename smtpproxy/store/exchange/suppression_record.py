@@ -13,6 +13,7 @@ from smtpproxy.policy.model import Origin, Suppression
 from smtpproxy.store.exchange.layouts import layouts
 from smtpproxy.store.exchange.lines import ILLEGIBLE, legible_json, names_in, read_object
 from smtpproxy.store.exchange.rows import check_no_error, is_error, row_writer
+from smtpproxy.store.exchange.tables import guarded
 from smtpproxy.store.exchange.times import Notation, read_time, written_time
 from smtpproxy.store.keys import is_key_text
 from smtpproxy.store.propagation import SuppressionChange
@@ -224,7 +225,7 @@ _csv_row = row_writer()
 def csv_line(address: str, suppression: Suppression) -> str:
     """Return the CSV line of a suppression, without its end."""
     since, note = written_time(suppression.since), suppression.note or ""
-    return _csv_row([address, suppression.scope, suppression.origin, since, note])
+    return _csv_row([address, suppression.scope, suppression.origin, since, guarded(note)])
 
 
 def ndjson_line(address: str, suppression: Suppression) -> str:

@@ -1,6 +1,7 @@
 """Reading any table as lines of CSV: CSV itself, spreadsheets (XLSX), and other NDJSON."""
 
 import io
+import re
 import shutil
 import tempfile
 import warnings
@@ -60,6 +61,19 @@ def read_table(file: BinaryIO, mapping: Mapping | None = None) -> Lines:
         named = [*mapping.columns, *sorted(mapping.columns_read - mapping.columns.keys())]
         return json_rows(read_lines(file, "utf-8"), named, mapping.separator, delimiter)
     return read_lines(file, mapping.encoding if mapping else None)
+
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
+
+
+def guarded(text: str) -> str:
+    """Put an apostrophe before text of others that a spreadsheet would take for a formula."""
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def unguarded(text: str) -> str:
+    """Return the text that `guarded` was given."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
 def csv_line(number: int, cells: Sequence[str], delimiter: str = ",") -> Line:
