@@ -22,24 +22,20 @@ _RAW_END = {
 _VOID = frozenset(
     {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "wbr"}
 )
-_INLINE = frozenset(
+_BREAKING = frozenset(
     {
-        "a",
-        "abbr",
-        "b",
-        "big",
-        "em",
-        "font",
-        "i",
-        "small",
-        "span",
-        "strong",
-        "sub",
-        "sup",
-        "u",
-        "wbr",
+        *("address", "article", "aside", "blockquote", "body", "br", "caption", "center", "dd"),
+        *("details", "dialog", "dir", "div", "dl", "dt", "fieldset", "figcaption", "figure"),
+        *("footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hgroup", "hr", "html"),
+        *("legend", "li", "listing", "main", "menu", "nav", "ol", "p", "plaintext", "pre"),
+        *("search", "section", "summary", "table", "tbody", "td", "tfoot", "th", "thead", "tr"),
+        *("ul", "xmp", "area", "audio", "button", "embed", "head", "iframe", "img", "input"),
+        *("link", "meta", "noscript", "object", "optgroup", "option", "script", "select", "source"),
+        *("style", "template", "textarea", "title", "video"),
     }
 )
+"""What separates words: it has lines, a cell or a box of its own, or shows no text. Whatever else
+there is, is within a line, unknown elements (`st1:City` of Word) too."""
 # The usual form of a tag; there is no backtracking, so that no octet is read twice.
 _TAG = re.compile(
     r"""<(/?)([a-zA-Z][a-zA-Z0-9]{0,15}+)(?=[\s/>])"""
@@ -168,7 +164,7 @@ class _Reader:
         if self._hidden:
             self._in_hidden(name, closing)
             return
-        if name not in _INLINE:
+        if name in _BREAKING:
             self.text.append("\n")
         if closing:
             if self._sizes and self._sizes[-1][0] == name:

@@ -9,6 +9,10 @@ VOID = ["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "met
 SEEN = [
     ("<p>one<br>two</p>three", "one two three"),
     ("Un<b>sub</b><wbr>scribe", "Unsubscribe"),
+    # any element is within a line, but for those that break it
+    ("<nobr>1 rue A</nobr>, <st1:City w:st=on>Paris</st1:City>, <q>b</q>c", "1 rue A, Paris, bc"),
+    *((f"a<{name}>b</{name}>c", "abc") for name in ("s", "strike", "label", "time", "x-y", "o:p")),
+    *((f"a<{name}>b</{name}>c", "a b c") for name in ("p", "h4", "TD", "dt", "form", "button")),
     ("&Eacute;t&eacute; &#233; &#xE9; &amp;lt; &nope;", "Été é é &lt; &nope;"),
     ("<head><title>t</title></head><body>b", "b"),
     ("<head><title>t</title><body>b", "b"),
