@@ -149,7 +149,7 @@ def _certificates(key: str, path: Path) -> "list[x509.Certificate]":
     try:
         return x509.load_pem_x509_certificates(_readable(key, path))
     except ValueError:
-        raise TlsError(key, f"{path} holds no certificate that can be read (PEM)") from None
+        raise TlsError(key, f"{path} contains no readable certificate (PEM)") from None
 
 
 def _readable(key: str, path: Path) -> bytes:
@@ -168,7 +168,7 @@ def _pair_error(files: TlsFiles, error: ssl.SSLError) -> TlsError:
         return TlsError("private_key", f"{files.private_key} is not the key of {files.certificate}")
     if error.reason and ("TOO_SMALL" in error.reason or "TOO_WEAK" in error.reason):
         return TlsError("certificate", f"{files.certificate}: too weak: {error.reason}")
-    return TlsError("private_key", f"{files.private_key} holds no key that can be read (PEM)")
+    return TlsError("private_key", f"{files.private_key} contains no readable key (PEM)")
 
 
 def file_stamp(path: Path | None) -> tuple[int, int, int] | None:

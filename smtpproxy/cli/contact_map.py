@@ -152,9 +152,7 @@ def _check(file: Path, look: TableLook) -> None:
     if not look.rows:
         fail(f"{file}: no rows below its header")
     if look.is_headless:
-        fail(
-            f"{file}: its first row holds an address; put a header above it that names the columns"
-        )
+        fail(f"{file}: its first row contains an address; add a header row that names the columns")
     if look.title:
         fail(
             f"{file}: its first row has only {printable(look.title)!r}, and most rows have more:"

@@ -105,7 +105,7 @@ def is_past(at: datetime | None) -> bool:
     return at is not None and at <= now()
 
 
-KEEP_NOTES_HELP = "Keep free text as a note for a year. It must hold no personal data."
+KEEP_NOTES_HELP = "Keep free text as a note for a year. It must not contain personal data."
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

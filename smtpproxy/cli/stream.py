@@ -136,7 +136,7 @@ def _plan(edit: Edit, found: StreamReport, mode: Mode) -> Iterator[Part]:
         yield f'{edit.path}: {change.table}: mode = "{change.after}"{before}'
 
 
-_REASON: Any = option("Why; must hold no personal data.")
+_REASON: Any = option("Why; must not contain personal data.")
 
 
 @command("show", stream)

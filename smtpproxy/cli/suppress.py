@@ -118,7 +118,7 @@ class RemoveOptions:
         "On whose authority it is lifted, from a closed list; stays on record.", required=True
     )
     keep_notes: bool = flag(
-        "Keep free text as the reason for a year. It must hold no personal data."
+        "Keep free text as the reason for a year. It must not contain personal data."
     )
 
 

@@ -23,7 +23,7 @@ _QUOTED = re.compile(r'"((?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*)"')
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ROUTED = re.compile(r"[%!@]")  # in a local part, an MTA may take these for a route
 _OBSCURED = re.compile(r'[ ",:;\[\\\]]')  # other characters that split an address
-_LEFT_OUT = re.compile(r"[()<>]")  # Sendmail takes them for comments and brackets, in quotes too
+_LEFT_OUT = re.compile(r"[()<>]")  # Sendmail takes them for comments and brackets, even in quotes
 _WHOLE_DOMAIN = re.compile(r"(?:\*?@|(?=\*\.))(\*\.)?([^*@]*)")
 
 _UUCP = ".uucp"  # not a domain: before it is a host of bang paths
@@ -89,35 +89,35 @@ def widened(canonical_address: str) -> str:
 def compose(local: str, domain: str) -> str:
     """Return the canonical address of an unquoted local part and a domain; raise AddressError."""
     if _CONTROL.search(local):
-        raise AddressError("the local part holds a control character")
+        raise AddressError("the local part contains a control character")
     written = local
     local, domain = _folded(local), _canonical_domain(domain)
     form = f"{_quoted(local)}@{domain}"
     if _LEFT_OUT.search(local):
         raise AmbiguousAddress(
-            "the local part holds one of ()<>, with which some MTAs leave a part of it out: write"
-            " the address without them",
+            "the local part contains one of ()<>, which makes some MTAs leave a part of it out:"
+            " write the address without them",
             form,
         )
     if _ROUTED.search(local):
         if _OBSCURED.search(local):
             raise AmbiguousAddress(
-                "the local part holds %, ! or @ beside a space or one of"
+                "the local part contains %, ! or @ beside a space or one of"
                 ' "(),:;<>[\\], which no two MTAs read alike: write the address without them',
                 form,
             )
         found = _read_on(local, domain, form)
         if not written.isascii() and set(found) != set(_read_on(written, domain)):
             raise AmbiguousAddress(  # readings are made from the canonical form
-                "the local part holds a domain with \u00df or \u03c2, which is another one in the"
-                " form that is matched: write the address without %, ! and quotes",
+                "the local part contains a domain with \u00df or \u03c2, which becomes another one"
+                " in the form that is matched: write the address without %, ! and quotes",
                 form,
             )
     return form
 
 
 def readings(canonical_address: str) -> tuple[str, ...]:
-    """Return the other canonical addresses as which an MTA may read this one.
+    """Return the other canonical addresses that an MTA may read this one as.
 
     An MTA for which a domain is local looks for a route in the local part: Postfix and Sendmail
     deliver `user%example.com@localhost`, `example.com!user@localhost` and
@@ -210,8 +210,8 @@ def _unquoted(local: str) -> str:
         quoted = _QUOTED.fullmatch(local)
         if quoted is None:
             raise AddressError(
-                "the quoted local part is broken: it ends with a quote, holds no control"
-                " character, and a quote or backslash inside it has a backslash before it"
+                "the quoted local part is broken: it has to end with a quote, contain no control"
+                " character, and have a backslash before each quote or backslash inside it"
             )
         return re.sub(r"\\(.)", r"\1", quoted[1])
     if not local:
@@ -222,7 +222,7 @@ def _unquoted(local: str) -> str:
                 "there is a second @, which is allowed only in quotes: write one address"
             )
         raise AddressError(
-            "the local part holds a space, a control character or one of"
+            "the local part contains a space, a control character or one of"
             ' "(),:;<>@[\\]: spaces and ,:;@[\\] are allowed, but only in quotes'
         )
     return local
@@ -254,7 +254,7 @@ def _canonical_domain(domain: str) -> str:
     if not domain.isascii():
         if _CAPITAL_SHARP_S in domain:
             raise AddressError(
-                "the domain holds a capital \u1e9e, which some MTAs read as ss and others as"
+                "the domain contains a capital \u1e9e, which some MTAs read as ss and others as"
                 " \u00df: write the one that is meant"
             )
         try:
@@ -339,7 +339,7 @@ def read_path(line: str, start: int = 0) -> tuple[str, int]:
     if local is None:
         return "", found.end()
     if found["route"] is not None or _QUOTED_ROUTE.match(local):  # both are routes for Postfix
-        raise PathError(553, "source routes are not taken; write <local-part@domain>")
+        raise PathError(553, "source routes are not accepted; write <local-part@domain>")
     if domain is None and (local.startswith('"') or found.end() < len(line)):
         raise PathError(501, _SYNTAX)  # rather a display name
     _check_lengths(local, domain or "")

@@ -113,7 +113,7 @@ def unclear_field(headers: HeaderBlock) -> str | None:
 
 
 def is_attached(headers: HeaderBlock) -> bool:
-    """Whether every program takes it for a file, and not for a text to be shown."""
+    """Whether every program takes the part for a file, not for a text to be shown."""
     values = list(_values(headers, "Content-Disposition"))
     return bool(values) and all(map(_ATTACHED.fullmatch, values))
 

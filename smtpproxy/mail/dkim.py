@@ -67,14 +67,14 @@ def read_record(text: bytes) -> KeyRecord:
     """Read a TXT record, its strings joined. Raises TagError with what is wrong."""
     tags = read_tags(text)
     if tags.get(b"v", b"DKIM1") != b"DKIM1" or (b"v" in tags and next(iter(tags)) != b"v"):
-        raise TagError("it is no DKIM record")
+        raise TagError("it is not a DKIM record")
     if b"p" not in tags:
-        raise TagError("there is no p= in it")
+        raise TagError("it has no p=")
     kind = tags.get(b"k", b"rsa")
     if kind not in (b"rsa", b"ed25519"):
-        raise TagError("its type of key is not known")
+        raise TagError("its key type is unknown")
     if b"h" in tags and b"sha256" not in unspaced(tags[b"h"]).split(b":"):
-        raise TagError("it does not take sha256")
+        raise TagError("it does not allow sha256")
     if not {b"*", b"email"} & set(unspaced(tags.get(b"s", b"*")).split(b":")):
         raise TagError("it is not for mail")
     if not tags[b"p"]:
@@ -136,7 +136,7 @@ def read_signature(field: bytes, now: float) -> Signature:
     tags = read_tags(field.partition(b":")[2])
     for name in (b"v", b"a", b"b", b"bh", b"d", b"h", b"s"):
         if not tags.get(name):
-            raise TagError(f"there is no {name.decode()}= in it")
+            raise TagError(f"it has no {name.decode()}=")
     if tags[b"v"] != b"1":
         raise TagError("its version is not 1")
     if tags[b"a"] not in ALGORITHMS:
@@ -145,14 +145,14 @@ def read_signature(field: bytes, now: float) -> Signature:
         raise TagError("its key is not in the DNS")
     header, _, body = tags.get(b"c", b"simple/simple").partition(b"/")
     if {header, body or b"simple"} - {b"simple", b"relaxed"}:
-        raise TagError("its canonicalization is not known")
+        raise TagError("its canonicalization is unknown")
     names = tuple(name.strip(b" \t\r\n").lower() for name in tags[b"h"].split(b":"))
     if b"from" not in names:
         raise TagError("it does not cover From")
     domain, selector = _tag_text(tags, b"d").lower(), _tag_text(tags, b"s").lower()
     identity = _tag_text(tags, b"i").lower().rpartition("@")[2] if b"i" in tags else domain
     if identity != domain and not identity.endswith(f".{domain}"):
-        raise TagError("its i= is not of its d=")
+        raise TagError("its i= is not within its d=")
     _check_times(tags, now)
     return Signature(
         domain=domain,
@@ -178,7 +178,7 @@ def signed_names(field: bytes) -> frozenset[bytes]:
 
 
 def hashed_signature(field: bytes, *, relaxed: bool = True) -> bytes:
-    """Return what is hashed of the signature's own field: all but the value of `b=`."""
+    """Return the part of the signature's own field that is hashed: all but the value of `b=`."""
     name, _, value = field.partition(b":")
     specs = value.split(b";")
     for index, spec in enumerate(specs):

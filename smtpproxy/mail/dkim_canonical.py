@@ -68,7 +68,7 @@ class BodyHash:
 
 
 def relaxed_space(data: bytes) -> bytes:
-    """Return `data` with every run of spaces and tabs made one space.
+    """Return `data` with every run of spaces and tabs reduced to one space.
 
     Each pass halves the runs, so the number of passes is logarithmic in the longest one. A regular
     expression takes ten times as long for a body full of short runs.
@@ -122,7 +122,7 @@ def relaxed_value(value: bytes) -> bytes:
 def hashed_fields(
     names: Iterable[bytes], fields: Mapping[bytes, Sequence[bytes]], *, relaxed: bool = True
 ) -> bytes:
-    """Return what is hashed of the header for a tag `h=`, without the signature itself.
+    """Return the part of the header that is hashed for a tag `h=`, without the signature itself.
 
     `names` are in lower case; `fields` has the raw fields of each name, from the top. They are
     taken from the bottom up; surplus names add nothing (RFC 6376 5.4.2).

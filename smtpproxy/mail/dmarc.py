@@ -123,7 +123,7 @@ def read_dmarc(text: bytes) -> DmarcRecord:
     if "ruf" in tags:
         none, wrong = _reports(tags["ruf"], "ruf")
         ignored += wrong or ([none] if none else [])
-    ignored += [f"{name}= is gone with RFC 9989" for name in _REMOVED if name in tags]
+    ignored += [f"RFC 9989 removed {name}=" for name in _REMOVED if name in tags]
     policy = _policy(tags, values, no_reports)
     below = values.get("sp", policy) if policy == values.get("p") else policy
     absent = values.get("np", below) if policy == values.get("p") else policy
@@ -187,9 +187,9 @@ def _policy(tags: Mapping[str, str], values: Mapping[str, str], no_reports: str)
     if not no_reports:
         return "none"
     if not wrong:
-        raise DmarcError("there is no p= in it, and no rua= that would make up for it")
+        raise DmarcError("it has no p=, and no rua= that would make up for it")
     name = wrong[0]
-    hint = "; tags are parted by semicolons" if re.search(r"[,\s\\]", tags[name]) else ""
+    hint = "; semicolons separate tags" if re.search(r"[,\s\\]", tags[name]) else ""
     raise DmarcError(f"its {name}={tags[name]} is not one of none, quarantine and reject{hint}")
 
 
@@ -206,16 +206,16 @@ def _reports(value: str | None, name: str) -> tuple[str, list[str]]:
         uri = written.strip(" \t")
         address, mark, size = uri.partition("!")
         if mark and _SIZE.fullmatch(mark + size):
-            wrong.append(f"!{size} in {name}= is gone with RFC 9989")
+            wrong.append(f"RFC 9989 removed !{size} in {name}=")
             uri = address
         if not _is_report_uri(uri):
-            wrong.append(f"“{uri}” in {name}= is no URI such as mailto:dmarc@example.com")
+            wrong.append(f"“{uri}” in {name}= is not a URI such as mailto:dmarc@example.com")
         elif uri[:7].lower() == "mailto:":
             mailed += 1
         else:
             other += 1
     if not mailed and not other:
-        return f"{name}= holds no URI such as mailto:dmarc@example.com", []
+        return f"{name}= contains no URI such as mailto:dmarc@example.com", []
     if not mailed:
         wrong.append(f"{name}= has no mailto URI, and few send reports otherwise")
     return "", wrong

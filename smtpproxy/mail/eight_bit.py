@@ -14,7 +14,7 @@ _LONGEST_LINE = 64 * 1024  # octets; the rest of a longer one is read as another
 
 
 def needed_extensions(pieces: Callable[[], Iterable[bytes]]) -> frozenset[str]:
-    """Return which of 8BITMIME and SMTPUTF8 a content needs, whatever its MAIL command said.
+    """Return which of 8BITMIME and SMTPUTF8 content needs, whatever its MAIL command said.
 
     `pieces` returns the whole content and may be called twice. Anything but ASCII needs 8BITMIME,
     and in a header field, be it of the message, a MIME part or an enclosed message, SMTPUTF8 too.
@@ -47,11 +47,11 @@ def _has_utf8_field(pieces: Iterable[bytes]) -> bool:
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    begun = b""
+    rest = b""
     for piece in pieces:
-        *lines, begun = (begun + piece).split(b"\n")
+        *lines, rest = (rest + piece).split(b"\n")
         yield from lines
-        if len(begun) > _LONGEST_LINE:
-            yield begun
-            begun = b""
-    yield begun
+        if len(rest) > _LONGEST_LINE:
+            yield rest
+            rest = b""
+    yield rest

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 _NUL, _TAB, _LF = 0, 9, 10  # as numbers, which `in` tries first
 _EMPTY_LINE = re.compile(rb"\n\r?\n")
-_NAME = rb"(?!--)[!-9;-~]{1,100}"  # Sendmail takes a line with any other for the body's first
+_NAME = rb"(?!--)[!-9;-~]{1,100}"  # Sendmail ends the header at any other name
 _ANY_NAME = re.compile(rb"[!-9;-~]++[ \t]*+:")
 # The name of a field, and its line with those that continue it; the name is empty if the line is
 # not a field. Possessive, so that it takes linear time.
@@ -157,7 +157,7 @@ def lowered(name: str) -> bytes:
 
 
 LONGEST_LINE = 990
-"""Octets of a line that every MTA leaves whole: RFC 5322 2.1.1 has 998, Sendmail cuts earlier."""
+"""Octets of a line that no MTA cuts: RFC 5322 2.1.1 allows 998, but Sendmail cuts earlier."""
 
 
 def has_long_line(name: str, value: bytes) -> bool:

@@ -9,14 +9,15 @@ from html import unescape
 ATTRIBUTE = re.compile(
     r"""([^\s"'<>/=]++)(?:\s*+=\s*+(?:"([^"]*+)"|'([^']*+)'|([^\s"'>][^\s>]*+)))?""", re.ASCII
 )
-"""The name, and the value in the last group that matched. A quote that is never closed is none."""
+"""The name, and the value in the last group that matched. A quote that is never closed counts
+as no quote."""
 
 COMMENT_END = re.compile("--!?>")
 _ENDLESS_NUMBER = re.compile(r"&#[xX]?[0-9a-fA-F]{8,}")
 
 
 def attributes_of(tag: str) -> dict[str, str]:
-    """Return the attributes of a tag from the text behind its name; of two, the first counts."""
+    """Return the attributes of a tag from the text after its name; of two, the first counts."""
     found: dict[str, str] = {}
     for name, double, single, bare in ATTRIBUTE.findall(tag):
         found.setdefault(name.lower(), double or single or bare)

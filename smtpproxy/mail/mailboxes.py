@@ -44,8 +44,8 @@ _TOKEN = re.compile(
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 _LONGEST = 16_384  # octets: nobody reads a longer From field
 # Sendmail cuts an address that, with its name and the quotes that it adds, has over 256 octets. A
-# name that alone has 252 it leaves out, unless it takes a long word or a very long name for another
-# address.
+# name that alone has 252 is left out, unless Sendmail takes a long word or a very long name for
+# another address.
 _WHOLE = 254
 _LONG_NAME = 252
 _LONGEST_MAILBOX = 600
@@ -184,7 +184,7 @@ class _Reader:
 
 
 def _named_address(tokens: list[_Token]) -> str | None:
-    """Return the address that is there in place of a name: some programs read it as the sender.
+    """Return the address that stands in place of a name: some programs read it as the sender.
 
     Raises `MailboxError` if it is neither a name nor an address.
     """
@@ -267,7 +267,7 @@ def entered(text: str) -> str:
         return canonical(text)
     bare = _bare(text)
     if whole_domain_written(bare):
-        raise AddressError("it is a whole domain, and here one address goes")
+        raise AddressError("it is a whole domain, and a single address is needed here")
     return _checked(bare)
 
 
@@ -342,10 +342,10 @@ def _checked(bare: str) -> str:
         if not character.isascii() and not _is_plain(character):
             plain = unicodedata.normalize("NFKC", character)
             raise AddressError(
-                f"it holds {_code_point(character)}, which no mailbox has: write {plain}"
+                f"it contains {_code_point(character)}, which no mailbox has: write {plain}"
             )
     if "*" in bare:
-        raise AddressError(f"* stands for nothing in an address: {_PATTERNS}")
+        raise AddressError(f"* has no meaning in an address: {_PATTERNS}")
     if not at:
         hint = f"; for a whole domain write @{bare}" if re.fullmatch(r"[\w.-]+\.\w+", bare) else ""
         raise AddressError(f"there is no @: an address is local-part@domain{hint}")
@@ -356,7 +356,7 @@ def _check_seen(text: str) -> None:
     for character in text:
         if character != " " and _is_unseen(character):
             raise AddressError(
-                f"it holds {_code_point(character)}, which cannot be seen: take it out"
+                f"it contains {_code_point(character)}, which is invisible: remove it"
             )
 
 

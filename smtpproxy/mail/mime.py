@@ -70,8 +70,8 @@ def _content(encoding: str, encoded: str) -> bytes | None:
         return None
 
 
-# Python has codecs that are not charsets of mail, and slow on hostile input (punycode). These are
-# the names of their modules, which take a megabyte: each is loaded by the first text in it, except
+# The codecs for charsets of mail, by their modules' names: Python has others, some slow on hostile
+# input (punycode). All modules take a megabyte, so each is loaded by the first text in it, except
 # those of nearly all mail. Python itself would keep every name that it was ever asked for.
 _CODECS = frozenset(
     {"ascii", "utf_8", "utf_16", "utf_16_le", "utf_16_be", "utf_7"}
@@ -178,8 +178,8 @@ class TextPart(Struct, frozen=True):
 
 
 class Body(Struct, frozen=True):
-    """The texts in order. `whole`: nothing that may have been text was left out. `malformed`: why
-    a reader may see others; `unclear`: why a reader may see none of one."""
+    """The texts in order. `whole`: nothing that may have been text was left out. `malformed`: why a
+    reader may see other texts; `unclear`: why a reader may not see one at all."""
 
     parts: tuple[TextPart, ...]
     whole: bool
@@ -213,7 +213,7 @@ def read_body(headers: HeaderBlock, body: bytes, limits: MimeLimits = LIMITS) ->
 def read_texts(
     headers: HeaderBlock, body: bytes, limits: MimeLimits = LIMITS
 ) -> tuple[tuple[EncodedText, ...], bool, str | None]:
-    """Return the same texts as `read_body` with their positions, whether they are all, and why a
+    """Return the same texts as `read_body` with their positions, whether these are all, and why a
     reader may see others, or none.
 
     AMP, which only some programs show, is included.
@@ -243,7 +243,7 @@ class _Reader:
         self, headers: HeaderBlock, body: bytes, at: int, depth: int, default: str = ""
     ) -> None:
         """Read a part, whose body begins at `at` in the message's. `default` is its type unless it
-        says."""
+        states one."""
         self._parts -= 1
         if self._parts < 0:
             self.whole = False
@@ -262,7 +262,7 @@ class _Reader:
             self._read_text(headers, body, at, kind)
 
     def _check(self, headers: HeaderBlock, kind: ContentType) -> None:
-        """Note what programs read in different ways."""
+        """Note what programs interpret differently."""
         if headers.repeats and (name := doubled_field(headers)) is not None:
             self.malformed = self.malformed or f"a part has two different {name} fields"
         if kind.doubled is not None:
@@ -329,7 +329,7 @@ class _Reader:
     def _read_text(self, headers: HeaderBlock, body: bytes, at: int, kind: ContentType) -> None:
         encoding = first_word(first_value(headers, "Content-Transfer-Encoding"))
         octets = plain_octets(body, encoding, self._room)
-        if octets is None:  # RFC 2045 6.4 has such a part not shown; programs show it as it is
+        if octets is None:  # programs show such a part as it is, despite RFC 2045 6.4
             octets, self.whole = body[: self._room + 1], False
         if len(octets) > self._room:
             octets, self.whole = octets[: self._room], False

@@ -29,7 +29,7 @@ _REST = re.compile(r"""((?>(?:[^>=]++|=\s*+(?:"[^"]*+"|'[^']*+'|(?!["'])[^\s>]*+
 _NEVER_CLOSED = re.compile(r"""=\s*+(?:"[^"<]*+<[^"]*+(?<==)"|'[^'<]*+<[^']*+(?<==)')""")
 """A value that ends where the next one begins, with a tag in it."""
 _IN_STYLE = re.compile(r"url\(\s*+([^)]{1,4096}+)\)", re.I)
-# The end is matched too: what fails there is tried again from each space before it.
+# The end is matched too: a failure there would be retried from each space before it.
 _CANDIDATE = re.compile(r"[\s,]*+(?:\Z|(\S++)(?:(?<=,)|[^,]*+))")
 _MAX_CANDIDATES = 20  # of a srcset
 _MAX_TAGS = 50_000  # later ones are ignored

@@ -8,8 +8,8 @@ from functools import lru_cache
 from msgspec import Struct
 
 LINE_OCTETS = 511
-"""Of a reply's line with code and CRLF. RFC 5321 4.5.3.1.5 allows one more, but PHPMailer reads up
-to 511, and takes the LF that is left for the next reply."""
+"""The longest line of a reply, with code and CRLF. RFC 5321 4.5.3.1.5 allows one more, but
+PHPMailer reads up to 511, and takes the leftover LF for the next reply."""
 
 
 class Reply(Struct, frozen=True, gc=False):
@@ -35,7 +35,7 @@ class Reply(Struct, frozen=True, gc=False):
 
     @classmethod
     def with_texts(cls, code: int, enhanced: str | None, texts: Sequence[bytes]) -> "Reply":
-        """Make a reply of one or more lines, which contain no line ends; too long ones become
+        """Make a reply of one or more lines without line ends; those that are too long become
         several."""
         prefix = b"" if enhanced is None else enhanced.encode() + b" "
         room = LINE_OCTETS - len(b"250 \r\n") - len(prefix)

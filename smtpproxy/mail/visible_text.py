@@ -17,7 +17,7 @@ from smtpproxy.mail.mime import Body
 _UNSEEN = frozenset({"script", "style", "title", "template", "noscript", "textarea"})
 _RAW_END = {
     name: re.compile(f"</{name}", re.IGNORECASE)
-    for name in ("script", "style", "title", "textarea")  # no tag within is one
+    for name in ("script", "style", "title", "textarea")  # what looks like a tag inside is not one
 }
 _VOID = frozenset(
     {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "wbr"}
@@ -41,7 +41,7 @@ _TAG = re.compile(
     r"""<(/?)([a-zA-Z][a-zA-Z0-9]{0,15}+)(?=[\s/>])"""
     r"""([^<>"']*+(?>(?:"[^"<>]*+"[^<>"']*+|'[^'<>]*+'[^<>"']*+){0,999}))>"""
 )
-# Any other, as HTML 5 reads it: a quote means nothing unless it stands behind a =.
+# Any other, as HTML 5 reads it: a quote counts only after a =.
 _REST = re.compile(r"""(?>(?:[^>=]++|=\s*+(?:"[^"]*+"|'[^']*+'|(?!["'])[^\s>]*+))*)>""")
 _NAME = re.compile(r"/?([a-zA-Z][^\s/>]{0,30})")
 _HIDING = re.compile(
@@ -71,7 +71,7 @@ _VALID = {
         "max-height": f"{_NUMBER}{_UNIT}|0|none",
     }.items()
 }
-"""Of the properties that may hide: what browsers understand. They ignore all else."""
+"""The properties that may hide, with the values that browsers understand; they ignore others."""
 _LIKE_AROUND = re.compile(r".{0,20}(?:(?<!r)em|ex|ch|%)")
 _MOST_SIZES = 1_000  # nested font sizes
 _MAX_TAGS = 20_000  # later ones are ignored
@@ -132,7 +132,7 @@ class _Reader:
         """Read what a < begins that is not a usual tag; return where it ends, or -1 for never."""
         source = self._source
         if source.startswith("<!--", start):
-            comment = COMMENT_END.search(source, start)  # <!--> is one, too
+            comment = COMMENT_END.search(source, start)  # <!--> is a comment, too
             return -1 if comment is None else comment.end()
         name = _NAME.match(source, start + 1)
         if name is None and source[start + 1 : start + 2] not in ("!", "?", "/"):
@@ -182,7 +182,7 @@ class _Reader:
                 self.links.append(plain_of(href).strip())
 
     def _size(self, name: str, style: str) -> None:
-        """Note the font size of an element; of most mail none is 0, and nothing is noted."""
+        """Note the font size of an element; most mail has none of 0, so that nothing is noted."""
         size, sizes = _font_size(style), self._sizes
         if sizes and sizes[-1][0] == name:
             if name == "p":
@@ -213,11 +213,11 @@ def _style(tag: str) -> str:
     style = plain_of(attributes.get("style", ""))
     if "/*" in style:
         style = _CSS_COMMENT.sub(" ", style)
-    return f"display:none;{style}" if "hidden" in attributes else style  # which may show it
+    return f"display:none;{style}" if "hidden" in attributes else style  # `style` may show it
 
 
 def _hides(style: str) -> bool:
-    """Whether a style hides its element: of a property, the last valid declaration counts."""
+    """Whether a style hides its element: the last valid declaration of a property counts."""
     stated: dict[str, str] = {}
     for name, value in _DECLARATION.findall(style):
         name, value = name.lower(), value.strip().lower()
@@ -232,11 +232,11 @@ def _hides(style: str) -> bool:
 
 
 def _font_size(style: str) -> bool | None:
-    """Whether text of this style has a size; None: as that around it."""
+    """Whether text of this style has a size; None: that of the text around it."""
     has_size = None
     for whole, value in _FONT.findall(style):
         size = value.strip().lower()
-        if not whole:  # all of the font at once
+        if not whole:  # the shorthand `font`
             length = _LENGTH.search(size)
             size = "" if length is None else length[0]
         if _ZERO.fullmatch(size):

@@ -140,7 +140,7 @@ def _from_domains(values: tuple[bytes, ...]) -> tuple[str, ...]:
         raise MailboxError(f"a line of the From field is longer than {LONGEST_LINE} octets")
     found = addresses(unfolded(values[0]), values[0].rstrip().count(b"\n"))
     if not found:
-        raise MailboxError("the From field holds no address")
+        raise MailboxError("the From field contains no address")
     return tuple([address.rpartition("@")[2] for address in found])
 
 

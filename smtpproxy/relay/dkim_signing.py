@@ -118,15 +118,15 @@ def _private_key(text: bytes) -> RSAPrivateKey | Ed25519PrivateKey:
         try:
             return Ed25519PrivateKey.from_private_bytes(b64decode(text, validate=False))
         except (binascii.Error, ValueError):
-            raise KeyFault(f"holds no private key: {_RIGHT}") from None
+            raise KeyFault(f"contains no private key: {_RIGHT}") from None
     try:
         key = load_pem_private_key(text, password=None)
     except TypeError:
         raise KeyFault("needs a passphrase: store it without one") from None
     except (ValueError, UnsupportedAlgorithm):
-        raise KeyFault(f"holds no private key that can be read: {_RIGHT}") from None
+        raise KeyFault(f"contains no readable private key: {_RIGHT}") from None
     if not isinstance(key, RSAPrivateKey | Ed25519PrivateKey):
-        raise KeyFault(f"holds a key of another kind: {_RIGHT}")
+        raise KeyFault(f"contains a key of another kind: {_RIGHT}")
     return key
 
 

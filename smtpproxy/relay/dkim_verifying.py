@@ -170,9 +170,9 @@ def public_key(record: KeyRecord) -> "RSAPublicKey | Ed25519PublicKey":
             return Ed25519PublicKey.from_public_bytes(record.public)
         key = load_der_public_key(record.public)
     except (ValueError, UnsupportedAlgorithm):
-        raise TagError("its p= holds no key") from None
+        raise TagError("its p= contains no key") from None
     if not isinstance(key, RSAPublicKey):
-        raise TagError("its p= holds a key of another kind")
+        raise TagError("its p= contains a key of another kind")
     if key.key_size < MIN_BITS:
         raise TagError(f"its key has only {key.key_size} bits")
     return key

@@ -48,7 +48,7 @@ def read_secrets(path: Path) -> tuple[bytes, ...]:
     lines = [line.strip() for line in text.splitlines()]
     secrets = [_secret(path, line) for line in lines if line and not line.startswith("#")]
     if not secrets:
-        raise SecretFault(f"{path}: holds no secret; expected {_RIGHT}")
+        raise SecretFault(f"{path}: contains no secret; expected {_RIGHT}")
     return tuple(secrets)
 
 

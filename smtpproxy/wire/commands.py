@@ -115,7 +115,7 @@ _HELO_DOMAIN = re.compile(r"[^\x00-,/;-@\\^`{-\x7f]+")  # of ASCII: letters, dig
 def check_characters(verb: str, text: str) -> None:
     """Refuse characters that no command may contain. `text` is decoded with surrogateescape."""
     if _CONTROL.search(text):
-        raise CommandError(501, "5.5.2", "a command cannot hold control characters")
+        raise CommandError(501, "5.5.2", "a command cannot contain control characters")
     if _NOT_UTF8.search(text):
         raise CommandError(501, "5.5.2", "a command must be ASCII or UTF-8")
     if not verb.isascii():
@@ -319,7 +319,7 @@ def _read(
     for keyword, value in given:
         parameter = parameters.get(keyword)
         if keyword == "REQUIRETLS":  # RFC 8689
-            text = "REQUIRETLS cannot be promised here: the way of the message is not known"
+            text = "REQUIRETLS cannot be promised here: the route of the message is not known"
             raise CommandError(550, "5.7.30", text)
         if parameter is None or parameter.extension not in offered:
             raise CommandError(555, "5.5.4", f"{verb} parameter {keyword} not recognised")

@@ -67,14 +67,14 @@ class PolicyConnection:
         self._limit = request_limit
         self._buffer = bytearray()
         self._at = 0  # where the next unread line begins
-        self._seen = 0  # how far no line end was found
-        self._begun = 0  # where the request begins
+        self._seen = 0  # up to here there is no line end
+        self._start = 0  # where the request begins
         self._attributes: dict[str, str] = {}
 
     @property
     def buffered(self) -> int:
         """Octets received that are not yet part of a returned request."""
-        return len(self._buffer) - self._begun
+        return len(self._buffer) - self._start
 
     def receive_data(self, data: bytes) -> None:
         self._buffer += data
@@ -85,14 +85,14 @@ class PolicyConnection:
         while (end := buffer.find(b"\n", self._seen)) >= 0:
             line = bytes(buffer[self._at : end])
             self._at = self._seen = end + 1
-            if self._at - self._begun > self._limit:
+            if self._at - self._start > self._limit:
                 break
             if line in (b"", b"\r"):
                 return self._whole()
             self._attribute(line)
         else:
             self._seen = len(buffer)
-        if self._seen - self._begun > self._limit:
+        if self._seen - self._start > self._limit:
             raise PolicyError(f"a request of more than {self._limit} octets")
         return None
 
@@ -107,10 +107,10 @@ class PolicyConnection:
 
     def _whole(self) -> PolicyRequest:
         request, self._attributes = PolicyRequest(self._attributes), {}
-        self._begun = self._at
-        if self._begun >= min(_COMPACT_AT, len(self._buffer)):
-            del self._buffer[: self._begun]
-            self._begun = self._at = self._seen = 0
+        self._start = self._at
+        if self._start >= min(_COMPACT_AT, len(self._buffer)):
+            del self._buffer[: self._start]
+            self._start = self._at = self._seen = 0
         if request.get("request") != REQUEST_TYPE:
             raise PolicyError(f"request={request.get('request')[:40]!r}, not {REQUEST_TYPE}")
         return request

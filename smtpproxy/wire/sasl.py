@@ -19,7 +19,7 @@ USER_NAME_RULE = "up to 128 printable characters without spaces, not beginning w
 
 
 def is_user_name(name: str) -> bool:
-    """Whether it can be in a users file and is in its prepared form (RFC 4013)."""
+    """Whether a users file may contain this name, and it is in prepared form (RFC 4013)."""
     if not name or name[0] in "#%" or len(name) > 128 or not name.isprintable() or " " in name:
         return False
     try:
@@ -253,7 +253,7 @@ def saslprep(text: str) -> str:
     """
     if text.isascii():
         if not text.isprintable():
-            raise NotPreparable("holds a control character")
+            raise NotPreparable("contains a control character")
         return text
     mapped = "".join(
         " " if stringprep.in_table_c12(char) else char
@@ -262,10 +262,10 @@ def saslprep(text: str) -> str:
     )
     prepared = unicodedata.ucd_3_2_0.normalize("NFKC", mapped)
     if any(prohibited(char) for char in prepared for prohibited in _PROHIBITED):
-        raise NotPreparable("holds a character that it cannot have")
+        raise NotPreparable("contains a character that is not allowed")
     right_to_left = [stringprep.in_table_d1(char) for char in prepared]
     if any(right_to_left):  # RFC 3454, section 6
         mixed = any(map(stringprep.in_table_d2, prepared))
         if mixed or not (right_to_left[0] and right_to_left[-1]):
-            raise NotPreparable("mixes directions of writing")
+            raise NotPreparable("mixes writing directions")
     return prepared

@@ -154,7 +154,7 @@ class SessionState:
         self.extensions = terms.extensions
         self.keywords = terms.keywords
         self.recipients = 0  # of the transaction, accepted or unanswered
-        self.unanswered = 0  # of these
+        self.unanswered = 0  # how many of these
         self.refused = 0  # of the transaction
         self.refusal = b""  # the reply to one of these, or to a RCPT that could not be read
         self.refused_in_all = 0

@@ -35,7 +35,7 @@ OK = address("consent")
 OFFERS = {"streams": ["offers"], "default_stream": "offers"}
 RECEIPTS = {"streams": ["receipts"], "default_stream": "receipts"}
 SPLIT = {"policy": {"on_mixed": "split"}}
-ROUTE = "553 5.1.3 source routes are not taken; write <local-part@domain>"
+ROUTE = "553 5.1.3 source routes are not accepted; write <local-part@domain>"
 NO_ORIGIN = (
     "553 5.1.3 address has no domain, and this listener has no origin; write <local-part@domain>"
 )

@@ -42,7 +42,7 @@ def test_what_cannot_be_read_is_counted(tmp_path: Path, capsys: pytest.CaptureFi
     error = capsys.readouterr().err
     assert "line 2: there is no @" in error
     assert "line 3: not UTF-8" in error
-    assert "line 4: it holds a NUL octet" in error
+    assert "line 4: it contains a NUL octet" in error
 
 
 def test_a_table_without_an_address_is_refused(tmp_path: Path) -> None:

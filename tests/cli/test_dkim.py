@@ -129,7 +129,7 @@ def test_a_signature_is_valid_only_if_dkimpy_says_so_too(tmp_path: Path) -> None
 
     # A key for no SHA-256, which dkimpy does not look at; and for mail and more, which it refuses.
     for tag, said in (
-        ("h=sha1", "unusable: it does not take sha256; dkimpy disagrees: valid\n"),
+        ("h=sha1", "unusable: it does not allow sha256; dkimpy disagrees: valid\n"),
         ("s=email:other", "valid; dkimpy disagrees: not valid\n"),
     ):
         done = verify(str(key.record).replace("v=DKIM1;", f"v=DKIM1; {tag};"))

@@ -396,8 +396,8 @@ def test_addresses_are_read_as_the_listener_reads_them(bench: Bench, tmp_path: P
         )
 
     for rcpt, wrong in (
-        ("@r.test:consent@people.example", "source routes are not taken"),
-        ('<"@r.test:consent"@people.example>', "source routes are not taken"),
+        ("@r.test:consent@people.example", "source routes are not accepted"),
+        ('<"@r.test:consent"@people.example>', "source routes are not accepted"),
         ("withdrawn", "address has no domain"),
         ("Jeanne <consent@people.example>", "bad address syntax"),
         ("<>", "local part is empty"),
@@ -407,7 +407,7 @@ def test_addresses_are_read_as_the_listener_reads_them(bench: Bench, tmp_path: P
     assert (known["address"], known["reason"]) == ("withdrawn@people.example", "consent_withdrawn")
     run(0, "--rcpt", " <consent@people.example>")
     _, err = run(2, "--rcpt", "a@b.example", "--mail-from", "@r.test:news@shop.example")
-    assert "source routes are not taken" in err
+    assert "source routes are not accepted" in err
 
 
 @pytest.mark.parametrize(("protocol", "reads"), [("milter", True), ("policy", False)])

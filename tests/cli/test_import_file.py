@@ -197,7 +197,7 @@ class TestInput:
         ("content", "says"),
         [
             ("", "no rows: it is empty"),
-            ("\n\r\n", "no rows: it is empty, or holds only blank lines"),
+            ("\n\r\n", "no rows: it is empty, or contains only blank lines"),
             (HEADER, "no rows below its header 'address,scope,origin,since'"),
             (HEADER.strip() + "\r", "no rows below its header"),
         ],

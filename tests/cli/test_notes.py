@@ -60,7 +60,7 @@ def test_a_note_in_free_text_is_refused_but_on_demand(
     stored: Stored, command: tuple[str, ...]
 ) -> None:
     told = stored.run(*command, "--note", FREE, code=2).stderr
-    assert "is free text, and it may hold personal data" in told
+    assert "is free text, and it may contain personal data" in told
     assert "give a motive such as by phone" in told
     stored.run("suppress", "show", ANNA, code=1)
     told = stored.run(*command, "--note", FREE, "--keep-notes").stderr
@@ -83,14 +83,14 @@ def test_imports_leave_free_text_out_and_say_so(stored: Stored, name: str) -> No
         mapping = stored.file("m.toml", '[columns]\nMail = "address"\nWhy = "note"\n')
         options = ["--mapping", mapping, "--origin", "manual"]
     told = stored.run("suppress", "import", path, *options).stderr
-    assert "1 note in free text left out, since it may hold personal data" in told
+    assert "1 note in free text left out, since it may contain personal data" in told
     assert note(stored) is None
 
 
 def test_an_import_keeps_free_text_on_demand(stored: Stored) -> None:
     path = stored.file("own.csv", FILES["own.csv"])
     told = stored.run("suppress", "import", path, "--keep-notes").stderr
-    assert "1 note in free text kept: it may hold personal data" in told
+    assert "1 note in free text kept: it may contain personal data" in told
     assert note(stored) == FREE
 
 

@@ -61,10 +61,10 @@ def test_files_that_cannot_serve(tmp_path: Path, authority: Authority) -> None:
         f"{where}certificate: {missing} cannot be read: No such file or directory"
     ]
     assert found(tmp_path, **tls(rubbish, pair.key)) == [
-        f"{where}certificate: {rubbish} holds no certificate that can be read (PEM)"
+        f"{where}certificate: {rubbish} contains no readable certificate (PEM)"
     ]
     assert found(tmp_path, **tls(pair.certificate, rubbish)) == [
-        f"{where}private_key: {rubbish} holds no key that can be read (PEM)"
+        f"{where}private_key: {rubbish} contains no readable key (PEM)"
     ]
     assert found(tmp_path, **tls(pair.certificate, other.key)) == [
         f"{where}private_key: {other.key} is not the key of {pair.certificate}"
@@ -81,7 +81,7 @@ def test_files_that_cannot_serve(tmp_path: Path, authority: Authority) -> None:
         f"{where}private_key: {rsa_key} is not the key of {pair.certificate}"
     ]
     assert found(tmp_path, client_ca=str(rubbish), **tls(pair.certificate, pair.key)) == [
-        f"{where}client_ca: {rubbish} holds no certificate that can be read (PEM)"
+        f"{where}client_ca: {rubbish} contains no readable certificate (PEM)"
     ]
 
 

@@ -71,8 +71,8 @@ def test_what_keeps_a_way_out_from_working(fields: bytes, kind: FaultKind | None
 MALFORMED = [
     (b"To: a@x\r\n", "there is no From field"),
     (b"From: a@x\r\nfrom : b@x\r\n", "there are 2 From fields"),
-    (b"From: \r\n", "the From field holds no address"),
-    (b"From: nobody: ;\r\n", "the From field holds no address"),
+    (b"From: \r\n", "the From field contains no address"),
+    (b"From: nobody: ;\r\n", "the From field contains no address"),
     (b"From: Shop, Inc. <a@x>\r\n", "a name without an address"),
     (b"From: a@x\r\nTo: \0\r\n", "a NUL in line 2"),
     (b"From: a@x\r\nnonsense\r\n", "line 2 is not a header field"),

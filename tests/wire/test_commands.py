@@ -198,7 +198,7 @@ def test_bad_paths(path: str) -> None:
     ],
 )
 def test_source_routes_are_refused(path: str) -> None:
-    refusal = "source routes are not taken; write <local-part@domain>"
+    refusal = "source routes are not accepted; write <local-part@domain>"
     assert said(f"MAIL FROM:{path}") == (None, [f"553 5.1.7 {refusal}"])
     before = b"MAIL FROM:<>\r\n"
     assert said(f"RCPT TO:{path}", before=before) == (None, [f"553 5.1.3 {refusal}"])
@@ -299,7 +299,7 @@ def test_mail_parameters(parameters: str, mail: Mail) -> None:
         ("PRDR", "555 5.5.4 MAIL parameter PRDR not recognised"),
         (
             "REQUIRETLS",
-            "550 5.7.30 REQUIRETLS cannot be promised here: the way of the message is not known",
+            "550 5.7.30 REQUIRETLS cannot be promised here: the route of the message is not known",
         ),
         ("AUTH=<>", "555 5.5.4 MAIL parameter AUTH not recognised"),
         ("x", "555 5.5.4 MAIL parameter X not recognised"),
@@ -414,7 +414,7 @@ def test_smtputf8_is_for_one_transaction() -> None:
 @pytest.mark.parametrize("octet", sorted({*range(32), 127} - {*b"\t\r\n"}))
 def test_control_characters_are_refused_in_every_place(octet: int) -> None:
     """But a tab, which only the grammar of each command may refuse; CR and LF end it all."""
-    reply = "501 5.5.2 a command cannot hold control characters"
+    reply = "501 5.5.2 a command cannot contain control characters"
     for line in ("NOOP {}", "MAIL FROM:<a{}@b.example>", 'MAIL FROM:<"{}"@b.example>', "{}", "N{}"):
         assert said(line.format(chr(octet))) == (None, [reply])
 

@@ -153,9 +153,9 @@ def _line(number: int, content: bytes, decoder: Decoder) -> Line | Rejected:
     except ValueError as error:
         return _illegible(number, str(error), content, decoder)
     if b"\0" in text:
-        return _illegible(number, "it holds a NUL octet: no text has one", text, decoder)
+        return _illegible(number, "it contains a NUL octet, which no text does", text, decoder)
     if decoder.replaces and _REPLACEMENT in text:
-        fault = f"it holds octets that are not characters of {decoder.encoding}"
+        fault = f"it contains octets that are not characters of {decoder.encoding}"
         return _illegible(number, fault, text, decoder)
     return Line(number, text, decoder.guessed > guessed)
 
@@ -182,7 +182,7 @@ def _check_is_text(start: bytes) -> None:
 def no_rows(header: bytes | None) -> str:
     """Return what is wrong with a file without rows, below its `header` if it has one."""
     if header is None:
-        return "no rows: it is empty, or holds only blank lines and comments"
+        return "no rows: it is empty, or contains only blank lines and comments"
     return f"no rows below its header {header[:200].decode(errors='replace')!r}"
 
 
@@ -264,7 +264,7 @@ def check_escapes(content: bytes) -> None:
     for match in _ESCAPE.finditer(content):
         escape = match["wrong"]
         if escape == b"u0000":
-            raise ValueError("it holds a NUL octet: no text has one")
+            raise ValueError("it contains a NUL octet, which no text does")
         if escape:
             raise ValueError(
                 f"\\{escape.decode()} at place {match.start() + 1} is one half of a character;"

@@ -194,7 +194,7 @@ class TableLook:
     delimiter: str | None  # None: not CSV
     encoding: str | None  # None: not CSV
     notices: tuple[str, ...]
-    is_headless: bool  # its first row holds an address
+    is_headless: bool  # its first row contains an address
     title: str  # the only cell of its first row, if most others have more; otherwise empty
     above: tuple[str, ...]  # the cells between its first row and the first row with an address
 

@@ -25,7 +25,7 @@ GRACE = timedelta(days=1)
 SKEW = timedelta(minutes=5)
 """How far in the future a consent or a file may be dated, for clocks that differ."""
 
-FREE_TEXT = "it may hold personal data, which no list of the suppressed should (docs/data.md)"
+FREE_TEXT = "it may contain personal data, which no list of the suppressed should (docs/data.md)"
 
 _PROFILE = ("collected_at", "informed_at", "last_activity_at", "first_contacted_at")
 _read_profile = attrgetter(*_PROFILE)

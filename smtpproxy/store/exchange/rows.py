@@ -248,7 +248,7 @@ def _of_width(row: Row, header: Header) -> Row | Rejected:
         return Rejected(
             row.number,
             f"{len(row.cells)} cells, but the header has {width}: "
-            f"quote a cell that holds {header.delimiter!r}, or name the column",
+            f"quote a cell that contains {header.delimiter!r}, or name the column",
             (row.original,),
             legible=row,
         )

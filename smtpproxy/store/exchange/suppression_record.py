@@ -81,7 +81,7 @@ def motives() -> frozenset[str]:
 def is_motive(note: str) -> bool:
     """Whether a note is in the closed list, or an SMTP or enhanced code (RFC 5321, 3463).
 
-    Anything else is free text, which may hold personal data (CNIL, MED-2023-040).
+    Anything else is free text, which may contain personal data (CNIL, MED-2023-040).
     """
     return (
         note.casefold() in motives()

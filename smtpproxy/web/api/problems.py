@@ -24,7 +24,7 @@ KINDS: Mapping[str, Kind] = {
     "scope_wrong": Kind(400, "This is not a scope."),
     "purpose_unknown": Kind(400, "No stream has the purpose."),
     "stream_wrong": Kind(400, "The stream does not fit the request."),
-    "reason_wrong": Kind(400, "The reason is free text, which may hold personal data."),
+    "reason_wrong": Kind(400, "The reason is free text, which may contain personal data."),
     "header_twice": Kind(400, "A header field is given twice."),
     "gone": Kind(400, "The request ended early."),
     "token_missing": Kind(401, "There is no token."),

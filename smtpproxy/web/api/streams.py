@@ -67,7 +67,7 @@ class StreamList(Struct, frozen=True):
 
 
 Subject = Annotated[str, about("A marketing stream, or brand:NAME for all of a brand.")]
-Text = Annotated[str, about("Why; must hold no personal data.", min_length=1, max_length=200)]
+Text = Annotated[str, about("Why; must not contain personal data.", min_length=1, max_length=200)]
 
 
 class PauseRequest(Struct, frozen=True, forbid_unknown_fields=True):

@@ -66,7 +66,7 @@ class NewSuppressions(Struct, frozen=True, forbid_unknown_fields=True):
         list[NewSuppression], Meta(extra_json_schema={"maxItems": MOST_ENTRIES})
     ]
     keep_notes: Annotated[
-        bool, about("Keep free-text notes for a year. They must hold no personal data.")
+        bool, about("Keep free-text notes for a year. They must not contain personal data.")
     ] = False
 
 
@@ -142,7 +142,7 @@ class Lift(Struct, frozen=True, forbid_unknown_fields=True):
     any_origin: bool = False
     scope: Annotated[Scope | None, about("Only this scope.")] = None
     keep_notes: Annotated[
-        bool, about("Keep a free-text reason for a year. It must hold no personal data.")
+        bool, about("Keep a free-text reason for a year. It must not contain personal data.")
     ] = False
 
 

@@ -45,8 +45,8 @@ def test_a_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "wrong"),
     [
-        (b"", "holds no private key"),
-        (b"hello", "holds no private key"),
+        (b"", "contains no private key"),
+        (b"hello", "contains no private key"),
         (b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "cannot|can be read"),
     ],
 )

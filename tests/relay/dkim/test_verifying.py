@@ -134,7 +134,7 @@ async def test_an_answer_that_comes_by_tcp_is_read(dns: NameServer, key: KeyFile
         ('"v=DKIM1; p="', "revoked"),
         ('"v=spf1 -all"', "no DKIM record"),
         ('"v=DKIM1; k=ed25519; p=AAAA"', "another type"),
-        ('"v=DKIM1; p=AAAA"', "holds no key"),
+        ('"v=DKIM1; p=AAAA"', "contains no key"),
     ],
 )
 async def test_a_key_that_cannot_serve_is_named(

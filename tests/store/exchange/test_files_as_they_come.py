@@ -206,7 +206,7 @@ class TestEncodings:
     def test_nul_octets_are_put_aside(self, importing: Importing) -> None:
         content = b"address,scope,origin,note\n%s,all,complaint,a\0b\n" % ANNA.encode()
         assert importing.suppressions(content).rejected == 1
-        assert "line 2: it holds a NUL octet" in importing.rejected
+        assert "line 2: it contains a NUL octet" in importing.rejected
 
     @pytest.mark.parametrize("name", ["klingon", "rot13", "base64", "utf-7", "idna", 5, ""])
     def test_an_encoding_that_is_none(self, name: object) -> None:
