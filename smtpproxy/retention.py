@@ -20,7 +20,7 @@ from smtpproxy.policy.rulebook import Rulebook
 from smtpproxy.purge_runs import note_run
 from smtpproxy.settings import ServerSettings, Settings
 from smtpproxy.sinks.audit.expire import expirable, expire
-from smtpproxy.sinks.audit.files import begun_times, segments
+from smtpproxy.sinks.audit.files import segments, start_times
 from smtpproxy.sinks.audit.following import matches
 from smtpproxy.store import (
     open_bulk_counter,
@@ -273,13 +273,13 @@ def _unread(
 
 
 def _expire(audit: Path, before: datetime, clock: Callable[[], datetime], dry_run: bool) -> Removed:
-    begun = {
+    started = {
         file.name: time
         for files in segments(audit).values()
-        for file, time in zip(files, begun_times(files), strict=True)
+        for file, time in zip(files, start_times(files), strict=True)
     }
     expired = expirable(audit, before, now=clock) if dry_run else expire(audit, before, now=clock)
-    dates = [begun[name] for name in expired.files if name in begun]
+    dates = [started[name] for name in expired.files if name in started]
     return Removed(expired.lines, min(dates, default=None), max(dates, default=None))
 
 

@@ -21,8 +21,8 @@ from smtpproxy.store.records import StoreUnavailable
 
 BEAT = 1.0  # seconds
 SLOWEST_START = 600.0
-"""Seconds for a child that is only slow, for its disk or too few processors: another try would take
-as long."""
+"""Seconds for a child that is only slow, because of its disk or too few processors: another try
+would take as long."""
 _LENGTH = 4
 
 log = structlog.get_logger()

@@ -79,7 +79,7 @@ class Control:
     def open(self) -> None:
         """Listen, unless another relay already does so for this state_dir."""
         with _path(self._state_dir, os.O_RDONLY) as (path, folder):
-            fcntl.flock(folder, fcntl.LOCK_EX)  # of relays that start together, one listens
+            fcntl.flock(folder, fcntl.LOCK_EX)  # of relays that start together, only one listens
             if answers(path):
                 log.warning("another relay is controlled here", state_dir=str(self._state_dir))
                 return
@@ -114,7 +114,7 @@ class Control:
         while True:
             try:
                 connection, _ = await loop.sock_accept(listening)
-            except OSError as error:  # no file is free: the command waits
+            except OSError as error:  # no file descriptor is free: the command waits
                 log.error("commands wait", error=str(error))
                 await asyncio.sleep(_AFTER_TROUBLE)
                 continue

@@ -17,7 +17,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.store import open_store
 
 _LOOK = 15.0
-"""Seconds between two checks of the clock, which may be set or have been asleep."""
+"""Seconds between two checks of the clock, which may be set, or stand still in standby."""
 _AGAIN = 3_600.0
 """Seconds after which a failed run is tried again."""
 _GRACE = 5.0
@@ -29,7 +29,7 @@ async def purge_daily(settings: Settings, nursery: Nursery, failed: Callable[[],
     """Start a child at the configured time, until cancelled; `failed` is called after each failed
     run.
 
-    After runs that were missed while the relay was down, or that failed, one is made up for.
+    One run makes up for all that failed, or were missed while the relay was down.
     """
     while settings.retention.enabled:
         pause, failure = _LOOK, None
@@ -99,7 +99,7 @@ async def _run(settings: Settings, sock: socket.socket) -> int:
     except asyncio.CancelledError:
         log.info("purge interrupted")
     except AlreadyRunning as error:
-        log.info("purge left out", reason=str(error))
+        log.info("purge skipped", reason=str(error))
     except Exception as error:
         log.error("purge failed", exc_info=error)
         return 1

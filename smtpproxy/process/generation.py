@@ -35,7 +35,7 @@ from smtpproxy.settings import Settings
 _ALIVE_WITHIN = 10.0
 """A worker silent for longer (seconds) does not count as alive."""
 _STARTS_WITHIN = 30.0
-"""Seconds in which a child that ends before it works is tried again, at a start or a reload."""
+"""Seconds for which a child that ends before it works is tried again, at a start or a reload."""
 _LOOK_EVERY = 0.5
 _LONGEST_PAUSE = 30.0
 _DOWN_FOR = 90.0
@@ -61,7 +61,7 @@ class Child:
         self.ready = asyncio.Event()
         self.closed = asyncio.Event()  # it accepts no more connections, or is gone
         self.heard = 0.0
-        self.began = 0.0  # the last try to start it
+        self.began = 0.0  # when it was last started
         self.down_since: float | None = None  # since it ended, until it is ready again
         self.channel: Channel | None = None
         self.process: ChildProcess | None = None

@@ -157,7 +157,7 @@ def _faults() -> tuple[str, ...]:
         load(Path(os.environ["SMTPPROXY_CONFIG"]))
     except ConfigError as error:
         return error.faults
-    except KeyError:  # not by `serve`
+    except KeyError:  # not started by `serve`
         pass
     return ()
 
@@ -201,7 +201,8 @@ def outcome(folder: Path, *, cancelled: bool) -> JobEnd:
         return JobEnd("cancelled", now)
     # Without a line number, the fault is not in a line.
     errors = (folder / "errors").read_bytes().decode(errors="replace")
-    return JobEnd("failed", now, shown_errors(errors, folder) or "the process ended without a word")
+    error = shown_errors(errors, folder) or "the process ended without a message"
+    return JobEnd("failed", now, error)
 
 
 def _result(folder: Path) -> dict[str, Any] | None:

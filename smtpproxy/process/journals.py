@@ -1,4 +1,4 @@
-"""The process for everything that relays of one store need of each other's journals: it erases
+"""The process for everything that relays of one store need from each other's journals: it erases
 people whom others have erased, adds to the index of decisions, and answers about messages that came
 back to others. No mail waits for it, and nothing is lost while it waits, because it reads the
 journal and continues where the index ends."""
@@ -104,7 +104,7 @@ class Indexer:
         self._told_at = _NEVER
         self.alone = asyncio.Lock()
         """Held while the journal is reported to others, or corrected after an erasure."""
-        self._erased = 0  # times
+        self._erased = 0  # how many times
         self._behind = 0
         self._oldest: datetime | None = None
 
@@ -125,13 +125,13 @@ class Indexer:
             raise
 
     async def _add(self, slot: int, rows: Iterator[Row], erased: int) -> bool:
-        """Add some rows; return whether there were any. After another erasure than `erased`, the
-        file that is open still has who is erased."""
+        """Add some rows; return whether there were any. After an erasure beyond `erased`, nothing:
+        the file that is open still names whoever is erased."""
         async with self.alone:
             batch = list(islice(rows, _AT_ONCE)) if self._erased == erased else []
             if batch:
                 keep = self.settings.retention
-                since = keep.indexed_since(self.now())  # a new index covers old journals
+                since = keep.indexed_since(self.now())  # a new index would cover old journals
                 rows_of = (index_rows(self.relay, placed) for placed in batch)
                 new = [row for some in rows_of for row in some if row.at >= since]
                 read = {slot: batch[-1][1]}
@@ -141,8 +141,8 @@ class Indexer:
 
     @asynccontextmanager
     async def reading_anew(self) -> AsyncIterator[None]:
-        """Keep out of the index anybody read from a file that an erasure has replaced: inside,
-        nothing is added; afterwards the files are opened again."""
+        """Keep those who are being erased out of the index: inside, nothing is added to it;
+        afterwards the files, which the erasure has replaced, are opened again."""
         async with self.alone:
             yield
             self._erased += 1

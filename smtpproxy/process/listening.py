@@ -34,7 +34,7 @@ class Sockets:
         unused = set(map(_place, self._handed_on)) - set(map(_place, self.listening.values()))
         if unused:
             places = ", ".join(sorted(map(str, unused)))
-            raise CannotListen(f"a socket was handed over for {places}, where no listener is")
+            raise CannotListen(f"a socket was handed over for {places}, which has no listener")
         self._handed_on = []
 
     def for_settings(self, settings: Settings) -> dict[str, socket.socket]:
@@ -86,10 +86,10 @@ class Sockets:
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 _NO_SYN = (  # a program for the kernel's packet filter (BPF), whose packet is the TCP segment
     (0x30, 0, 0, 13),  # its flags
-    (0x54, 0, 0, 0x12),  # SYN and ACK of them
+    (0x54, 0, 0, 0x12),  # only SYN and ACK of them
     (0x15, 0, 1, 0x02),  # SYN alone: a new connection
     (0x06, 0, 0, 0),  # is dropped
-    (0x06, 0, 0, 0xFFFFFFFF),  # otherwise it passes whole: handshakes in progress are completed
+    (0x06, 0, 0, 0xFFFFFFFF),  # anything else passes whole: handshakes in progress are completed
 )
 
 

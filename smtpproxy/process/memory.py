@@ -1,4 +1,4 @@
-"""Memory: freed, kept for the next message, given back to the system if none comes; and used up.
+"""Memory: freed, kept for the next message, given back to the system if none comes, used up.
 
 glibc keeps what a process frees unless it is at the very end of the heap. Other C libraries give
 memory back by themselves, and lack these functions.
@@ -97,7 +97,7 @@ _MOST_BEATS = 5
 
 
 class MemoryWatch:
-    """Ends a process that has no memory left, for five seconds, and gets nothing done.
+    """Ends a process that has had no memory left for five seconds and gets nothing done.
 
     Each client would be answered 421, or cut off, for ever: Python and the libraries keep what they
     have, and a new process begins with less.
@@ -117,7 +117,7 @@ class MemoryWatch:
             self.failed()
 
     def failed(self) -> None:
-        """Call this instead where there was no memory to find that out."""
+        """Call this instead if there was no memory to find that out."""
         self._failed += 1
         if self._failed >= _MOST_BEATS:
             self._end()
@@ -145,7 +145,7 @@ def end_at_once(save: Callable[[], None] = lambda: None) -> None:
 
 
 def has_room(octets: int) -> bool:
-    """Return whether so much can be allocated in one piece. Nothing is written to it."""
+    """Return whether this much can be allocated in one piece. Nothing is written to it."""
     allocate, free = _allocator()
     piece = allocate(octets)
     free(piece)

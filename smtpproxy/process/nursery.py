@@ -34,18 +34,18 @@ _LONGEST = 4096  # octets of a packet
 _MAX_FILES = 253  # that fit into one message of the kernel
 _SET_CHILD_SUBREAPER = 36  # of prctl(2)
 _OOM_SCORE = 100
-"""Thousandths of the memory: more than what the supervisor has over a child, and less than what a
-process has that takes the memory of the whole machine."""
+"""Thousandths of the memory: more than the supervisor uses beyond what a child does, and less than
+a process uses that takes the memory of the whole machine."""
 
 
-class Begun(msgspec.Struct, frozen=True, tag=True):
+class Forked(msgspec.Struct, frozen=True, tag=True):
     """The child requested with this number has been forked."""
 
     number: int
     pid: int
 
 
-class NotBegun(msgspec.Struct, frozen=True, tag=True):
+class NotForked(msgspec.Struct, frozen=True, tag=True):
     """The child could not be forked for lack of processes or memory."""
 
     number: int
@@ -59,7 +59,7 @@ class Ended(msgspec.Struct, frozen=True, tag=True):
     code: int
 
 
-Message = Begun | NotBegun | Ended
+Message = Forked | NotForked | Ended
 _decode = msgspec.msgpack.Decoder(Message).decode
 
 
@@ -100,7 +100,7 @@ class Nursery:
         _flush()
         freeze_loaded()
         fill_gaps()
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until it is ignored there
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the nursery ignores it
         try:
             self._pid = os.fork()
             if not self._pid:
@@ -174,10 +174,10 @@ class Nursery:
             self._children.pop(message.pid).end(message.code)
             return
         answer = self._answers.pop(message.number)
-        if isinstance(message, Begun):
-            begun = self._children[message.pid] = ChildProcess(message.pid)
+        if isinstance(message, Forked):
+            child = self._children[message.pid] = ChildProcess(message.pid)
             if not answer.done():  # otherwise nobody waits, and its channel is closed
-                answer.set_result(begun)
+                answer.set_result(child)
         elif not answer.done():
             answer.set_exception(OSError(message.text))
 
@@ -275,9 +275,9 @@ def _serve(sock: socket.socket) -> None:
                     _be_child(files, [selector.fileno(), *(key.fd for key in waited.values())])
                 selector.register(_watched(pid), selectors.EVENT_READ, pid)
             except OSError as error:
-                tell(NotBegun(number, str(error)))
+                tell(NotForked(number, str(error)))
             else:
-                tell(Begun(number, pid))
+                tell(Forked(number, pid))
             for file in files:
                 os.close(file)
         _reap({key.data for key in waited.values()})
@@ -288,7 +288,7 @@ def _reap(children: Collection[int]) -> None:
     with suppress(ChildProcessError):
         while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             if ended.si_pid in children:
-                return  # its end has yet to be told
+                return  # its end has yet to be reported
             os.waitpid(ended.si_pid, 0)
 
 
@@ -340,7 +340,7 @@ def _work(given: int, channel: int, *listening: int) -> int:
 
 
 def be_called(name: str) -> None:
-    """Set the name of this process in `ps -e`, `top` and `pgrep`."""
+    """Set the name that `ps -e`, `top` and `pgrep` show for this process."""
     with suppress(OSError):
         Path("/proc/self/comm").write_text(name)
 

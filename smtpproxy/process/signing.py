@@ -31,7 +31,7 @@ class SigningProcesses:
     """Sign with the RSA keys of a keyring. Create them before there is a loop or a thread."""
 
     def __init__(self, keyring: Keyring, worker: int, processors: int) -> None:
-        """Fork as many as these keys use of a worker's `processors`; none if no key is RSA."""
+        """Fork as many as these keys can use of a worker's `processors`; none if no key is RSA."""
         self.keyring = keyring
         keys = [key for key in keyring.keys if key.record.key_type == "rsa"]
         self._numbers = {key: number for number, key in enumerate(keys)}
@@ -94,7 +94,7 @@ class _Process:
     def _ask(self) -> None:
         while self._queued and len(self._asked) < _AT_ONCE:
             request, signature = self._queued.popleft()
-            if signature.done():  # its message was given up
+            if signature.done():  # its message was abandoned
                 continue
             self._asked.append(signature)
             if self._watch is None:
@@ -124,7 +124,8 @@ class _Process:
         self._ask()
 
     def _check(self, before: asyncio.Future[bytes] | None = None) -> None:
-        """Give the process up if it has answered nothing since `before` was the first to wait."""
+        """Give up on the process if it has answered nothing since `before` was the first to
+        wait."""
         self._watch = None
         first = self._asked[0] if self._asked else None
         if first is not None and first is before:

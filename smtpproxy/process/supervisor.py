@@ -77,7 +77,7 @@ class Supervisor:
         self._control = Control(settings.server.state_dir, self._asked_for)
         self._under_way: set[asyncio.Task[Any]] = set()
         self._former: list[Generation] = []
-        self._alone: list[asyncio.Task[None]] = []  # by the current settings
+        self._alone: list[asyncio.Task[None]] = []  # what runs under the current settings
         self._importing: asyncio.Task[None] | None = None
 
     async def run(self, take_place: Callable[[], None] | None = None) -> int:
@@ -189,7 +189,7 @@ class Supervisor:
         Work in progress goes on under the settings with which it began. All who ask while a reload
         is in progress share the next one.
         """
-        if self._ending.is_set():  # which would wait for this, and this for it
+        if self._ending.is_set():  # the end would wait for this, and this for the end
             return ["the relay is ending"]
         if self._next_reload is None:
             self._next_reload = asyncio.create_task(self._reload())

@@ -42,7 +42,7 @@ Clock = Callable[[], datetime]
 
 
 class _Read(Struct):
-    """Until when refusals were summed up, and the last row read of each slot."""
+    """Until when refusals were summed up, and the last row that was read of each slot."""
 
     until: datetime
     rows: dict[int, int]

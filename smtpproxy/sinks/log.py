@@ -143,7 +143,7 @@ _TROUBLE: Mapping[type[Struct], tuple[str, ...]] = {
     ConnectionRefused: ("connection refused", "cause", "peer"),
     ConnectionClosed: ("connection ended", "cause", "peer"),
     Limited: ("limited", "limit", "peer"),
-    ProxyHeaderRead: ("proxy header not taken", "outcome", "peer", "detail"),
+    ProxyHeaderRead: ("proxy header not accepted", "outcome", "peer", "detail"),
     TlsHandshake: ("tls handshake failed", "outcome", "peer", "detail"),
     Authentication: ("authentication failed", "outcome", "peer", "mechanism"),
 }
@@ -298,7 +298,7 @@ class LogOutput:
 
     def __init__(self) -> None:
         self._send = _sender(sys.stderr)
-        self._rest = b""  # of a line that was taken in part
+        self._rest = b""  # of a line that was partly written
         self._lost = 0
 
     @property
@@ -327,7 +327,7 @@ def _sender(stream: TextIO) -> Send:
     try:
         number = stream.fileno()
         mode = os.fstat(number).st_mode
-    except OSError:  # it is no file
+    except OSError:  # it is not a file
         return partial(_print, stream)
     if stat.S_ISSOCK(mode):
         connection = socket.socket(fileno=os.dup(number))
@@ -338,7 +338,7 @@ def _sender(stream: TextIO) -> Send:
 
 
 def _stop_waiting(number: int) -> None:
-    """Let writes to this pipe fail instead of wait: ours alone, if others have it too."""
+    """Make writes to this pipe fail instead of waiting: only ours, if others have it open too."""
     if fcntl.fcntl(number, fcntl.F_GETFL) & os.O_NONBLOCK:
         return
     flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC

@@ -52,7 +52,7 @@ ENDS = (
 )
 """Why a connection ended."""
 SERVERS = ("primary", "standby")
-"""Of PostgreSQL: which may answer a read."""
+"""Servers of PostgreSQL that may answer a read."""
 TLS_OUTCOMES: tuple[str, ...] = get_args(TlsOutcome)
 AUTH_OUTCOMES: tuple[str, ...] = get_args(AuthOutcome)
 AUTH_MECHANISMS = ("PLAIN", "LOGIN", "SCRAM-SHA-256")

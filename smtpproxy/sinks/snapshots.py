@@ -88,7 +88,7 @@ class Totals:
         self._live[worker] = snapshot
 
     def retire(self, worker: Hashable, *, counts: bool = True) -> None:
-        """Keep the counts of a dead process; its gauges go. `counts`: as an exit of a worker."""
+        """Keep the counts of a dead process, not its gauges. `counts`: as an exit of a worker."""
         last = self._live.pop(worker, Snapshot())
         ended = Snapshot(counters={"worker_exits_total": {(): 1}} if counts else {})
         counted = Snapshot(counters=last.counters, histograms=last.histograms)

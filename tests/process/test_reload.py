@@ -295,7 +295,7 @@ def test_a_socket_of_a_unit_that_no_listener_has_is_named(
     with socket.create_server((LOOPBACK, free_port())) as listening:
         with activated(relay, listening) as process:
             assert process.wait(30) == 1
-        assert "where no listener is" in relay.output
+        assert "which has no listener" in relay.output
 
 
 def test_status_tells_how_it_is(relay: RelayProcess) -> None:

@@ -237,7 +237,7 @@ async def test_a_job_whose_process_dies_is_tried_three_times(
     relay.cancel()
     end = jobs.end(id)
     assert end is not None
-    assert (tries, end.outcome, end.error) == (3, "failed", "the process ended without a word")
+    assert (tries, end.outcome, end.error) == (3, "failed", "the process ended without a message")
 
 
 async def test_work_waits_while_the_configuration_has_faults(

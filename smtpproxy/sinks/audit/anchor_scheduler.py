@@ -48,7 +48,7 @@ class AnchorScheduler:
         self._unsealed_changes = False
         self._quiet_until = 0  # no news up to this line
 
-    def file_begun(self) -> None:
+    def file_started(self) -> None:
         self._ended = False
         self._asked = self._request()
         self._anchor("begin")

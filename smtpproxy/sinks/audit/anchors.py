@@ -111,7 +111,7 @@ class RestoredRow(_Row, frozen=True, tag="restored"):
 Row = AnchorRow | ExpiredRow | ErasingRow | ErasedRow | TrimmedRow | RestoredRow
 
 Make = Callable[[datetime, Heads], Row]
-"""Makes a row of the present time and heads."""
+"""Makes a row of the current time and heads."""
 
 
 class Anchor(Struct, frozen=True):
@@ -171,8 +171,8 @@ def note(folder: Path, now: Callable[[], datetime], make: Make) -> Anchor:
 def restored_alone(folder: Path) -> tuple[RestoredRow, ...]:
     """Return the anchors if all of them are of restores that began; otherwise none."""
     rows = [anchor and anchor.row for anchor in each(folder)]
-    begun = tuple(row for row in rows if isinstance(row, RestoredRow) and row.what == "restored")
-    return begun if len(begun) == len(rows) else ()
+    restores = tuple(row for row in rows if isinstance(row, RestoredRow) and row.what == "restored")
+    return restores if len(restores) == len(rows) else ()
 
 
 def position(folder: Path) -> tuple[Head | None, Heads]:
@@ -241,8 +241,7 @@ def _newest(folder: Path) -> Anchor | None:
 
 
 def append(folder: Path, file: int, now: Callable[[], datetime], make: Make) -> Anchor:
-    """Seal a row in the locked `file`. Its time is taken after the heads, so that they are not
-    younger."""
+    """Seal a row in the locked `file`. Its time is taken after the heads, so that none is newer."""
     newest, torn = journal_files.last_of(folder / journal_files.ANCHORS, read_anchor)
     heads, changed = _heads(folder, newest)
     row = make(now(), heads)

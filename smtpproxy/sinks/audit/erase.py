@@ -150,7 +150,7 @@ def finish(folder: Path, now: Callable[[], datetime]) -> None:
 
 
 def repeat(folder: Path) -> None:
-    """Erase what the anchors record as erased from files that were copied before that.
+    """Erase from files that were copied before an erasure what the anchors record as erased.
 
     Raises OSError.
     """
@@ -219,7 +219,7 @@ class _Person:
 
     def without(self, raw: bytes, erased: list[tuple[int, ...]]) -> bytes:
         """Return a line without the person; add its number and the parts that go to `erased`."""
-        if not raw.endswith(b"\n"):  # a torn end is not a record, but may name somebody
+        if not raw.endswith(b"\n"):  # a torn end is not a record, but may contain a name
             return b"" if self.named_in(raw) else raw
         if _PERSONAL_ANSWER not in raw and not self._names(raw):
             return raw

@@ -1,9 +1,9 @@
 """Retention: files of the journal are deleted when their period is over, and anchors with them.
 
 What is deleted is recorded first (anchors.py), so that `audit verify` can tell a beginning
-deleted by retention from one that somebody removed. Anchors older than every file go; the
-remaining chain records that, with what they said of expired files. No erasure is lost: it is
-younger than the file it is about.
+deleted by retention from one that somebody removed. Anchors older than every file are deleted too;
+the remaining chain records that, with what they said about expired files. No record of an erasure
+is lost, because it is newer than the file it concerns.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,16 +21,16 @@ from smtpproxy.sinks.audit.chain import START, Head, NotALine, head_of
 from smtpproxy.sinks.audit.files import (
     ANCHORS,
     Segment,
-    begun_times,
     is_written,
     last_of,
     locked,
     segments,
+    start_times,
 )
 from smtpproxy.sinks.audit.lines import BeginEntry, read_line, time_of
 
 _LONGEST = timedelta(days=30)
-"""A file that was begun longer ago is closed, so that its lines do not wait for much later ones."""
+"""A file started longer ago is closed, so that its lines do not wait for much later ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def expire(folder: Path, before: datetime, *, now: Callable[[], datetime] = cloc
 
 def _is_long(folder: Path, files: Sequence[Segment], now: datetime) -> bool:
     """Whether the file being written would keep its first lines for too long."""
-    age = now - begun_times(files)[-1]
+    age = now - start_times(files)[-1]
     return not timedelta() <= age <= _LONGEST and is_written(folder, files[-1].slot)
 
 
@@ -86,7 +86,7 @@ def _outlived(folder: Path, before: datetime, now: datetime) -> Iterator[Segment
     """Yield the oldest files of each slot.
 
     Each ends with its last line, or where the next one begins, whichever is later; times in the
-    future, of a clock that was ahead, tell nothing.
+    future are ignored, because a clock was ahead.
     """
 
     def past_time(line: bytes) -> datetime:
@@ -95,12 +95,12 @@ def _outlived(folder: Path, before: datetime, now: datetime) -> Iterator[Segment
         return time
 
     for slot, files in segments(folder).items():
-        begun = begun_times(files)
+        started = start_times(files)
         for number, segment in enumerate(files):
             if number + 1 == len(files) and is_written(folder, slot):
                 break
             last, _ = last_of(segment.path, past_time)
-            times = [*begun[number : number + 2], last or begun[number]]
+            times = [*started[number : number + 2], last or started[number]]
             end = max((time for time in times if time <= now), default=now)
             if end > before or last == before:
                 break

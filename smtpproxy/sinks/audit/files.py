@@ -29,7 +29,7 @@ T = TypeVar("T")
 ANCHORS = "anchors.ndjson"
 MAINTENANCE_LOCK = "maintenance.lock"
 ROTATION_REQUEST = "rotate"
-"""Touching this file has the files being written closed."""
+"""Touching this file makes relays close the files they are writing."""
 
 _NAME = re.compile(r"([0-3][0-9A-HJKMNP-TV-Z]{25})-([0-9]{1,6})\.ndjson")
 _OTHER_SLOTS = 100
@@ -41,11 +41,11 @@ LATEST = datetime.max.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One file of a slot. `begun` is the time in its name."""
+    """One file of a slot. `started` is the time in its name."""
 
     path: Path
     slot: int
-    begun: datetime
+    started: datetime
 
     @property
     def name(self) -> str:
@@ -58,8 +58,8 @@ def segments(folder: Path) -> dict[int, list[Segment]]:
     for path in sorted(folder.glob("*.ndjson")):
         name = _NAME.fullmatch(path.name)
         if name is not None:
-            begun = datetime.fromtimestamp(time_of_id(name[1]) / 1000, UTC)
-            found.setdefault(int(name[2]), []).append(Segment(path, int(name[2]), begun))
+            started = datetime.fromtimestamp(time_of_id(name[1]) / 1000, UTC)
+            found.setdefault(int(name[2]), []).append(Segment(path, int(name[2]), started))
     return dict(sorted(found.items()))
 
 
@@ -85,7 +85,7 @@ _BLOCK = 256 * 1024
 
 
 class Octets:
-    """What a file has when this is made, to be searched as bytes are.
+    """What a file contains when this is created, searchable like bytes.
 
     It is read block by block: a mapped file that is cut short ends its reader with SIGBUS. Methods
     raise OSError, also if that happens.
@@ -117,7 +117,7 @@ class Octets:
         return -1
 
     def line_start(self, position: int) -> int:
-        """Return where the line begins that goes on, or would go on, at a position."""
+        """Return the start of the line that a position is in, or would be in."""
         while position > 0:
             if not self._has(position - 1, position):
                 self._load(max(position - _BLOCK, 0), position)
@@ -131,7 +131,7 @@ class Octets:
         return self._start <= start and end <= self._start + len(self._block)
 
     def _load(self, start: int, end: int) -> None:
-        """Have that part in the block, and what follows it."""
+        """Load that part, and what follows it, into the block."""
         if self._has(start, end):
             return
         size = min(max(end - start, _BLOCK), self._size - start)
@@ -200,13 +200,13 @@ def of_period(
 ) -> Iterator[Sequence[Segment]]:
     """Yield the files of a slot that may hold lines of a period; adjacent ones come together.
 
-    `and_next`: with the file behind them, which has answers to the last messages, and may have
-    been begun while the clock was ahead.
+    `and_next`: with the file after them, which has answers to the last messages, and may have been
+    started while the clock was ahead.
     """
     chosen = [
         ((until is None or first < until) and (since is None or last >= since))
-        # A process whose clock was set back goes on with ids of the time before.
-        or (since is not None and until is not None and since <= segment.begun < until)
+        # After its clock is set back, a process continues with ids from before, dated later.
+        or (since is not None and until is not None and since <= segment.started < until)
         for segment, (first, last) in zip(files, _spans(files, and_next), strict=True)
     ]
     for wanted, group in groupby(zip(chosen, files, strict=True), key=lambda each: each[0]):
@@ -215,29 +215,30 @@ def of_period(
 
 
 def _spans(files: Sequence[Segment], early: bool) -> Iterator[tuple[datetime, datetime]]:
-    """Yield between which times each file was written; `early`: from that of the one before on.
+    """Yield the times between which each file was written; `early`: from the start of the one
+    before.
 
-    So it is where the next one is dated earlier: the clock was set back, perhaps in this one. A
-    file ends where one begins that is dated later.
+    That also applies if the next one is dated earlier: the clock was set back, perhaps during this
+    one. A file ends where one with a later date begins.
     """
-    begun = begun_times(files)
-    for number, at in enumerate(begun):
-        following = (begun[later] for later in range(number + 1, len(begun)))
+    started = start_times(files)
+    for number, at in enumerate(started):
+        following = (started[later] for later in range(number + 1, len(started)))
         end = next((later for later in following if later > at), LATEST)
-        before = begun[number - 1] if number else EARLIEST
-        set_back = number + 1 < len(begun) and begun[number + 1] < at
+        before = started[number - 1] if number else EARLIEST
+        set_back = number + 1 < len(started) and started[number + 1] < at
         yield min(before, at) if early or set_back else at, end
 
 
-def begun_times(files: Sequence[Segment]) -> list[datetime]:
-    """Return when each file of a slot was begun, by the clock of that time.
+def start_times(files: Sequence[Segment]) -> list[datetime]:
+    """Return when each file of a slot was started, by the clock at that time.
 
-    One that was begun while the clock was behind the file before it has that one's time in its
-    name, to be sorted behind it: only its first line tells.
+    A file started while the clock was behind has the time of the one before in its name, to sort
+    after it: only its first line tells the real time.
     """
-    times = [segment.begun for segment in files]
+    times = [segment.started for segment in files]
     for number, (before, segment) in enumerate(pairwise(files), 1):
-        if segment.begun == before.begun:
+        if segment.started == before.started:
             with segment.path.open("rb") as lines, suppress(NotALine):
                 times[number] = time_of(lines.readline())
     return times

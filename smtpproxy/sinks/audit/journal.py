@@ -1,11 +1,11 @@
 """The audit journal: every decision, recorded before anything follows from it.
 
 One append-only file per worker with a JSON object per line, each chained to the line
-before; a new file is begun at each start and above a size. When `commit` returns, the write
-is with the operating system and survives the process (kill -9); with `sync = "disk"` it is
-on the disk and survives a crash of the machine, and all waiting writes share one fdatasync.
-docs/adr/0003-audit-journal.md says why it is a file, 0007-audit-chain.md why it is chained
-this way.
+before; a new file is started by each process, and when one exceeds a size. When `commit` returns,
+the write is with the operating system and survives the process (kill -9); with `sync = "disk"` it
+is on the disk and survives a crash of the machine, and all waiting writes share one fdatasync.
+docs/adr/0003-audit-journal.md says why it is a file, 0007-audit-chain.md why it is chained this
+way.
 """
 
 import asyncio
@@ -126,7 +126,7 @@ class Journal:
         if segment.name != self._name:
             self._name = segment.name
             self._set_bounds()
-            self._anchor_scheduler.file_begun()
+            self._anchor_scheduler.file_started()
 
     def _flush(self) -> None:
         self._flush_timer = None
@@ -188,7 +188,7 @@ class Journal:
         self._syncing = None
 
     def _dup(self) -> int:
-        """Return a descriptor of its own for the open file: a new file may be begun meanwhile."""
+        """Return a descriptor of its own for the open file: a new file may be started meanwhile."""
         if self._segment.file is None:
             raise AuditUnavailable("the audit file was closed after a failed write")
         return os.dup(self._segment.file)

@@ -58,7 +58,7 @@ class Outcome:
 class Record:
     """One decision and the outcome of the message.
 
-    `outcome` is None if the message was not put to the upstream, or the relay died before it
+    `outcome` is None if the message was not offered to the upstream, or the relay died before it
     could record the answer. `place` is that of the decision.
     """
 
@@ -356,7 +356,7 @@ def _bare(message_id: str | None) -> str:
 
 
 def verdicts(decided: Decided) -> list[Verdict]:
-    """Return what the app was told of each recipient, whose own verdict may be another."""
+    """Return what the app was told of each recipient, whose own verdict may differ."""
     return [told(decided, one.verdict) for one in decided.recipients]
 
 

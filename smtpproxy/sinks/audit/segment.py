@@ -35,8 +35,8 @@ class AuditUnavailable(Exception):
 class SegmentWriter:
     """Appends chained lines to one worker's files, one file after the other.
 
-    A new file is begun when one exceeds `largest` octets. `durable`: a closed file and the
-    name of a new one go to the disk at once. `name` is that of the present or last file;
+    A new file is started when one exceeds `largest` octets. `durable`: a closed file and the
+    name of a new one go to the disk at once. `name` is that of the current or last file;
     `latest` is the newest recorded time, as far as known.
     """
 
@@ -92,14 +92,14 @@ class SegmentWriter:
         if written == len(data):
             self._size += written
             if opening:
-                self._note_begun()
+                self._note_started()
             answers.clear()
             entries.clear()
             return
         chain.n, chain.opening = mark
         kept = self._keep_whole(lines, written) - opening
         if opening and kept >= 0:
-            self._note_begun()
+            self._note_started()
         if kept > 0:
             answers.clear()
             del entries[:kept]
@@ -107,12 +107,12 @@ class SegmentWriter:
             str(failure) if failure else f"wrote {written} of {len(data)} bytes"
         ) from failure
 
-    def _note_begun(self) -> None:
+    def _note_started(self) -> None:
         if self._set_back_to is not None:
             self.latest = self._set_back_to
 
     def leave(self) -> None:
-        """Close the present file for good. Raises OSError: it is still open."""
+        """Close the current file for good. If that raises OSError, it is still open."""
         if self.file is None:
             return
         if self.durable:
@@ -120,7 +120,7 @@ class SegmentWriter:
         self._close_file()
 
     def close(self) -> None:
-        """Close the present file and release the slot."""
+        """Close the current file and release the slot."""
         if self.file is not None:
             self._close_file()
         if self._lock is not None:

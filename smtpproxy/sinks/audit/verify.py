@@ -134,7 +134,7 @@ def _line(data: Octets, start: int) -> bytes:
 
 def _first_that_saw(data: Octets, place: Place) -> int | None:
     """Return the offset of the first anchor with the row or a later one; they are in order."""
-    low, high = 0, data.line_start(len(data))  # line beginnings; before `low` none has
+    low, high = 0, data.line_start(len(data))  # starts of lines; no anchor before `low` has it
     found = None
     while low < high:
         middle = data.line_start((low + high) // 2)
@@ -142,7 +142,7 @@ def _first_that_saw(data: Octets, place: Place) -> int | None:
         try:
             head = read_anchor(_line(data, start)).row.heads.get(str(place.slot))
         except NotALine:
-            head = None  # as if it had none: a later one has
+            head = None  # treated as one without the slot: a later one has it
         if head is not None and head.n >= place.n:
             found = high = start
         else:
