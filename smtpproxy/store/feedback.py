@@ -68,7 +68,7 @@ class Waiting(NamedTuple):
 
 
 ANSWERED_FOR = timedelta(hours=1)
-"""How long an answer is kept at most; normally the asking relay removes it after use."""
+"""How long an answer is kept at most; normally the relay that asked removes it after use."""
 ASKED_FOR = timedelta(days=6)
 """How long a question is kept: a day longer than anybody waits."""
 
@@ -77,7 +77,7 @@ class SentMessage(Struct, frozen=True):
     """A message as recorded in a journal, without the addresses of people erased since."""
 
     client: Client
-    reverse_path: str  # that the client gave
+    reverse_path: str  # as the client gave it
     recipients: tuple[str, ...]  # canonical
 
 
@@ -213,7 +213,7 @@ class FeedbackLog(SideTable):
     async def due(self, now: datetime, limit: int) -> Sequence[HandingOn]:
         """Return bounces whose next try is due, oldest first.
 
-        No pause is as long as a day: a later date is that of a clock that was ahead.
+        No pause lasts a day: a later date comes from a clock that was ahead.
         """
         async with self._tables.reading() as session:
             far = to_micros(now + timedelta(days=1))
@@ -237,7 +237,7 @@ class FeedbackLog(SideTable):
             await session.run(_KEEP, why, id)
 
     async def correct(self, now: datetime) -> None:
-        """Date as of now the mailboxes that were full while a clock was ahead."""
+        """Move mailboxes that were recorded as full while a clock was ahead to the present."""
         if self._tables.exist():
             async with self._tables.writing() as session:
                 await session.run(_CORRECT_FULL, to_micros(now), to_micros(now + AHEAD))

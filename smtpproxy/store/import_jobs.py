@@ -138,12 +138,12 @@ class ImportJobs:
         return self._root / id / _REJECTED
 
     def forget(self, address: str) -> None:
-        """Take the lines that name a canonical address out of those that jobs have rejected."""
+        """Remove the lines that name a canonical address from those that jobs rejected."""
         name = address.encode().lower()
         self.forget_those(lambda lines: name in lines.lower())
 
     def forget_those(self, names: Callable[[bytes], bool]) -> None:
-        """Take the lines that name somebody out of those that jobs have rejected.
+        """Remove the lines that name somebody from those that jobs rejected.
 
         A job that has not ended still writes to its file, which goes after KEPT.
         """
@@ -230,10 +230,8 @@ def _private_folder(path: Path) -> None:
 
 
 def _rewrite_without(path: Path, names: Callable[[bytes], bool]) -> None:
-    """Leave out what follows a comment (`# line 7: …`) up to the next one, if it names somebody.
-
-    So is what is too long to be looked through.
-    """
+    """Leave out what follows a comment (`# line 7: …`) up to the next one, if it names somebody,
+    or is too long to search."""
     beside = path.with_name(f"{path.name}.new")
     dropped = False
     with path.open("rb") as file, open(beside, "wb", opener=private) as kept:

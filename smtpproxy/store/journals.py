@@ -75,12 +75,13 @@ INSERT INTO journal (relay, host, told_at) VALUES (?, ?, ?)
 ON CONFLICT (relay) DO UPDATE SET host = excluded.host, told_at = excluded.told_at
 RETURNING rows
 """
-# So that numbers are in the order of the commits: nobody reads up to 7 and misses 6.
+# Numbers then follow the order of commits: nobody reads up to 7 and misses 6.
 _LOCK = "LOCK TABLE journal_erasure IN SHARE ROW EXCLUSIVE MODE"
 _ERASE = "INSERT INTO journal_erasure (person, at) VALUES (?, ?) RETURNING id"
 _FORGET = "UPDATE decision SET person = NULL WHERE person = ANY (?)"
 _FORGET_OWN = "UPDATE decision SET person = NULL WHERE relay = ? AND person = ANY (?)"
-# Answers about messages may name an erased person: they are given again, from the present journals.
+# Answers about messages may name an erased person: they are given again, from the journals as
+# erased.
 _UNTELL = "UPDATE asked_message SET answer = NULL, relay = NULL, answered_at = NULL"
 _OUTSTANDING = """
 SELECT id, person FROM journal_erasure

@@ -164,7 +164,7 @@ def _read_key_text(text: str) -> tuple[str, KeyPair]:
     if match := _DOMAIN_KEY_TEXT.fullmatch(text):
         wide = bytes.fromhex(match[3])
         return match[2], (wide, wide + _MARKS[match[1]])
-    raise ValueError("not a key text; right would be one that `suppress export` wrote")
+    raise ValueError("not a key text; expected one that `suppress export` wrote")
 
 
 class Partner(NamedTuple):

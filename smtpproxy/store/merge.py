@@ -235,7 +235,7 @@ def ordered_acts(acts: tuple[ConsentAct, ...]) -> tuple[ConsentAct, ...]:
 
 
 def oldest_first(suppressions: Iterable[Suppression]) -> tuple[Suppression, ...]:
-    """Return them in one order, however a database returns those of one moment."""
+    """Return them in a fixed order, in whatever order a database returns those of one moment."""
     return tuple(sorted(suppressions, key=attrgetter("since", "scope", "origin")))
 
 
@@ -269,7 +269,7 @@ def facts_about(
     pauses: tuple[Pause, ...],
     other: Callable[[str], RecipientFacts | None] | None = None,
 ) -> dict[str, RecipientFacts]:
-    """Return the facts about each address of which there are any.
+    """Return the facts about each address that has any.
 
     `known` returns those about the name alone, and `other`, if that is given, about another name
     that an address may be read as. The pauses of streams are added.

@@ -106,7 +106,7 @@ class Streams(Connections):
             return await session.run(_TRIM, to_micros(before))
 
     async def resumed_at(self, now: datetime) -> Mapping[str, datetime]:
-        """Return when each subject was last resumed; a clock that was ahead has resumed nothing."""
+        """Return when each subject was last resumed, not counting resumptions in the future."""
         async with self._reading() as session:
             return {
                 name: from_micros(at)

@@ -1,4 +1,4 @@
-"""What many ask of the store at once is done once: a commit waits for the disk, as long for one as
+"""Does at once what many ask of the store at once: a commit waits for the disk, as long for one as
 for hundreds, and holds up every other writer."""
 
 import asyncio

@@ -56,7 +56,7 @@ def test_suppressions_have_it_too(stored: Stored) -> None:
         ("source", "'source' is not FIELD=VALUE"),
         ("sourc=direct", "--set sourc: no such field; they are audience"),
         ("address=a@b.example", "--set address: no such field"),
-        ("source=mars", "--set source: 'mars' is unknown; right would be one of direct"),
+        ("source=mars", "--set source: 'mars' is unknown; expected one of direct"),
         ("collected_at=once", "--set collected_at: 'once' is not a time"),
         ("consent_purpose=x", "no stream has the purpose 'x'"),
         ("consent_method=x", "--set consent_method: 'x' is not one of"),

@@ -312,7 +312,7 @@ async def test_what_takes_a_setting_says_so_where_it_is_not_set(site: Writes) ->
     ("path", "body", "right"),
     [
         (SUPPRESS, {"suppressions": [{"address": ANNA, "origin": "x"}]}, "origin: 'x' is unknown; "
-         "right would be one of "),
+         "expected one of "),
         (RECORD, CONSENT | {"source": "moon"}, "direct"),
         ("/v1/imports?kind=people", None, "contacts, suppressions"),
         ("/v1/suppressions/check", {"addresses": [], "brand": "shpo"}, "known are mill, shop"),

@@ -121,7 +121,7 @@ async def _take(batch: list[Read[T]], differences: Compare[T], done: Comparison)
 
 
 async def facts_beside(store: FactReader, lookups: Lookups, limited: Collection[str] = ()) -> Facts:
-    """Return what a verdict needs besides the contacts, which are to be others than those stored.
+    """Return what a verdict needs apart from the contacts, which will differ from those stored.
 
     What people were mailed is also read for the `limited`, who wish for less mail. Raises
     StoreUnavailable.
@@ -158,7 +158,7 @@ class SuppressionComparison:
             elif entry.since > since:
                 kind, what = "changed", f"{what}, before it was {written_time(since)}"
             else:
-                kind, what = "ignored", f"{what}: stands since {written_time(since)}"
+                kind, what = "ignored", f"{what}: already in force since {written_time(since)}"
             seen[key] = max(entry.since, since) if since else entry.since
             found.append(Difference(kind, one.number, entry.address, what))
         return found

@@ -137,9 +137,9 @@ def may_be_a_date(text: str) -> bool:
 
 
 def dated_no(at: datetime, agreed: Sequence[datetime], as_of: datetime) -> datetime:
-    """Return the time of a no, at least that of the file if an agreement is newer than its date.
+    """Return the time of a no: that of the file at least, if an agreement is newer than its date.
 
-    That date is of an earlier refusal, since which they agreed; but now the file says no.
+    Such a date belongs to an earlier refusal, after which they agreed; but now the file says no.
     """
     last = max(agreed, default=at)
     return at if at >= last else max(last, as_of)

@@ -172,10 +172,10 @@ def _check_dated(mapping: Mapping, header: Header, wanted: Wanted) -> None:
 
 
 def _left_out(layout: Layout, mapping: Mapping, blocked: Blocked) -> Iterator[str]:
-    """Yield notices of what the export has, but contacts have not."""
+    """Yield notices about what the export has and contacts do not."""
     if not set(layout.mapping.columns) <= set(mapping.columns):
         yield (
-            "consents are left out, as the export does not say what people agreed to: give it with"
+            "consents are left out, as the export does not say what people agreed to: name it with"
             " --purpose NAME; without it nobody may be mailed by consent"
         )
     if blocked:

@@ -215,9 +215,7 @@ class ContactRecord(Struct, forbid_unknown_fields=True):
     def update(self, as_of: datetime) -> ContactUpdate:
         """Raises ValueError if the address is invalid, or a time is out of range."""
         if self.informed_at is True:
-            raise ValueError(
-                f"informed_at: true is not a time; right would be {_RIGHT['informed_at']}"
-            )
+            raise ValueError(f"informed_at: true is not a time; expected {_RIGHT['informed_at']}")
         provenance = self.provenance.told() if self.provenance else None
         line = LinesOwn(self.brand, came_by(self.source or None, provenance))
         try:
@@ -348,7 +346,7 @@ def explain(error: Exception) -> str:
     if "unknown field" in wrong and name in _KNOWN:
         return f"{where}{wrong}; known are {', '.join(_KNOWN[name].__struct_fields__)}"
     right = _RIGHT.get(name)
-    return f"{where}{wrong}" + (f"; right would be {right}" if right else "")
+    return f"{where}{wrong}" + (f"; expected {right}" if right else "")
 
 
 _WORDED = (

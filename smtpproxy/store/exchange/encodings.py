@@ -75,7 +75,7 @@ class Decoder:
             shown = file.peek()
         if not has_cr_alone(shown):
             return file
-        # Of old spreadsheets; whoever reads it sees LF.
+        # From old spreadsheets; readers see LF.
         return _file_of(chunk.replace(b"\r", b"\n") for chunk in _chunks(file, start))
 
     def expect_utf8(self) -> None:

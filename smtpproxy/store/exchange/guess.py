@@ -141,7 +141,7 @@ class _Guess:
             )
 
     def _ask_if_dated(self, column: ColumnLook) -> None:
-        """Ask about cells that may be dates of refusals in a notation that is not known."""
+        """Ask about cells that may be dates of refusals in an unknown notation."""
         answers, key = self._answers, column_key(column.name)
         if column_key(answers.withdrawn_at or "") == key:
             return

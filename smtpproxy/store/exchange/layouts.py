@@ -143,7 +143,7 @@ def is_blocked(columns: Blocked, cells: Sequence[str]) -> bool:
         cell = cells[place].strip()
         if (origin := origin_in(cell, known)) is None:
             right = ", ".join(filter(None, known))
-            raise ValueError(f'"{column}": {cell[:40]!r} is unknown; right would be {right}')
+            raise ValueError(f'"{column}": {cell[:40]!r} is unknown; expected {right}')
         found |= origin != NO_SUPPRESSION
     return found
 

@@ -268,7 +268,7 @@ def check_escapes(content: bytes) -> None:
         if escape:
             raise ValueError(
                 f"\\{escape.decode()} at place {match.start() + 1} is one half of a character;"
-                r" right would be both, as in \ud83d\ude00, or the character itself"
+                r" write both, as in \ud83d\ude00, or the character itself"
             )
 
 
@@ -287,7 +287,7 @@ def names_in(content: bytes) -> list[list[str]]:
 
 
 class _NameTwice(ValueError):
-    """An object has a name twice."""
+    """A name appears twice in an object."""
 
 
 def _check_once(pairs: list[tuple[str, object]]) -> None:
@@ -296,7 +296,7 @@ def _check_once(pairs: list[tuple[str, object]]) -> None:
     seen: set[str] = set()
     for name, _ in pairs:
         if name in seen:
-            raise _NameTwice(f"{name[:40]!r} comes twice in one object; right would be once")
+            raise _NameTwice(f"{name[:40]!r} appears twice in one object; give it once")
         seen.add(name)
 
 

@@ -171,7 +171,7 @@ class ContactCheck:
         if private and contact.audience is Audience.GENERIC:
             reason = reason or (
                 "audience: generic is for addresses of an organisation, and this one is at a "
-                "provider of private mailboxes; right would be consumer"
+                "provider of private mailboxes; expected consumer"
             )
         if reason is not None:
             raise ValueError(reason)
@@ -316,5 +316,5 @@ def yet_to_come(contact: Contact, now: datetime) -> str | None:
         facts += [("provenance: chain: at", link.at) for link in contact.provenance.chain]
     for name, at in facts:
         if at is not None and at > facts_until:
-            return f"{name} {written_time(at)} is in the future; right would be when it happened"
+            return f"{name} {written_time(at)} is in the future; expected when it happened"
     return None

@@ -58,8 +58,8 @@ class Header:
             )
 
     def named(self) -> "Header":
-        """Return the header without nameless columns at its end: what spills over into them is in
-        no column."""
+        """Return the header without nameless columns at its end: what spills over into them belongs
+        to no column."""
         width = max((place for place, name in enumerate(self.columns, 1) if name), default=0)
         return dataclasses.replace(self, columns=self.columns[:width])
 

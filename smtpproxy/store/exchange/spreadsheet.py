@@ -13,8 +13,8 @@ from openpyxl.worksheet._reader import FORMULA_TAG, WorkSheetParser
 from openpyxl.xml.constants import SHARED_STRINGS
 
 _NOT_CALCULATED = "#FORMULA!"
-"""The value of a formula whose result is not in the file, as of a program that cannot calculate. If
-it read as empty, a refusal that a formula finds would be lost."""
+"""The value of a formula whose result is not in the file, because the program that wrote it cannot
+calculate. If it were read as empty, a refusal found by a formula would be lost."""
 
 
 class _Archive(ZipFile):

@@ -328,7 +328,7 @@ def _json_entry(reader: _Reader) -> Callable[[Line], SuppressionEntry | None]:
             raise ValueError(f"not a JSON object of plain values: {error}") from None
         keys = Counter(map(str.casefold, fields))
         if twice := [key for key in reader.columns if keys[key] > 1]:
-            raise ValueError(f"{twice[0][:40]!r} comes twice in one object; right would be once")
+            raise ValueError(f"{twice[0][:40]!r} appears twice in one object; give it once")
         return reader.entry(
             {
                 key.casefold(): str(value).lower() if isinstance(value, bool) else str(value)

@@ -117,7 +117,7 @@ def check_origin(address: str, origin: Origin) -> None:
     """Raises `ValueError` if a whole domain has an origin that is about one mailbox."""
     if origin not in DOMAIN_ORIGINS and is_whole_domain(address):
         raise ValueError(
-            f"origin: {origin} is about one mailbox, not a whole domain; right would be one of "
+            f"origin: {origin} is about one mailbox, not a whole domain; expected one of "
             f"{', '.join(DOMAIN_ORIGINS)}"
         )
 

@@ -108,7 +108,7 @@ def json_rows(lines: Lines, columns: Sequence[str], separator: str, delimiter: s
         found: dict[str, str] = {}
         for name, text in flat(content, separator):
             if (key := column_key(name)) in found and key in wanted:
-                raise ValueError(f"{name[:40]!r} comes twice in one object; right would be once")
+                raise ValueError(f"{name[:40]!r} appears twice in one object; give it once")
             found[key] = text
         return csv_line(number, [found.get(key, "") for key in keys], delimiter)
 

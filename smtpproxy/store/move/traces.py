@@ -38,7 +38,7 @@ async def traces(settings: StoreSettings) -> list[Misfit]:
 def uncopied(settings: Settings) -> list[Misfit]:
     """Return the file that a relay used before it got its database, if nobody copied it there.
 
-    One that cannot be read keeps no relay from starting, as it is not in use.
+    One that cannot be read does not keep a relay from starting, as it is not in use.
     """
     path, url = settings.server.state_dir / DATABASE, without_password(settings.store.url)
     if not is_postgresql(settings.store) or not path.exists():

@@ -1,5 +1,5 @@
-"""Connects to the right server among the hosts of a URL, and recognises an old primary, from which
-another server took over.
+"""Connects to the right server among the hosts of a URL, and recognises an old primary that another
+server has taken over from.
 
 asyncpg asks one host after the other and gives up after one timeout for all of them, so it would
 never get past a dead machine, which does not say that it is dead.

@@ -132,7 +132,8 @@ class BulkCounter(SideTable):
                 await asyncio.sleep(_PRUNE_PAUSE)
 
     async def correct(self, now: datetime) -> None:
-        """Date as of now what was counted while a clock was ahead, which would count until then."""
+        """Move what was counted while a clock was ahead to the present: it would count until
+        then."""
         if self._tables.exist():
             await self._in_steps(_CORRECT, now, now + AHEAD)
 

@@ -45,8 +45,8 @@ DELETE FROM mailing WHERE (person, at, id) IN (
     ) LIMIT ?2
 )
 """
-"""A message may be counted twice: where a count was not taken back, or its answer was lost. With
-the same date, both would be the same row."""
+"""A message may be counted twice: if a count was not taken back, or its answer was lost. Dated
+alike, both would be the same row."""
 _CORRECT = """
 UPDATE mailing SET at = ?1 WHERE (person, at, id) IN
     (SELECT person, at, id FROM mailing WHERE at > ?2 LIMIT ?3)
@@ -166,9 +166,9 @@ class MailingLog(SideTable):
         return removed
 
     async def correct(self, now: datetime) -> None:
-        """Date as of now what was counted while a clock was ahead, which would count until then.
+        """Move what was counted while a clock was ahead to the present: it would count until then.
 
-        `now` is by a clock that is right.
+        `now` is from a clock that is right.
         """
         if not self._tables.exist():
             return

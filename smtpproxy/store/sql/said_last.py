@@ -1,6 +1,6 @@
 """A refusal outweighs everything that is on record before it, whatever its date.
 
-What is dated later than now was recorded while a clock was ahead, or a clock is behind now.
+What is dated in the future was recorded while a clock was ahead, or the clock is behind now.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ GROUP BY address
 def said_last(update: ContactUpdate, known: Known, now: datetime) -> ContactUpdate:
     """Return the update with new refusals dated no earlier than what is on record.
 
-    A refusal that is told again is not new.
+    A repeated refusal is not new.
     """
     if not _is_ahead(known.contact, now):
         return update
@@ -53,7 +53,7 @@ def said_last(update: ContactUpdate, known: Known, now: datetime) -> ContactUpda
 def as_known(known: Known, now: datetime) -> Known:
     """Return what is on record, without the dates of profiles that are in the future.
 
-    A newer profile would otherwise be taken for an older one until then, with all that it refuses.
+    Until then a newer profile, and all that it refuses, would otherwise be taken for an older one.
     """
     if known.as_of is not None and known.as_of > now:
         known = replace(known, as_of=None)
@@ -81,9 +81,9 @@ def _no_earlier(wish: Preference, before: Preference | None) -> Preference:
 async def agreed_ahead(
     session: Session, entries: Sequence[SuppressionEntry], now: datetime
 ) -> Mapping[int, datetime]:
-    """Return until when agreements of the person are dated, for entries that these would outweigh.
+    """Return the date of the person's last agreement, for entries that it would outweigh.
 
-    Keys are the places of entries. Raises `AddressError`.
+    Keys are the positions of entries. Raises `AddressError`.
     """
     names: dict[str, list[int]] = {}
     for place, one in enumerate(entries):
@@ -107,9 +107,9 @@ def dated(
     ahead: Mapping[int, datetime],
     known: Sequence[datetime | None],
 ) -> Sequence[SuppressionEntry]:
-    """Return the entries with the dates of `ahead`, by place, except those told again.
+    """Return the entries with the dates of `ahead`, by position, except repeated ones.
 
-    `known` is since when the same suppression exists.
+    `known` says since when the same suppression exists.
     """
     return [
         one

@@ -50,7 +50,7 @@ class NamedScopes(Connections):
     async def move_scope(self, old: str, new: str) -> int:
         """Change the scope of suppressions, in small steps; return how many.
 
-        If the address already has one with the new scope, the later time holds.
+        If the address already has one with the new scope, the later time wins.
         """
         moved, last = 0, FIRST
         while True:  # commits are small, so that the mail path need not wait
@@ -77,7 +77,7 @@ class NamedScopes(Connections):
         """Change the brand or the purpose (given as scopes) of wishes; return how many.
 
         From a brand to `marketing`: they then hold for every brand; from a purpose: they stay.
-        If there is already one with the new name, the later one holds.
+        If there is already one with the new name, the later one wins.
         """
         moved = last = 0
         while True:  # commits are small, so that the mail path need not wait

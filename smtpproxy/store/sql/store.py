@@ -185,7 +185,7 @@ class Store(
     ) -> BatchResult | None:
         """Insert or update one contact by what `decide` returns for the stored one.
 
-        Nobody writes in between: who was erased or withdrew meanwhile is met as such. If it
+        Nobody writes in between: `decide` sees whoever was erased or withdrew meanwhile. If it
         returns None, so does this, and nothing changes. `imported`: leaves out people who were
         erased, as an import would.
         """

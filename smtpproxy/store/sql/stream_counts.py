@@ -160,7 +160,7 @@ class StreamCounts(SideTable):
         secret = await self._tables.hash_key()
         async with self._tables.writing() as session:
             self._new_campaigns += await session.run(_NEW_CAMPAIGN, key, stream, moment)
-            if self._new_campaigns >= TRIM_EVERY:  # a new name for each message fills no disk
+            if self._new_campaigns >= TRIM_EVERY:  # new names in each message fill no disk
                 self._new_campaigns = 0
                 await session.run(_TRIM_CAMPAIGNS, MOST_CAMPAIGNS)
                 await session.run(_FORGET_PEOPLE)
@@ -241,7 +241,8 @@ class StreamCounts(SideTable):
             }
 
     async def correct(self, now: datetime) -> None:
-        """Date as of now what was counted while a clock was ahead, which would count until then."""
+        """Move what was counted while a clock was ahead to the present: it would count until
+        then."""
         if self._tables.exist():
             moments = to_micros(now), to_micros(now + AHEAD)
             async with self._tables.writing() as session:

@@ -1,4 +1,4 @@
-"""Reading the facts about many people in one statement: half of what one for each takes."""
+"""Reading the facts about many people in one statement: half the time of one for each."""
 
 import sqlite3
 from collections import defaultdict
@@ -82,7 +82,7 @@ class ManyReader:
         ]
         for way in range(self._ways):
             pairs, wide = self._of_way(keys, way), self._of_way(of_domains, way)
-            # A whole domain has no keys of an address: nothing has zeros.
+            # A whole domain has no keys of an address: zeros, which match nothing.
             values.append(b"".join([(one[0] + one[1]).ljust(48, b"\0") for one in pairs]))
             values.append(b"".join(chain.from_iterable([one[2:] for one in wide])))
         return values

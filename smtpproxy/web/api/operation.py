@@ -256,7 +256,7 @@ def _fault(error: msgspec.ValidationError, record: type) -> str:
     if match is None:
         return str(error)
     right = ", ".join(map(str, _words(record, match[2])))
-    return f"{match[2]}: {match[1][:80]!r} is unknown; right would be one of {right}"
+    return f"{match[2]}: {match[1][:80]!r} is unknown; expected one of {right}"
 
 
 def _words(record: type, name: str) -> Sequence[object]:

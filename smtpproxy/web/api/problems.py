@@ -71,9 +71,9 @@ class Gone(Problem, frozen=True):
 
 
 _RIGHT = {
-    "not_found": "no operation has this path; right would be one of those in /v1/docs"
+    "not_found": "no operation has this path; expected one of those in /v1/docs"
     " (/v1/consents and /v1/permission-links take a [confirmation] in the configuration)",
-    "not_allowed": "the operations of this path have other methods; right would be one in Allow",
+    "not_allowed": "the operations of this path have other methods; expected one in Allow",
 }
 """Details for requests that match no operation."""
 

@@ -304,7 +304,7 @@ class TestJson:
         )
         done = importing.suppressions(content.encode(), "ndjson")
         assert (done.added, done.rejected) == (2, 2)
-        assert "'reason' comes twice in one object" in importing.rejected
+        assert "'reason' appears twice in one object" in importing.rejected
         (found,) = importing.suppressed(ANNA)
         assert (found.origin, found.since) == ("bounce", NOON.replace(microsecond=250_000))
 
@@ -394,7 +394,7 @@ class TestContacts:
         done = importing.contacts((content.format("01-03-2024") % people).encode(), "csv", None)
         assert (done.added, done.passed, done.rejected) == (1, 1, 1), importing.rejected
         assert importing.contact(ANNA).address == ANNA
-        assert "is unknown; right would be " in importing.rejected
+        assert "is unknown; expected " in importing.rejected
         assert people[2] in importing.rejected
 
     def test_people_who_did_not_subscribe_have_no_consent(self, importing: Importing) -> None:

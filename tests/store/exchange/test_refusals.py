@@ -94,7 +94,7 @@ def test_of_a_line_of_json_with_a_name_twice(
     importing: Importing, line: bytes, found: set[str]
 ) -> None:
     assert refused(importing, line % (ANNA.encode(), json.dumps(NO).encode())) == found
-    assert "comes twice in one object; right would be once" in importing.rejected
+    assert "appears twice in one object; give it once" in importing.rejected
 
 
 def test_a_name_twice_among_very_many_is_found_soon(importing: Importing) -> None:

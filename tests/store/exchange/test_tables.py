@@ -237,6 +237,6 @@ def test_a_key_that_comes_twice_in_any_case_is_a_fault() -> None:
     content = b'{"email":"a@b.example","Tags":"restricted","tags":"","x":1,"X":2}\n'
     _, row = read_table(io.BufferedReader(io.BytesIO(content)), mapping)  # type: ignore[arg-type]
     assert isinstance(row, Rejected)
-    assert row.reason == "'tags' comes twice in one object; right would be once"
+    assert row.reason == "'tags' appears twice in one object; give it once"
     _, row = read_table(io.BufferedReader(io.BytesIO(content.replace(b"Tags", b"y"))), mapping)  # type: ignore[arg-type]
     assert isinstance(row, Line)

@@ -155,7 +155,7 @@ class TestWordsOfColumns:
         ("row", "part"),
         [
             ("anna;;;;;;;;;", '"Mail" (address): there is no @'),
-            (f"{ANNA};B2C;;;;;;;;", "\"Segment\" (audience): 'B2C' is unknown; right would be"),
+            (f"{ANNA};B2C;;;;;;;;", "\"Segment\" (audience): 'B2C' is unknown; expected"),
             (f"{ANNA};B2C;;;;;;;;", "or give its meaning with [values.audience] in a mapping"),
             (f"{ANNA};B2X;;;;;;;;", "\"Segment\" (audience): 'bzx' is unknown"),
             (
