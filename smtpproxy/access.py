@@ -27,9 +27,9 @@ class OthersConcerned(Exception):
 
 
 class Access:
-    """The brands of one token; a token without any is for all brands.
+    """The brands of one token; a token that names none is for all brands.
 
-    `settings` has only those of its brands, so that faults name nothing of others.
+    `settings` has only what is of its brands, so that faults reveal nothing about others.
     """
 
     def __init__(self, token: str, brands: frozenset[str], settings: Settings) -> None:

@@ -130,6 +130,7 @@ async def _supervise(
 ) -> int:
     supervisor = Supervisor(settings, sockets, source, Notifier(os.environ), nursery)
     code = await supervisor.run(take_place)
-    # The loop is about to drop its handlers: another signal would make a good end look like none.
+    # The loop is about to drop its handlers: another signal would make a clean exit look like a
+    # crash.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     return code

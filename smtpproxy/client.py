@@ -101,11 +101,11 @@ T = TypeVar("T", bound=Struct)
 
 _LONGEST_WAIT = 30  # seconds between two attempts
 _PAUSE = 1  # second after an attempt without an answer
-_NO_ANSWER = (502, 504)  # of a proxy that got none itself
+_NO_ANSWER = (502, 504)  # from a proxy that got none itself
 
 
 class ApiError(Exception):
-    """The request was not carried out, or that is not known."""
+    """The request was not carried out, or nobody knows whether it was."""
 
 
 class NoAnswer(ApiError):
@@ -127,7 +127,7 @@ class NotPermitted(ApiProblem):
 
 
 class NotFound(ApiProblem):
-    """There is nothing of that name."""
+    """Nothing has that name."""
 
 
 class ChangedMeanwhile(ApiProblem):
@@ -153,8 +153,8 @@ def _problem_of(status: int, content: bytes, retry: int | None) -> ApiProblem:
     try:
         problem = msgspec.json.decode(content, type=Problem)
     except msgspec.MsgspecError:  # a proxy in between
-        text = f"status {status}, and not of the API: a proxy in between?"
-        problem = Problem("about:blank", "No answer of the API", status, text, "unknown")
+        text = f"status {status}, but not from the API: is there a proxy in between?"
+        problem = Problem("about:blank", "No answer from the API", status, text, "unknown")
     return _KINDS.get(status, ApiProblem)(problem, retry)
 
 
@@ -254,7 +254,7 @@ class Client:
         try:
             found = self._answer(Contacts.get_contact, ContactQuestion(address))
         except NotFound as error:
-            if error.error != "not_found":  # of a proxy in between
+            if error.error != "not_found":  # from a proxy in between
                 raise
             return None
         return msgspec.json.decode(found, type=StoredContact)
@@ -380,9 +380,9 @@ class Client:
             self._connection.close()
             if used and isinstance(error, ConnectionError):  # it was closed meanwhile
                 return self._exchange(method, target, body, headers)
-            raise NoAnswer(f"no answer of the API: {error}") from error
+            raise NoAnswer(f"no answer from the API: {error}") from error
         if response.status in _NO_ANSWER:
-            raise NoAnswer(f"no answer of the API: a proxy answered {response.status}")
+            raise NoAnswer(f"no answer from the API: a proxy answered {response.status}")
         return response.status, content, int(retry) if retry.isdecimal() else None
 
     def _send(

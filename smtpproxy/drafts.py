@@ -62,8 +62,8 @@ class Drafts:
 
 
 def is_direct(path: Path) -> bool:
-    """Whether there is no draft of a destination: it is not a file (a pipe, /dev/null), or its
-    folder takes no new ones."""
+    """Whether a destination gets no draft: it is not a file (a pipe, /dev/null), or its folder
+    accepts no new ones."""
     return path.exists() and not (path.is_file() and os.access(path.resolve().parent, os.W_OK))
 
 

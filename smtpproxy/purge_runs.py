@@ -107,7 +107,8 @@ def is_due(last: datetime, now: datetime, at: time) -> bool:
 
 
 _GAP = timedelta(days=35)
-"""After longer without a run the clock may be wrong; within it, little would go too early."""
+"""After a longer gap between runs the clock may be wrong; in a shorter one, little goes too
+early."""
 _BACK = timedelta(days=1)
 """How far in the future the last run may be: clocks are corrected."""
 

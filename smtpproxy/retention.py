@@ -287,7 +287,7 @@ _SOURCE = "matches:"
 _FRESH = timedelta(hours=12)
 """All relays purge once a day: the last of them finds the reports of the others."""
 _GONE = timedelta(days=30)
-"""A relay that has reported nothing for so long is considered gone for good."""
+"""A relay that has reported nothing for this long is considered gone for good."""
 _NEVER = datetime.fromtimestamp(0, UTC)
 
 
@@ -338,7 +338,7 @@ class Followed:
     async def behind(self, now: datetime) -> Sequence[str]:
         """Return the other relays that have not reported their matches recently.
 
-        What a relay reported while its clock was ahead says nothing of the time since.
+        What a relay reported while its clock was ahead says nothing about the time since.
         """
         others = await _all(self.store)
         others.pop(self.source, None)

@@ -76,7 +76,7 @@ def read(path: Path) -> Users:
             mode = os.fstat(file.fileno()).st_mode
             content = file.read()
     except FileNotFoundError:
-        raise UsersError(f"{path} is not there yet: smtpproxy user add NAME makes it") from None
+        raise UsersError(f"{path} does not exist yet: smtpproxy user add NAME creates it") from None
     except OSError as error:
         raise UsersError(read_fault(path, error)) from None
     if stat.S_IMODE(mode) & 0o077:

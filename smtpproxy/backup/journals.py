@@ -60,7 +60,8 @@ def trust(own: Path) -> None:
 def written_since(own: Path, restored: datetime, begin: Position) -> frozenset[Head]:
     """Return the ends after `begin` that the machine's own journal has had since a restore.
 
-    No copy of the lost journal has these changes, so anchors of them show nothing that it lacks.
+    No copy of the lost journal can have these changes, so anchors of them do not show that it lacks
+    any.
     """
     journal = Journal(own)
     lines = list(journal.readable(begin.n))

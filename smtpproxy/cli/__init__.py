@@ -169,7 +169,7 @@ def _report(error: Exception) -> int:
 
 
 def message_of(error: Exception) -> str:
-    """Return what a person is told of an error that ends a command."""
+    """Return the text shown for an error that ends a command."""
     from smtpproxy.store.records import StoreMisconfigured, StoreUnavailable, with_cause
 
     if isinstance(error, StoreMisconfigured):

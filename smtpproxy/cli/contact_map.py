@@ -148,7 +148,7 @@ def map_contacts(settings: Settings, file: FileOrStdin, options: MapOptions) -> 
 
 
 def _check(file: Path, look: TableLook) -> None:
-    """End the command if the columns cannot be told, or their names mislead."""
+    """End the command if it is unclear which columns there are, or their names mislead."""
     if not look.rows:
         fail(f"{file}: no rows below its header")
     if look.is_headless:

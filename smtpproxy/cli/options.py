@@ -34,7 +34,7 @@ TIME_HELP = "A time like 2025-03-01T10:00:00Z, or a date"
 
 _MEANWHILE = (
     "Nothing was done. A running relay goes on with the settings it has read; commands that cannot"
-    " wait for this file to be right take a copy of the former one: --config FILE"
+    " wait until this file is right can use a copy of the former one: --config FILE"
 )
 
 
@@ -98,7 +98,7 @@ def several(help: str, *, name: str = "", **settings: Any) -> Any:
 
 
 def argument(**settings: Any) -> Any:
-    """Return an argument of which more is to be said than its type: `settings` for click."""
+    """Return an argument that needs more than its type: `settings` for click."""
     return dataclasses.field(metadata={"argument": settings})
 
 
@@ -339,7 +339,7 @@ _OUTPUT = click.Option(
 )
 _CONFIG = click.Option(
     ["--config"],
-    type=click.Path(path_type=Path, readable=False),  # which is said with the other faults
+    type=click.Path(path_type=Path, readable=False),  # reported with the other faults
     envvar="SMTPPROXY_CONFIG",
     default=UNIT_CONFIG,
     metavar="FILE",

@@ -41,13 +41,13 @@ def written_to(output: Path | None) -> Iterator[BinaryIO]:
 
 
 def check_outputs(given: Mapping[str, object], outputs: Collection[str]) -> None:
-    """Refuse to overwrite the configuration or another file that the command is to read."""
+    """Refuse to overwrite the configuration or another file that the command reads."""
     files = {name: path for name, path in given.items() if isinstance(path, Path)}
     for name in files.keys() & outputs:
         for path in (files[other] for other in files.keys() - outputs):
             output = files[name]
             if output.is_file() and path.is_file() and output.samefile(path):
-                raise click.UsageError(f"--{name}: {output} is to be read; name another file")
+                raise click.UsageError(f"--{name}: {output} is an input; name another file")
 
 
 def check_not_own(
@@ -98,5 +98,5 @@ def _of_the_store(settings: "Settings", place: Path) -> Iterator[Path]:
 def _is_same(one: Path, other: Path) -> bool:
     try:
         return one.samefile(other)
-    except OSError:  # one is not there, or may not be looked at
+    except OSError:  # one does not exist, or this user may not look at it
         return one.resolve() == other.resolve()

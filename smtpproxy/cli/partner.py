@@ -109,7 +109,7 @@ def show(settings: Settings) -> Result:
         for partner in settings.store.partners
     }
 
-    fresh = [name for name in keys if name in taken and not _is_of_the_future(taken[name].taken_at)]
+    fresh = [name for name in keys if name in taken and not _is_in_the_future(taken[name].taken_at)]
 
     def text() -> Iterator[Part]:
         for name, fingerprint in keys.items():
@@ -266,13 +266,13 @@ def _check(settings: Settings, head: SnapshotHead) -> None:
 
 
 def _check_date(head: SnapshotHead) -> None:
-    if _is_of_the_future(head.at):
+    if _is_in_the_future(head.at):
         raise SnapshotFault(
             f"taken in the future ({written_time(head.at)}): the clock of one side is wrong"
         )
 
 
-def _is_of_the_future(moment: datetime) -> bool:
+def _is_in_the_future(moment: datetime) -> bool:
     return moment > now() + SNAPSHOT_AHEAD
 
 
@@ -281,7 +281,7 @@ async def _take(
 ) -> PartnerSnapshot | None:
     former = (await store.snapshots()).get(name)
     after = former is not None and former.taken_at > snapshot.taken_at
-    if former is not None and after and not _is_of_the_future(former.taken_at):
+    if former is not None and after and not _is_in_the_future(former.taken_at):
         raise SnapshotFault(
             f"taken on {written_time(snapshot.taken_at)}, before the one that counts"
             f" ({written_time(former.taken_at)})"

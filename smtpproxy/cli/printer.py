@@ -27,7 +27,7 @@ VERDICT_STYLES = {"allow": "green", "refuse": "red", "defer": "yellow"}
 _GAP = "  "
 _SHORTEST_ID = 12  # of an id: its time, and enough to distinguish ids of one millisecond
 _STEERS = re.compile(r"[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-"""Control characters that JSON leaves as they are, and what turns the direction of text."""
+"""Control characters that JSON leaves as they are, and those that change the text direction."""
 _NARROWEST = 24  # columns: a cell of prose narrower than this is hard to read
 
 

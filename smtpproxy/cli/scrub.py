@@ -138,7 +138,7 @@ def _check_different(list_path: Path, output: Path | None, options: ScrubOptions
             source = os.fstat(sys.stdin.fileno())
             for path in regular:
                 if path.exists() and os.path.samestat(path.stat(), source):
-                    raise click.UsageError(f"{path} is to be read; name another file")
+                    raise click.UsageError(f"{path} is an input; name another file")
 
 
 def _scrub(

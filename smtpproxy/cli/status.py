@@ -1,5 +1,5 @@
-"""`smtpproxy status` and `reload`: what the running relay says of itself, what its files and store
-say, and having it read its configuration again."""
+"""`smtpproxy status` and `reload`: what the running relay reports, what its files and store say,
+and making it read its configuration again."""
 
 import asyncio
 import time
@@ -44,7 +44,7 @@ _READY_WITHIN = 5.0
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where the relay is asked. Its own settings are in force, even if the file has faults now."""
+    """Where to ask the relay. It keeps its own settings, even if the file has faults now."""
 
     state_dir: Path
     settings: Settings | None  # None: the file has faults
@@ -153,13 +153,13 @@ _ASKED = ("replica", "ready", "audit_index", "streams_held_back", "store_copy", 
 
 
 def _asked(settings: Settings, numbers: Snapshot) -> dict[str, Any]:
-    """Return what only the settings lead to, in the order of `_ASKED`."""
+    """Return what the settings say where to ask for, in the order of `_ASKED`."""
     found = (
         _replica(settings, numbers),
         _ready(settings),
         _index(settings, numbers.gauges),
         _held_back(settings),
-        _begun_copies(settings),
+        _unfinished_copies(settings),
         _keys(settings),
         _feedback(settings),
     )
@@ -250,7 +250,7 @@ def _held_back(settings: Settings) -> dict[str, str] | None:
     return {each.name: each.cause for each in found if each.cause is not None}
 
 
-def _begun_copies(settings: Settings) -> list[str] | None:
+def _unfinished_copies(settings: Settings) -> list[str] | None:
     """Return the traces of unfinished copies of the store; None if it cannot answer."""
     from smtpproxy.store.move.traces import traces
 

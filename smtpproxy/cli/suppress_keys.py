@@ -241,8 +241,8 @@ def move(
     def question() -> str | None:
         found = read_store(settings, lambda store: _would_be_moved(store, old, new))
         return (
-            f"{_named(*found)} will be moved from {old} to {new}, and cannot be told from its own"
-            " any more. Move them?"
+            f"{_named(*found)} will be moved from {old} to {new}, and can then no longer be told"
+            " from those already there. Move them?"
             if any(found)
             else None
         )

@@ -131,7 +131,7 @@ def without_controller(settings: Settings) -> Iterator[str]:
         host = settings.server.hostname
         yield (
             f"confirmation: people are asked to agree to mail of {host}, which names nobody: that"
-            " is no informed consent (RGPD 4(11), 13(1)(a)); add [controller], or [[brand]] with"
+            " is not informed consent (RGPD 4(11), 13(1)(a)); add [controller], or [[brand]] with"
             " its legal_name"
         )
 

@@ -36,8 +36,8 @@ _NAMED = {
     ("token", "sha256"): _TAKEN,
     ("webhook", "name"): _TAKEN,
     ("partner", "name"): _TAKEN,
-    ("dkim", "domain", "selector"): "{name} is the selector of {place} too: each key has its own,"
-    " keys of RSA and Ed25519 as well (RFC 8463 section 3)",
+    ("dkim", "domain", "selector"): "{name} is also that of {place}: each key needs its own,"
+    " even if one is RSA and the other Ed25519 (RFC 8463 section 3)",
 }
 """Tables, the keys that identify an entry, and what to say of a second one."""
 
@@ -144,7 +144,7 @@ def _undefined(stream: str, defined: list[str]) -> str:
 def _standby(document: Document) -> Iterator[Fault]:
     store = table(document, "store")
     url, replica = store.get("url"), store.get("replica_url")
-    none = "a store in SQLite has no standby: let url name {} of PostgreSQL, or leave it out"
+    none = "a store in SQLite has no standby: set url to {} of PostgreSQL, or leave it out"
     is_file = not str(url).startswith("postgresql://")
     if store.get("require_synchronous") is True and is_file:
         yield Fault(("store", "require_synchronous"), none.format("a database"))

@@ -17,7 +17,7 @@ LISTENER = CONFIRMATION_STREAM.name
 
 
 def confirmation_checks(document: Mapping[str, Any]) -> Iterator[Fault]:
-    """Yield what confirmations lack, and names that are reserved for them."""
+    """Yield faults: settings that confirmations lack, and names reserved for them."""
     if "confirmation" not in document:
         return
     if "public_url" not in table(document, "web"):

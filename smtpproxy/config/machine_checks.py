@@ -53,8 +53,8 @@ def disk(settings: Settings) -> Iterator[str]:
     above = settings.server.state_dir.parent
     if not above.exists():
         yield (
-            f"server.state_dir: there is no {above} yet: serve makes it, and knows nobody; is a"
-            " disk not mounted?"
+            f"server.state_dir: there is no {above} yet: serve creates it, and then knows nobody;"
+            " is a disk not mounted?"
         )
     left = little_left(settings.server.state_dir)
     if left is not None:

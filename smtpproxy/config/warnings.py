@@ -342,7 +342,7 @@ def example_values(path: Path) -> list[str]:
     values = [(at, found) for at, text in _texts(document, ()) for found in _examples(text)]
     paths = key_paths(document, [at for at, _ in values])
     return [
-        printable(f'{path}: "{found}" is from the example: put your own')
+        printable(f'{path}: "{found}" is from the example: use your own')
         for path, (_, found) in zip(paths, values, strict=True)
     ]
 

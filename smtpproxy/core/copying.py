@@ -99,7 +99,7 @@ class CopyingTransaction(NotifyingTransaction):
     def _leave_out_done(self) -> Steps[None]:
         """Leave out those who have a copy from an attempt that was answered 4xx or not at all.
 
-        If there are any, also leave out those of whom the sender was told that they are not mailed.
+        If there are any, also leave out those that the sender was told are not mailed.
         """
         everybody = self.recipients_accepted
         paths = [recipient.path for recipient in everybody]

@@ -251,7 +251,7 @@ _TOLD = "told "  # no path begins so: those have spaces only in quotes
 
 
 def notice_entry(forward_path: str) -> str:
-    """The ledger's entry for a recipient of whom the sender was told that they are not mailed."""
+    """The ledger's entry for a recipient that the sender was told is not mailed."""
     return f"{_TOLD}{forward_path}"
 
 

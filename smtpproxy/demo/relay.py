@@ -73,7 +73,7 @@ class CaptureMta:
 
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Goes through no proxy, whatever http_proxy says: what it asks is on this machine."""
+"""Uses no proxy, whatever http_proxy says: it talks only to this machine."""
 READY_WITHIN = 15.0
 STOPPED_WITHIN = 5.0
 # -P: do not import a folder `smtpproxy` in the user's working directory.

@@ -52,7 +52,7 @@ def certificate(listener: ListenerSettings, now: datetime) -> Finding | None:
 
 
 def disks(settings: Settings) -> list[Finding]:
-    """Judge the room for decisions, and for the store where that is elsewhere."""
+    """Judge the disk space for decisions, and for the store if it is elsewhere."""
     folders = [settings.server.state_dir]
     if not is_postgresql(settings.store):
         folders.append(store_path(settings.store).parent)

@@ -1,8 +1,8 @@
 """The MTA behind the relay: whether it greets, whether its TLS is valid, and how many connections
-it takes at once.
+it accepts at once.
 
 The relay may be at work meanwhile, so they are counted briefly: a few are opened at a time, up to
-the first that the MTA does not take, and held for no more than two seconds.
+the first that the MTA does not accept, and held for no more than two seconds.
 """
 
 import asyncio
@@ -226,11 +226,11 @@ async def upstream_connections(settings: Settings, in_use: InUse) -> Finding:
 def judge_connections(settings: Settings, in_use: InUse, taken: Taken) -> Finding:
     count, may = taken.count + in_use.connections, _may_open(settings)
     if taken.slow or (taken.refusal and not count):
-        text = f"not known how many it takes: {taken.refusal}"
+        text = f"it is unknown how many it accepts: {taken.refusal}"
         return _connections(
             settings, Status.UNKNOWN, text, "see the check upstream, or run it again"
         )
-    text = f"it takes {count} at once"
+    text = f"it accepts {count} at once"
     if in_use.connections:
         text += f" ({in_use.connections} for the running relay)"
     if not taken.refusal:
@@ -250,7 +250,7 @@ def _fix(count: int, workers: int) -> str:
         lower = f"set [upstream] max_connections = {count // workers}"
         if workers > 1:
             lower += f" ({count} divided by {workers} workers)"
-    return f"{lower}, or have the MTA take more"
+    return f"{lower}, or have the MTA accept more"
 
 
 def _connections(settings: Settings, status: Status, text: str, fix: str = "") -> Finding:

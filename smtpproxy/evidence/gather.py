@@ -52,7 +52,7 @@ class Proof(Struct, frozen=True):
     informed_at: datetime | None = None
     occupations: frozenset[str] = frozenset()
     collection: Collection | None = None  # how the address was obtained, and what was said then
-    tracking: ConsentAct | None = None  # to the message's opening being reported, if it is
+    tracking: ConsentAct | None = None  # to reports of openings, if the message has them
 
 
 MOST_ELSEWHERE = 10_000
@@ -86,7 +86,7 @@ class Mailing:
         if reply is None or "@" not in reply or len(recipients) == 1:
             return reply
         each = self.record.outcome.each if self.record.outcome else ()
-        # Of a copy that was refused, the others have the reply without being tried.
+        # Once a copy is refused, the others get the same reply without being tried.
         return reply if each.count(reply) == 1 else None
 
     @property

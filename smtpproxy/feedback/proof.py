@@ -21,7 +21,7 @@ _FOR_OTHERS = frozenset(
 """Organisations whose reports are about mailboxes at other domains."""
 
 _ROLES = ("mailer-daemon", "postmaster", "feedback", "fbl", "abuse", "staff", "complaint", "arf")
-"""How the local parts of providers' own senders begin; no customer of theirs has one."""
+"""How the local parts of providers' own senders begin; no customer has one like that."""
 
 
 def vouched(report: FeedbackReport, writer: str | None, signers: Collection[str]) -> FeedbackReport:

@@ -21,7 +21,7 @@ def environment(lang: Lang) -> "jinja2.Environment":
 
     Templates have `say("evidence.title", address=…)`, `rich` of the same whose values may be
     `| strong`, and the filters `number`, `percent`, `date`, `short_date`, `time`, `term`,
-    `printable` for what others wrote, and `coded`, which shows what stands in backticks as code.
+    `printable` for what others wrote, and `coded`, which shows what is in backticks as code.
     All is escaped, also what the texts hold.
     """
     import jinja2  # with the first page: the relay at rest has none

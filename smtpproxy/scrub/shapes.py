@@ -22,7 +22,7 @@ from smtpproxy.policy.periods import Period, beginning, within
 from smtpproxy.policy.rules.bases import states
 
 _MOST = 100_000  # days remembered
-_ENDS = (time.min, time.max)  # of a day: where these are alike, all between them is
+_ENDS = (time.min, time.max)  # of a day: if these are alike, so is all in between
 _EVIDENCE = Evidence()
 
 
@@ -106,7 +106,7 @@ class Shapes:
         )
 
     def _place(self, at: datetime) -> int:
-        """Return a number for all that a rule can tell about a time, from 1."""
+        """Return a number, from 1, for all that a rule can tell about a time."""
         first, last = (self._number(datetime.combine(at, end, at.tzinfo)) for end in _ENDS)
         if first != last:
             return self._number(at)

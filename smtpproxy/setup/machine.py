@@ -84,8 +84,8 @@ async def _postfix(timeout: float) -> tuple[dict[str, str], list[str]]:
             notes.append(f"postconf: {name.strip()} is not plain text: check it yourself")
     if signs := found.get("recipient_delimiter", "").replace("+", ""):
         notes.append(
-            f"postconf: recipient_delimiter has {signs}, and here only + separates a tag: at your"
-            f" own domains, anna{signs[0]}news is another person than anna"
+            f"postconf: recipient_delimiter has {signs}, but here only + separates a tag: at your"
+            f" own domains, anna{signs[0]}news is not the same person as anna"
         )
     return found, notes
 

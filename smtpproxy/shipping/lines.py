@@ -16,7 +16,7 @@ from smtpproxy.sinks.audit.following import Tail
 
 _AT_ONCE = 250  # lines in a request
 _MOST = 768 * 1024
-"""Octets in a request of several lines, as web servers take 1 MiB unless they are told."""
+"""Octets in a request of several lines: by default, web servers accept 1 MiB."""
 
 T = TypeVar("T", bound=tuple[Any, ...])
 

@@ -153,7 +153,7 @@ class ConsentByMail:
             yield RecipientCase(address, stream, known, self.settings.rulebooks[name], now)
 
     async def _is_refused_by_now(self, confirmation: Confirmation) -> bool:
-        """Whether suppressions by now keep away all mail that the person would agree to."""
+        """Whether suppressions now block all mail that the person would agree to."""
         known = await self.writer().facts(Lookups((confirmation.recipient,)))
         facts = known.get(confirmation.recipient, NO_FACTS)
         cases = self._cases(
@@ -191,8 +191,8 @@ class ConsentByMail:
         return "over" if state == "ask" else state
 
     def _yes(self, confirmation: Confirmation, act: ConsentAct) -> ContactUpdate:
-        """Return the act with the source, not recorded before: anybody may have typed the
-        address."""
+        """Return the act with the source, which was not recorded before, because anybody may have
+        typed the address."""
         yes = Contact(confirmation.recipient, acts=(act,))
         if confirmation.source is None:
             return ContactUpdate(yes, given=frozenset())

@@ -234,7 +234,7 @@ class Wishes:
             return ()
 
     async def _note(self, address: str, wishes: Callable[[Contact], Iterable[Preference]]) -> None:
-        """Store what `wishes` makes of the contact, unless the person has none by now."""
+        """Store what `wishes` makes of the contact, unless there no longer is one."""
 
         def update(known: Contact | None) -> ContactUpdate | None:
             new = () if known is None else tuple(wishes(known))

@@ -95,7 +95,7 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UsersError, match="is not there yet: smtpproxy user add"):
+    with pytest.raises(UsersError, match="does not exist yet: smtpproxy user add"):
         read(tmp_path / "users")
 
 

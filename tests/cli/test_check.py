@@ -53,7 +53,7 @@ def test_a_good_file_is_summed_up() -> None:
     warned.remove(way_out)
     (controller,) = [line for line in warned if line.startswith("warning: controller: not set")]
     warned.remove(controller)
-    assert all("is from the example: put your own" in line for line in warned)
+    assert all("is from the example: use your own" in line for line in warned)
 
 
 def test_what_deserves_a_second_look_is_no_fault() -> None:

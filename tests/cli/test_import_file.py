@@ -46,7 +46,7 @@ class TestRejected:
         os.link(path, other)
         for name in (path, str(other)):
             error = stored.run("suppress", "import", path, "--rejected", name, code=2).stderr
-            assert f"--rejected: {name} is to be read; name another file" in error
+            assert f"--rejected: {name} is an input; name another file" in error
         assert Path(path).read_text() == BAD
 
     def test_nor_is_it_if_it_comes_by_stdin(self, stored: Stored) -> None:

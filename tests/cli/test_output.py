@@ -181,7 +181,7 @@ def test_the_configuration_is_not_overwritten(stored: Stored, kind: str, link: b
         named = stored.folder / f"{kind}.link"
         named.hardlink_to(stored.config_path)
     told = stored.run(kind, "export", "--output", str(named), code=2).stderr
-    assert f"--output: {named} is to be read; name another file" in told
+    assert f"--output: {named} is an input; name another file" in told
     assert stored.config_path.read_text() == before
 
 

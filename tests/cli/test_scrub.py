@@ -264,7 +264,7 @@ def test_the_list_itself_is_no_output(bench: Bench, tmp_path: Path, option: str,
         (tmp_path / "list.csv").write_text("")
         make(tmp_path / "list.csv")
     _, told = scrub(bench, tmp_path, text, "--stream", "offers", option, str(other), code=2)
-    assert f"{option}: {other} is to be read; name another file" in told
+    assert f"{option}: {other} is an input; name another file" in told
     assert (tmp_path / "list.csv").read_text() == text
 
 
@@ -277,7 +277,7 @@ def test_nor_is_it_where_it_comes_on_standard_input(bench: Bench, tmp_path: Path
             [*command, "--config", str(bench.relay.config_path)],
             stdin=file, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
-    assert (done.returncode, "is to be read; name another file" in done.stderr) == (2, True)
+    assert (done.returncode, "is an input; name another file" in done.stderr) == (2, True)
     assert path.read_text() == "email\nnobody\n"
 
 

@@ -115,7 +115,7 @@ def test_users(tmp_path: Path) -> None:
     config = {"auth": {"users": str(path)}, "credential": [{"user": "nobody"}]}
     keys = {"auth": "required", "auth_without_tls": True}
     assert found(tmp_path, config, **keys) == [
-        f"x.toml: auth.users: {path} is not there yet: smtpproxy user add NAME makes it"
+        f"x.toml: auth.users: {path} does not exist yet: smtpproxy user add NAME creates it"
     ]
     write(path, empty())
     assert found(tmp_path, config, **keys) == [

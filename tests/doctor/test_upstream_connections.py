@@ -86,20 +86,20 @@ REFUSED = Taken(20, "it greets with 421 too many")
 @pytest.mark.parametrize(
     ("workers", "in_use", "taken", "status", "text", "fix"),
     [
-        (1, 0, Taken(64), "pass", "it takes 64 at once; the relay may open 200", ""),
-        (1, 64, Taken(0), "pass", "it takes 64 at once (64 for the running relay)", ""),
+        (1, 0, Taken(64), "pass", "it accepts 64 at once; the relay may open 200", ""),
+        (1, 64, Taken(0), "pass", "it accepts 64 at once (64 for the running relay)", ""),
         (
             1, 0, REFUSED, "warn",
-            "it takes 20 at once, and the relay may open 200: on one more it greets with 421",
-            "set [upstream] max_connections = 20, or have the MTA take more",
+            "it accepts 20 at once, and the relay may open 200: on one more it greets with 421",
+            "set [upstream] max_connections = 20, or have the MTA accept more",
         ),
         (
             4, 3, REFUSED, "warn",
-            "it takes 23 at once (3 for the running relay), and the relay may open 800",
+            "it accepts 23 at once (3 for the running relay), and the relay may open 800",
             "set [upstream] max_connections = 5 (23 divided by 4 workers), or",
         ),
         (
-            32, 0, REFUSED, "warn", "it takes 20 at once",
+            32, 0, REFUSED, "warn", "it accepts 20 at once",
             "set [server] workers = 20 and [upstream] max_connections = 1, or",
         ),
         (1, 0, Taken(0, "there is no connection"), "unknown", "there is no connection", "see"),
@@ -174,7 +174,7 @@ def test_the_running_relays_own_connections_count(tmp_path: Path) -> None:
         assert first.rcpt("anna@people.example")[0] == 250
         found = found_by(relay)
         assert (found["status"], mta.connections) == ("pass", 1)
-        assert "it takes 1 at once (1 for the running relay)" in found["text"]
+        assert "it accepts 1 at once (1 for the running relay)" in found["text"]
         second.send(b"RCPT TO:<bert@people.example>\r\n")
         wait_for(lambda: found_by(relay)["status"] == "unknown", "a message to wait")
         assert mta.connections == 1

@@ -84,7 +84,7 @@ class KeptAnswers(SideTable):
         return keyed_hash(f"{token}\0{key}".encode(), await self._tables.hash_key())
 
 
-# Processes take turns, as the limit for a day is for all people together; in SQLite they do anyway.
+# Processes take turns, as the daily limit covers all people together; in SQLite they do anyway.
 _LOCK = "/*LOCK TABLE confirmation IN SHARE ROW EXCLUSIVE MODE*/"
 _PRUNE_CONFIRMATIONS = "DELETE FROM confirmation WHERE at <= ?"
 _CORRECT_CONFIRMATIONS = "UPDATE confirmation SET at = ?1 WHERE at > ?2"

@@ -196,7 +196,7 @@ class Api:
                 await self._answers.forget(who, key)
             raise
         with suppress(StoreUnavailable):
-            await self._answers.finish(who, key, done)  # without it the call is done all the same
+            await self._answers.finish(who, key, done)  # else the call was made all the same
         return done
 
     async def _describe(self, request: Request) -> Response:

@@ -103,8 +103,8 @@ class Contacts(Operations):
         """Show what is known about one address.
 
         As `smtpproxy contact export` writes it. The address is in the body, so that no proxy logs
-        it. A token for some brands sees what concerns these, and nobody who dealt with other brands
-        only.
+        it. A token for some brands sees what concerns these, and nobody who dealt only with other
+        brands.
         """
         contact = await self.store.contact(recorded_address(asked.address))
         shown = None if contact is None else call.access.seen(contact)

@@ -278,7 +278,7 @@ def _number(name: str, text: str, schema: Mapping[str, int]) -> int:
 
 
 def canonical_names(addresses: Sequence[str]) -> dict[str, str | None]:
-    """Return the canonical form of each, None for what is no address. Raises Refused if there are
+    """Return the canonical form of each, None if it is not an address. Raises Refused if there are
     too many."""
     if len(addresses) > MOST_ADDRESSES:
         raise Refused("too_large", f"at most {MOST_ADDRESSES} addresses in a request")
