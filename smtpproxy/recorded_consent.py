@@ -51,7 +51,7 @@ def check_brand(settings: Settings, brand: str) -> None:
     """Raises ValueError for an unknown brand, which is misspelt or lacks its [[brand]]."""
     if brand not in settings.brand_names:
         known = few(sorted(settings.brand_names), brand)
-        right = f"known are {known}" if known else "the configuration has no [[brand]]"
+        right = f"known: {known}" if known else "the configuration has no [[brand]]"
         raise ValueError(f"there is no brand {brand!r}; {right}")
 
 
@@ -59,7 +59,7 @@ def check_purpose(settings: Settings, purpose: str) -> None:
     """Raises ValueError for a purpose that no stream has: agreement to it permits nothing."""
     if purpose not in settings.purposes:
         known = few(sorted(settings.purposes), purpose)
-        raise ValueError(f"no stream has the purpose {purpose!r}; known are {known}")
+        raise ValueError(f"no stream has the purpose {purpose!r}; known: {known}")
 
 
 def check_method(settings: Settings, method: str, *, double: bool) -> None:

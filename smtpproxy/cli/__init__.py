@@ -65,7 +65,7 @@ def valid_parameter(hint: str | None = None) -> Iterator[None]:
 def unknown(kind: str, name: str, known: Iterable[str], option: str = "") -> NoReturn:
     """End the command: the configuration, read with exit code 2, has no `kind` of this name."""
     names = few([*known], name)
-    right = f"known are {names}" if names else f"the configuration has no [[{kind}]]"
+    right = f"known: {names}" if names else f"the configuration has no [[{kind}]]"
     fail(f"{option and option + ': '}there is no {kind} {name!r}; {right}", 2)
 
 

@@ -113,7 +113,7 @@ def _request(settings: Settings, address: str, options: StartOptions) -> "Consen
     if options.purpose not in (purposes := settings.purposes_of(brand)):
         known = few(sorted(purposes), options.purpose)
         wrong = f"no stream of brand {brand} has the purpose {options.purpose!r}"
-        fail(f"--purpose: {wrong}; known are {known}", 2)
+        fail(f"--purpose: {wrong}; known: {known}", 2)
     return ConsentRequest(
         address,
         options.purpose,

@@ -191,11 +191,11 @@ def _answers(settings: Settings, look: TableLook, options: MapOptions) -> Answer
     """Return the answers in the options; end the command if one names an unknown thing."""
     for name, field in options.column:
         if field not in (*FIELDS, NONE):
-            fail(f"--column {name}={field}: no such field; known are none, {', '.join(FIELDS)}", 2)
+            fail(f"--column {name}={field}: no such field; known: none, {', '.join(FIELDS)}", 2)
     for name, purpose in options.consent:
         if purpose not in (*settings.purposes, NONE):
             known = few(sorted(settings.purposes), purpose)
-            fail(f"--consent {name}={purpose}: no stream has this purpose; known are {known}", 2)
+            fail(f"--consent {name}={purpose}: no stream has this purpose; known: {known}", 2)
     columns = [name for name, _ in (*options.column, *options.consent)]
     for name in filter(None, (*columns, options.given_at, options.withdrawn_at)):
         if look.column(name) is None:

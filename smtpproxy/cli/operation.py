@@ -138,7 +138,7 @@ def _rows(settings: Settings) -> Iterator[tuple[str, str, str]]:
 
 def _feedback(feedback: FeedbackSettings) -> str:
     where = "by maildir" if feedback.address is None else f"{feedback.protocol} {feedback.address}"
-    believed = "with a token only" if feedback.require_token else "without a token too"
+    believed = "only with a token" if feedback.require_token else "even without one"
     return f"{feedback.domain}, {where}; reports suppress {believed}"
 
 

@@ -120,7 +120,7 @@ def confirm(question: str) -> None:
             return
     except click.Abort:  # Ctrl-C, or there is nobody to answer
         click.echo(err=True)  # the line of the question is open
-        fail("nothing was changed; --yes goes on without asking")
+        fail("nothing was changed; --yes does it without asking")
     fail("nothing was changed")
 
 

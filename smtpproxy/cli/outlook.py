@@ -123,9 +123,9 @@ def outlook_text(
         yield ""
         people = counted(found.people, "person", "people")
         if found.nobody:
-            yield Styled(f"Nobody of {people} may be mailed on a marketing stream.", "red")
+            yield Styled(f"None of {people} may be mailed on a marketing stream.", "red")
         else:
-            yield Styled(f"Of {people} may be mailed:", "bold")
+            yield Styled(f"Of {people}, this many may be mailed:", "bold")
         yield Table(_COLUMNS, [_row(one, found.people) for one in found.shown])
         yield from _freeing(found, file_format, id, rejected)
         yield from _advice(found)

@@ -167,7 +167,7 @@ def known_scope(settings: Settings, scope: str) -> str:
         wrong, known = f"there is no brand {name!r}", settings.brand_names
     else:
         return scope
-    right = f"; known are {few(sorted(known), name)}" if known else ""
+    right = f"; known: {few(sorted(known), name)}" if known else ""
     warn(f"{wrong}, so this counts for all marketing{right}")
     return "marketing"
 

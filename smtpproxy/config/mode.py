@@ -71,7 +71,7 @@ def edited(path: Path, name: str, mode: Mode) -> Edit:
     text = before.decode("utf-8-sig")
     old = parse(text, str(path))
     if name not in old.streams:
-        raise CannotChange(f"there is no stream {name!r}; known are {few(old.streams, name)}")
+        raise CannotChange(f"there is no stream {name!r}; known: {few(old.streams, name)}")
     if name not in {DEFAULT_STREAM.name, *(each.name for each in old.declared_streams)}:
         raise CannotChange(f"{name} is built in: it is always enforced")
     if old.streams[name].mode is mode:

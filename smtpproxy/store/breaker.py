@@ -79,7 +79,7 @@ def subject_of(streams: Iterable[Stream], name: str) -> str:
     if name in {s.name for s in every}:
         raise ValueError(f"{name} is a transactional stream: its mail is never held back")
     known = sorted(s.name for s in marketing) + sorted({BRAND + s.brand for s in marketing})
-    raise ValueError(f"there is no stream {name!r}; known are {', '.join(known) or 'none'}")
+    raise ValueError(f"there is no stream {name!r}; known: {', '.join(known) or 'none'}")
 
 
 def status_object(status: StreamStatus) -> dict[str, Any]:

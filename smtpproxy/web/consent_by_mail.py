@@ -256,7 +256,7 @@ def brand_of(settings: Settings, asked: str | None) -> str:
         return next(iter(settings.brands))
     if asked is None or asked not in settings.brands:
         known = few(sorted(settings.brands), asked or "")
-        unknown = f"there is no brand {asked!r}; known are {known}"
+        unknown = f"there is no brand {asked!r}; known: {known}"
         raise ValueError(unknown if asked else f"one of {known} is needed")
     return asked
 

@@ -86,7 +86,7 @@ class Writer:
         if found is None or not found.permission or window is None:
             known = [s.name for s in self._settings.streams.values() if s.permission]
             raise ValueError(
-                f'{stream!r} is not a stream of class "permission"; known are {few(known, stream)}'
+                f'{stream!r} is not a stream of class "permission"; known: {few(known, stream)}'
                 if known
                 else 'no stream has the class "permission"'
             )

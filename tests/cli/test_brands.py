@@ -58,7 +58,7 @@ def test_a_whole_domain_may_be_suppressed_for_a_brand(stored: Stored) -> None:
 def test_a_brand_that_is_not_known_widens_an_order_to_all_marketing(stored: Stored) -> None:
     done = stored.run("suppress", "add", ANNA, "--scope", "brand:shpo")
     assert "there is no brand 'shpo', so this counts for all marketing" in done.stderr
-    assert "known are mill, shop" in done.stderr
+    assert "known: mill, shop" in done.stderr
     path = stored.file("x.csv", f"address,scope,origin\n{ANNA},brand:hats,complaint\n")
     done = stored.run("suppress", "import", path)
     assert "1 suppression for a brand that is not configured ('hats')" in done.stderr
@@ -81,7 +81,7 @@ def test_a_providers_export_is_of_one_brands_account(stored: Stored) -> None:
     assert scopes(stored) == ["brand:shop"]
     assert scopes(stored, "bert@people.example") == ["all"]
     wrong = stored.run("suppress", "import", unsubscribed, "--brand", "shpo", code=2)
-    assert "there is no brand 'shpo'; known are mill, shop" in wrong.stderr
+    assert "there is no brand 'shpo'; known: mill, shop" in wrong.stderr
     own = stored.file("own.csv", f"address,scope,origin\n{ANNA},all,manual\n")
     wrong = stored.run("suppress", "import", own, "--brand", "shop", code=1)
     assert "--scope brand:shop" in wrong.stderr
@@ -97,7 +97,7 @@ def test_who_left_one_list_of_a_brands_account(stored: Stored) -> None:
 def test_nobody_is_asked_to_confirm_what_the_brand_does_not_send(stored: Stored) -> None:
     start = ("consent", "start", ANNA, "--brand", "mill", "--wording", "x", "--purpose")
     wrong = stored.run(*start, "marketing", code=2).stderr  # of the stream default, nobody's
-    assert "--purpose: no stream of brand mill has the purpose 'marketing'; known are news" in wrong
+    assert "--purpose: no stream of brand mill has the purpose 'marketing'; known: news" in wrong
 
 
 CONSENT = {"purpose": "news", "method": "unticked_box", "given_at": "2026-01-01T00:00:00Z",
@@ -159,10 +159,10 @@ def test_a_mapping_says_it_for_a_whole_file(stored: Stored) -> None:
 
 
 def test_an_unknown_brand_is_named(stored: Stored) -> None:
-    assert "there is no brand 'shpo'; known are mill, shop" in imported(
+    assert "there is no brand 'shpo'; known: mill, shop" in imported(
         stored, "--brand", "shpo", code=2
     )
-    assert "brand: there is no brand 'hats'; known are mill, shop" in imported(
+    assert "brand: there is no brand 'hats'; known: mill, shop" in imported(
         stored, code=1, brand="hats"
     )
     withdrawn = {"purpose": "news", "withdrawn_at": "2026-02-01T00:00:00Z", "brand": "hats"}

@@ -120,7 +120,7 @@ def test_bad_lines_are_put_aside_and_the_rest_imported(stored: Stored) -> None:
     rejected = Path(done["rejected_file"]).read_text().splitlines()
     assert rejected[0].startswith("# line 2: address: there is no @")
     assert rejected[1] == lines[1]
-    assert rejected[2].startswith("# line 3: contains unknown field `x`; known are address")
+    assert rejected[2].startswith("# line 3: contains unknown field `x`; known: address")
     assert rejected[3] == lines[2]
 
 

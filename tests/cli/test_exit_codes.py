@@ -155,7 +155,7 @@ def test_a_name_that_the_configuration_lacks_is_2(
     (error,) = stored.run(*filled_in(stored, arguments), code=2).stderr.splitlines()
     assert re.fullmatch(
         r"Error: (--\w+: )?there is no \w+ '(brand:)?nope';"
-        r" (known are \S.*|the configuration has no \[\[\w+\]\])",
+        r" (known: \S.*|the configuration has no \[\[\w+\]\])",
         error,
     ), error
 

@@ -182,7 +182,7 @@ def test_a_closed_standard_output_is_no_fault() -> None:
     ("command", "code", "says"),
     [
         ("user add bob", 2, "Error: the password is empty"),
-        ("stream observe offers", 1, "Error: nothing was changed; --yes goes on without asking"),
+        ("stream observe offers", 1, "Error: nothing was changed; --yes does it without asking"),
         ("explain - --mail-from a@b.example --rcpt c@d.example", 1, ""),
         ("dkim verify -", 1, "no DKIM signature"),
         ("suppress import - --scope all --origin manual", 1, "no rows"),

@@ -54,7 +54,7 @@ def test_added_is_not_mailable(stored: Stored) -> None:
     path = stored.file("crm.csv", f"address\n{people}")
     for more in (["--dry-run"], []):
         shown = stored.run("contact", "import", path, "--brand", "shop", *more).stdout
-        assert "Nobody of 5 people may be mailed on a marketing stream." in shown
+        assert "None of 5 people may be mailed on a marketing stream." in shown
         assert "source_unproven 5" in shown
         assert "receipts     5  100%" in shown
         assert "Import where the addresses came from" in shown
@@ -72,7 +72,7 @@ def test_the_numbers_and_the_reasons_by_stream(stored: Stored) -> None:
     assert on(outlook, "club-offers")["by_reason"] == {"brand_unproven": 3}
     assert on(outlook, "receipts")["allowed"] == 3
     shown = stored.run("contact", "import", path, "--brand", "shop").stdout
-    assert "Of 3 people may be mailed:" in shown
+    assert "Of 3 people, this many may be mailed:" in shown
     assert "default" not in shown
 
 
@@ -332,4 +332,4 @@ def test_an_undo_ends_with_who_may_be_mailed_then(stored: Stored) -> None:
     assert (done["people"], offers["allowed"], offers["by_reason"]) == (2, 1, {"no_record": 1})
     assert {**would, "at": 0} == {**done, "at": 0}
     text = stored.run("import", "undo", second).stdout
-    assert "Nobody of 2 people may be mailed on a marketing stream." in text
+    assert "None of 2 people may be mailed on a marketing stream." in text

@@ -390,7 +390,7 @@ def test_the_report(bench: Bench, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["--stream", "offer"], "no stream 'offer'; known are default, offers"),
+        (["--stream", "offer"], "no stream 'offer'; known: default, offers"),
         ([], "--stream"),
         (["--stream", "offers", "--column", "mail"], "no column 'mail', only id, email"),
         (["--stream", "offers", "--json", "--output", "-"], "standard output"),

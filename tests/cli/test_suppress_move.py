@@ -88,7 +88,7 @@ def test_they_are_moved(renamed: RelayProcess) -> None:
     [
         ("brand:shop", "marketing", "in use"),
         ("all", "marketing", "in use"),
-        ("brand:boutique", "brand:mill", "there is no brand 'mill'; known are"),
+        ("brand:boutique", "brand:mill", "there is no brand 'mill'; known:"),
         ("brand:boutique", "purpose:offers", "narrower"),
         ("boutique", "brand:shop", "scope"),
     ],

@@ -35,7 +35,7 @@ def test_a_stream_that_never_was(stored: Stored, command: tuple[str, ...], copie
     where = ("--from", str(stored.folder / "state" / "audit")) if copies else ()
     told = stored.run(*command, *where, "--stream", "ofers", code=2)
     assert told.stdout == ""
-    assert "Error: --stream: there is no stream 'ofers'; known are default, offers" in told.stderr
+    assert "Error: --stream: there is no stream 'ofers'; known: default, offers" in told.stderr
     for name in ("past", "offers", "default", "notices"):
         stored.run(*command, *where, "--stream", name)
     stored.run(*command, *where, "--stream", "past", "--until", "2020-01-02")
@@ -51,7 +51,7 @@ def test_decisions_of_a_stream_of_the_past_are_found(stored: Stored) -> None:
 def test_an_application_behind_a_listener_that_never_was(stored: Stored) -> None:
     for command in COMMANDS[:2]:
         told = stored.run(*command, "--app", "apsp/billing", code=2)
-        assert "--app: there is no listener 'apsp'; known are apps" in told.stderr
+        assert "--app: there is no listener 'apsp'; known: apps" in told.stderr
         for app in ("old", "old/billing", "old/other", "apps", "apps/other"):
             stored.run(*command, "--app", app)
     assert len(stored.json("audit", "show", "--app", "old/billing")) == 1

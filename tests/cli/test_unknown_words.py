@@ -39,7 +39,7 @@ def test_agreement_to_an_unknown_purpose_or_by_an_unknown_method_is_rejected(
     stored: Stored,
 ) -> None:
     aside, _ = imported(stored, code=1, consents=consent(purpose="ofers"))
-    assert "no stream has the purpose 'ofers'; known are " in aside
+    assert "no stream has the purpose 'ofers'; known: " in aside
     aside, _ = imported(stored, code=1, consents=consent(method="untickd_box"))
     assert "method 'untickd_box' is not one of double_opt_in, implied" in aside
     stored.run("contact", "show", ANNA, code=1)

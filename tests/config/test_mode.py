@@ -179,5 +179,5 @@ def test_what_cannot_be_changed(tmp_path: Path) -> None:
     path.write_text(to_toml(relay_config(tmp_path, "127.0.0.1:25", built_in)))
     with pytest.raises(CannotChange, match="built in"):
         edited(path, "confirmations", Mode.OBSERVE)
-    with pytest.raises(CannotChange, match=r"there is no stream 'offer'; known are .*offers"):
+    with pytest.raises(CannotChange, match=r"there is no stream 'offer'; known: .*offers"):
         edited(path, "offer", Mode.OBSERVE)

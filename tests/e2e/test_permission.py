@@ -186,7 +186,7 @@ def test_a_list_says_who_may_be_asked(relay: RelayProcess) -> None:
 
 def test_links_by_the_command_name_what_is_wrong(relay: RelayProcess) -> None:
     code, _, told = relay.command("consent", "link", "-", "--stream", "offers", stdin=b"")
-    assert (code, "known are renewal" in told) == (2, True)
+    assert (code, "known: renewal" in told) == (2, True)
     code, stdout, told = relay.command(
         "consent", "link", "-", "--stream", "renewal", stdin=b"@people.example\nada\n"
     )

@@ -315,7 +315,7 @@ async def test_what_takes_a_setting_says_so_where_it_is_not_set(site: Writes) ->
          "expected one of "),
         (RECORD, CONSENT | {"source": "moon"}, "direct"),
         ("/v1/imports?kind=people", None, "contacts, suppressions"),
-        ("/v1/suppressions/check", {"addresses": [], "brand": "shpo"}, "known are mill, shop"),
+        ("/v1/suppressions/check", {"addresses": [], "brand": "shpo"}, "known: mill, shop"),
     ],
 )  # fmt: skip
 async def test_a_word_that_is_none_is_answered_with_those_that_are(

@@ -344,7 +344,7 @@ def explain(error: Exception) -> str:
     wrong = _in_words(text)
     where = f"{path}: " if path else ""
     if "unknown field" in wrong and name in _KNOWN:
-        return f"{where}{wrong}; known are {', '.join(_KNOWN[name].__struct_fields__)}"
+        return f"{where}{wrong}; known: {', '.join(_KNOWN[name].__struct_fields__)}"
     right = _RIGHT.get(name)
     return f"{where}{wrong}" + (f"; expected {right}" if right else "")
 

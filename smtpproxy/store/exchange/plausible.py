@@ -236,7 +236,7 @@ class ContactCheck:
         for brand in _brands(contact):
             if brand is not None and brand not in self._brands:
                 known = ", ".join(sorted(self._brands))
-                right = f"known are {known}" if known else "the configuration has no [[brand]]"
+                right = f"known: {known}" if known else "the configuration has no [[brand]]"
                 return f"brand: there is no brand {brand[:40]!r}; {right}"
         for act in contact.acts:
             if act.withdrawal:
@@ -285,7 +285,7 @@ def _lacks_brand(contact: Contact) -> bool:
 
 def unknown_purpose(purpose: str, known: Iterable[str]) -> str:
     names = ", ".join(sorted(known))
-    return f"consents: no stream has the purpose {purpose[:40]!r}; known are {names}"
+    return f"consents: no stream has the purpose {purpose[:40]!r}; known: {names}"
 
 
 def by_now(at: datetime, now: datetime, said: datetime | None = None) -> datetime:

@@ -73,7 +73,7 @@ def _read(asked: ConsentStart, access: Access, settings: Settings) -> ConsentReq
         client = asked.client and str(ipaddress.ip_address(asked.client))
     if asked.purpose not in (purposes := settings.purposes_of(brand)):
         known = few(sorted(purposes), asked.purpose[:80])
-        text = f"no stream of brand {brand} has the purpose {asked.purpose!r}; known are {known}"
+        text = f"no stream of brand {brand} has the purpose {asked.purpose!r}; known: {known}"
         raise Refused("purpose_unknown", text)
     return ConsentRequest(
         address,

@@ -144,7 +144,7 @@ class Consents(Operations):
         if not known and not call.access.everything:
             text = f"no stream has the purpose {asked.purpose[:40]!r}"
             raise Refused(
-                "purpose_unknown", f"{text}; known are {few(sorted(purposes), asked.purpose[:40])}"
+                "purpose_unknown", f"{text}; known: {few(sorted(purposes), asked.purpose[:40])}"
             )
         with refusing("body_wrong", "brand"):
             if brand is not None:

@@ -235,7 +235,7 @@ def read_query(request: Request, record: type[T]) -> T:
     for name, text in request.query_params.multi_items():
         if name not in known:
             names = ", ".join(known)
-            raise Refused("parameter_unknown", f"there is no parameter {name!r}; known are {names}")
+            raise Refused("parameter_unknown", f"there is no parameter {name!r}; known: {names}")
         if known[name].get("type") == "array":
             values = found.setdefault(name, [])
             assert isinstance(values, list)

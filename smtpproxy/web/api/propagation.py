@@ -230,7 +230,7 @@ def _counting(
     name = "" if whose is None else whose.removeprefix("brand:")
     if name and known_brands and name not in known_brands:
         known = few(sorted(known_brands), name[:80])
-        raise Refused("scope_wrong", f"there is no brand {name[:80]!r}; known are {known}")
+        raise Refused("scope_wrong", f"there is no brand {name[:80]!r}; known: {known}")
 
     def counts(found: str) -> bool:
         if found.startswith("brand:") and whose is not None:

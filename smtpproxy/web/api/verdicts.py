@@ -195,7 +195,7 @@ class Verdicts(Operations):
         if asked.stream not in known:
             names = few(known, asked.stream[:80])
             raise Refused(
-                "stream_wrong", f"there is no stream {asked.stream[:80]!r}; known are {names}"
+                "stream_wrong", f"there is no stream {asked.stream[:80]!r}; known: {names}"
             )
         stream = streams[asked.stream]
         wanted = list(dict.fromkeys(name for name in names_of.values() if name is not None))

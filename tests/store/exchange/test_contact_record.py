@@ -167,7 +167,7 @@ TIME = "a time with its zone, like 2025-03-01T10:00:00Z"
     [
         ({"address": 1}, ["address: is not text"]),
         ({"address": "anna"}, ["address", "no @"]),
-        ({"adress": "x"}, ["unknown field `adress`", "known are address, audience"]),
+        ({"adress": "x"}, ["unknown field `adress`", "known: address, audience"]),
         ({"audience": "robots"}, ["audience", "'robots'", "consumer, professional, generic"]),
         ({"source": "bought"}, ["source", "'bought'", "purchased"]),
         ({"collected_at": "yesterday"}, ["collected_at", TIME]),
