@@ -109,7 +109,7 @@ class Contacts(Operations):
         contact = await self.store.contact(recorded_address(asked.address))
         shown = None if contact is None else call.access.seen(contact)
         if shown is None:
-            raise Refused("not_found", "there is no contact of that address")
+            raise Refused("not_found", "there is no contact with that address")
         version = version_of(shown)
         return Versioned(KnownContact(msgspec.Raw(written_contact(shown)), version), version)
 

@@ -218,7 +218,7 @@ class Imports(Operations):
         """Raises Refused."""
         job = self._jobs.job(call.request.path_params["id"])
         if job is None or not call.access.sees_import(job.brands):
-            raise Refused("not_found", "no upload of that id is kept")
+            raise Refused("not_found", "no upload with that id is kept")
         return job
 
     async def _options(self, asked: ImportQuery, access: Access) -> list[str]:
@@ -238,7 +238,7 @@ class Imports(Operations):
             if asked.replace not in (None, "none") and not await self._is_seen(
                 asked.replace, access
             ):
-                raise Refused("parameter_wrong", "replace: no import of that id is on record")
+                raise Refused("parameter_wrong", "replace: no import with that id is on record")
         elif brand is not None:
             with refusing("parameter_wrong", "brand"):
                 recorded_consent.check_brand(self.settings, brand)
@@ -263,7 +263,7 @@ class Imports(Operations):
         job = self._jobs.job(id)
         shown = self._shown(id, record, job, access, whole=True)
         if shown is None or not _sees(access, record, job):
-            raise Refused("not_found", "no import of that id is on record")
+            raise Refused("not_found", "no import with that id is on record")
         return shown
 
     def _shown(

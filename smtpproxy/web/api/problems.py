@@ -38,7 +38,7 @@ KINDS: Mapping[str, Kind] = {
     "internal": Kind(500, "An internal failure."),
     "in_progress": Kind(409, "The same request is being done."),
     "not_confirmable": Kind(409, "There is nothing to confirm."),
-    "changes_gone": Kind(410, "The log of changes does not reach back so far."),
+    "changes_gone": Kind(410, "The log of changes does not reach back that far."),
     "changed_meanwhile": Kind(412, "It was changed in the meantime."),
     "not_undoable": Kind(409, "The import cannot be undone."),
     "too_large": Kind(413, "The request is too large."),

@@ -244,7 +244,7 @@ class Verdicts(Operations):
             wanted = IndexQuery(id=id.upper())
             others = await elsewhere(self.settings, call.access, wanted, MOST_DECISIONS)
             if not others:
-                raise Refused("not_found", "no decision of that id is on record")
+                raise Refused("not_found", "no decision with that id is on record")
         shown = tuple(_shown(one, call.access) for one in own)
         return Decisions(shown, None, tuple(others) or UNSET)
 

@@ -47,7 +47,7 @@ def test_a_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
     [
         (b"", "contains no private key"),
         (b"hello", "contains no private key"),
-        (b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "cannot|can be read"),
+        (b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "cannot|readable"),
     ],
 )
 def test_what_is_no_key_is_named(tmp_path: Path, content: bytes, wrong: str) -> None:
