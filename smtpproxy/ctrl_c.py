@@ -1,4 +1,5 @@
-"""What Ctrl-C does to a command: an exception while it works, an end at once before and after.
+"""What Ctrl-C does to a command: raise an exception while it works, end it at once before and
+after.
 
 An exception surfaces wherever Python happens to be. In an import it may become another error, or be
 dropped by a callback, as in a finalizer; and there is nothing to tidy up yet.
@@ -15,12 +16,12 @@ def _end(number: int, frame: object) -> None:
 
 
 def ends_at_once() -> None:
-    """From here on, unless it is ignored (nohup) or handled by others."""
+    """End the process from here on, unless Ctrl-C is ignored (nohup) or handled by others."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
 
 
 def raises() -> None:
-    """From here on, if it would end the process at once."""
+    """Raise an exception from here on, if Ctrl-C would end the process at once."""
     if signal.getsignal(signal.SIGINT) is _end:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -27,7 +27,7 @@ def little_left(folder: Path) -> str | None:
         found = os.statvfs(folder)
     except OSError:
         return None
-    if found.f_files and not found.f_favail:  # Btrfs has no limit, and says 0 of 0
+    if found.f_files and not found.f_favail:  # Btrfs has no limit, and reports 0 of 0
         return f"no inodes left on the disk of {folder}"
     free = found.f_bavail * found.f_frsize
     return f"{free / 1e6:.0f} MB left on the disk of {folder}" if free < _LITTLE else None

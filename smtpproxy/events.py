@@ -318,5 +318,5 @@ def _decoded(digits: str) -> int:
 
 
 def picked(record: object, *names: str) -> dict[str, Any]:
-    """Return some fields of a record, as an object of JSON."""
+    """Return some fields of a record as a JSON object."""
     return {name: getattr(record, name) for name in names}

@@ -187,7 +187,8 @@ def _asking(settings: Settings) -> Iterator[Rulebook]:
 
 
 def _objected_before(settings: Settings, at: datetime) -> datetime | None:
-    """The limit by the shortest `objection_period` of the rulebooks in use; None: none has one."""
+    """The limit by the shortest `objection_period` of the rulebooks in use; None if none has
+    one."""
     periods = [book.objection_period for book in settings.rulebooks.values()]
     return max((beginning(at, period) for period in periods if period), default=None)
 

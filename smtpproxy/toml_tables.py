@@ -299,7 +299,7 @@ def as_meant(document: Mapping[str, Any], record: type) -> dict[str, Any]:
 
 
 def table(document: Mapping[str, Any], section: str) -> Mapping[str, Any]:
-    """Return `[section]`; an empty table if there is none, or something else is called so."""
+    """Return `[section]`; an empty table if there is none, or something else has that name."""
     found = document.get(section)
     return found if isinstance(found, dict) else {}
 

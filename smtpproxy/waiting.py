@@ -6,7 +6,7 @@ cost more than the exchange's own code; a sweep over numbers a few times a secon
 not.
 """
 
-from __future__ import annotations  # of functions within functions: each costs a call
+from __future__ import annotations  # those of nested functions would each cost a call
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator

@@ -108,8 +108,8 @@ async def replay(
     """Replay the journal of changes since the backup; if it is complete, resume marketing.
 
     If something is missing, only what stops mail is replayed, and marketing stays held back. A copy
-    is complete if an operator says so, and no anchor, also none `kept` elsewhere, shows more.
-    Raises StoreUnavailable, OSError.
+    is complete if an operator says so, and no anchor, here or `kept` elsewhere, shows more. Raises
+    StoreUnavailable, OSError.
     """
     done = Replayed(waiting)
     ring = load_keys(settings.server.state_dir)
@@ -125,8 +125,8 @@ async def replay(
     )
     if journals.left:
         done.notes += (
-            f"{counted(journals.left, 'file')} of decisions not copied: the journals here have gone"
-            " on by themselves. Keep that copy of the journals: it is the proof of those decisions",
+            f"{counted(journals.left, 'file')} of decisions not copied: the journals here have"
+            " continued on their own. Keep that copy of the journals: it proves those decisions",
         )
     events = [one for one in changes if not one.key]
     await _imports(store, events, done, now, lifting=not gaps)

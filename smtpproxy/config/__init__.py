@@ -102,7 +102,7 @@ def _rulebooks(document: Mapping[str, Any]) -> tuple[dict[str, Rulebook], list[F
             continue
         twin = next((r for r, b in books.items() if b.name == book.name and r != reference), None)
         if twin is not None:
-            faults.append(Fault(location, f'its name "{book.name}" is that of {twin} too'))
+            faults.append(Fault(location, f'its name "{book.name}" is also that of {twin}'))
         books[reference] = book
     return books, faults
 

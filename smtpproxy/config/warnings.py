@@ -250,8 +250,8 @@ def _dkim(settings: Settings) -> Iterator[str]:
     for listener in settings.listeners:
         if listener.protocol == "milter":
             yield (
-                f'listener "{listener.name}".protocol: what a milter is asked about is not'
-                " signed by [[dkim]]: have the MTA sign it"
+                f'listener "{listener.name}".protocol: [[dkim]] does not sign what a milter is'
+                " asked about: have the MTA sign it"
             )
     for stream in settings.streams.values():
         where = f'stream "{stream.name}".from_domains'

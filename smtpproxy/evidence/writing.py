@@ -1,5 +1,6 @@
 """Writes a document as Markdown or one self-contained HTML page, and the parts that every one has:
-what a person must be facts beside their data (GDPR 15(1) and (2)): by whom, why and how long."""
+what a person must be told besides their data (GDPR 15(1) and (2)): who processes it, why and how
+long."""
 
 import re
 from collections.abc import Iterator, Sequence

@@ -1,10 +1,10 @@
-"""What is said to people: texts, and dates, numbers, periods and lists as a language writes them.
+"""What people read: texts, and dates, numbers, periods and lists as a language writes them.
 
 There is one file for each language: `en.toml`, `fr.toml`. A text has a section and a key and may
 have placeholders: `reason.consent_missing`, `{purpose}`. Every language has the texts of
-`en.toml` with the same placeholders, or those of `FOR_PEOPLE` alone; a test names what one lacks.
-A file is read when its language is first spoken: whoever relays mail does not pay for it. A phrase
-is a text with its values; `say` fills the placeholders in.
+`en.toml` with the same placeholders, or only those of `FOR_PEOPLE`; a test names what one lacks.
+A file is read when its language is first used: a process that relays mail does not pay for it. A
+phrase is a text with its values; `say` fills the placeholders in.
 """
 
 import re
@@ -27,7 +27,7 @@ Lang: TypeAlias = str
 """What a file is called: `en`."""
 
 REFERENCE: Lang = "en"
-"""Has every text. What another language lacks is said in it."""
+"""Has every text, and stands in for what another language lacks."""
 
 
 def _languages() -> tuple[Lang, ...]:
@@ -53,7 +53,7 @@ _TAG = re.compile(r"[a-z]{2,3}(-[a-z0-9]{1,8}){0,4}")
 
 
 def language_tag(text: str) -> str:
-    """Return a language tag (RFC 5646) in lower case; `fr_FR` is taken for one too.
+    """Return a language tag (RFC 5646) in lower case; `fr_FR` is accepted too.
 
     Raises ValueError.
     """
@@ -64,7 +64,7 @@ def language_tag(text: str) -> str:
 
 
 class Plural(Struct, frozen=True, forbid_unknown_fields=True):
-    """A text that depends on how many `{count}` is."""
+    """A text that depends on the number `{count}`."""
 
     one: str
     other: str
@@ -82,7 +82,7 @@ class Spacing(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Language(Struct, frozen=True, forbid_unknown_fields=True):
-    """How a language writes what is not words: the section `[language]` of its file.
+    """How a language writes everything but words: the section `[language]` of its file.
 
     `one` are the counts that are singular, `first_day` is the 1st of a month.
     """
@@ -161,14 +161,14 @@ class Texts(Struct, frozen=True):
         return f"{number:,}".replace(",", self.language.thousands)
 
     def percent(self, share: float) -> str:
-        """Return `12.3%` of what is in hundredths; whole numbers only where it is an int."""
+        """Return a share in hundredths as `12.3%`; an int has no decimals."""
         number = str(share) if isinstance(share, int) else f"{share:.1f}"
         return self.language.percent.format(number=number.replace(".", self.language.decimal_point))
 
     def term(self, word: object) -> str:
         """Return a word of the closed sets (`unticked_box`) as people read it.
 
-        A word without a text of its own is told as it is.
+        A word without a text of its own is shown as it is.
         """
         text = str(word)
         scope, _, name = text.partition(":")
@@ -186,7 +186,7 @@ def texts(lang: Lang) -> Texts:
 def read(lang: Lang, file: str) -> Texts:
     """Read the texts of a language file.
 
-    Raises ValueError: it is no TOML, or holds something else than texts.
+    Raises ValueError: it is not TOML, or contains something other than texts.
     """
     raw = toml.loads(file)
     language = msgspec.convert(raw.pop("language", {}), Language)
@@ -227,7 +227,7 @@ class Term(Struct, frozen=True):
 
 
 class Time(Struct, frozen=True):
-    """A moment whose hour matters; a bare `datetime` is told as a day."""
+    """A moment whose hour matters; a bare `datetime` is shown as a day."""
 
     at: datetime
 
@@ -254,7 +254,7 @@ class Either(Struct, frozen=True):
 def say(phrase: Phrase, lang: Lang) -> str:
     """Return the phrase in words.
 
-    What a language lacks is said in English, and a key without words told by its name: an
+    What a language lacks is said in English, and a key without words appears as its name: an
     explanation never fails for want of a word.
     """
     spoken, count = texts(lang), phrase.values.get("count")
@@ -349,5 +349,5 @@ def _text(name: str, lang: Lang) -> NoticeText:
 
 
 def _said(key: str, lang: Lang) -> str:
-    """Its placeholders stay: a notice fills them in."""
+    """The placeholders stay: a notice fills them in."""
     return say(Phrase(key, {"hostname": "{hostname}", "recipients": "{recipients}"}), lang)

@@ -1,5 +1,5 @@
-"""Templates are compiled once for all languages: what they say is looked up when they are filled
-in, and compiling is most of what a start of the web process would cost."""
+"""Templates are compiled once for all languages: their texts are looked up when they are filled in,
+and compiling would be most of the cost of starting the web process."""
 
 from functools import cache
 from types import CodeType
@@ -8,7 +8,7 @@ from jinja2.bccache import Bucket, BytecodeCache
 
 
 class CompiledTemplates(BytecodeCache):
-    """What was compiled in this process, for environments that differ by language alone."""
+    """What was compiled in this process, for environments that differ only by language."""
 
     def __init__(self) -> None:
         self._codes: dict[tuple[str, str, object], CodeType] = {}
@@ -22,7 +22,7 @@ class CompiledTemplates(BytecodeCache):
 
 
 def _key(bucket: Bucket) -> tuple[str, str, object]:
-    """Whether all is escaped is part of the code."""
+    """Code differs by whether everything is escaped."""
     return bucket.key, bucket.checksum, bucket.environment.autoescape
 
 

@@ -1,4 +1,5 @@
-"""Documents and pages from jinja2 templates: what they say comes from the texts of a language."""
+"""Documents and pages from jinja2 templates, which take their words from the texts of a
+language."""
 
 import re
 from collections.abc import Callable
@@ -22,9 +23,9 @@ def environment(lang: Lang) -> "jinja2.Environment":
     Templates have `say("evidence.title", address=…)`, `rich` of the same whose values may be
     `| strong`, and the filters `number`, `percent`, `date`, `short_date`, `time`, `term`,
     `printable` for what others wrote, and `coded`, which shows what is in backticks as code.
-    All is escaped, also what the texts hold.
+    Everything is escaped, including the texts.
     """
-    import jinja2  # with the first page: the relay at rest has none
+    import jinja2  # with the first page: an idle relay needs none
 
     from smtpproxy.locale.compiled import compiled_templates
 
@@ -36,7 +37,7 @@ def environment(lang: Lang) -> "jinja2.Environment":
         trim_blocks=True,
         lstrip_blocks=True,
         bytecode_cache=compiled_templates(),
-        optimized=False,  # or what filters make of constants, in one language, is compiled in
+        optimized=False,  # else constants would be compiled in as filtered in one language
     )
     made.globals.update(say=_saying(lang), rich=_rich(lang), lang=lang)
     for name in ("number", "percent", "date", "short_date", "time", "term"):

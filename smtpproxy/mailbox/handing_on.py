@@ -33,7 +33,7 @@ _LOOK_AGAIN = timedelta(minutes=5)
 """The longest time between two searches for a record, because another relay's answer is kept only
 for a while."""
 
-_ASKED_AT_LEAST = 3  # times, also for a bounce that came long ago
+_ASKED_AT_LEAST = 3  # times, even for a bounce that came long ago
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _OF_DELIVERY = ("Return-Path", "Delivered-To", "X-Original-To")

@@ -21,7 +21,7 @@ _MAX_OF_ONE = 5
 """How many reports with the same return path may wait: anybody who has one can send it as often as
 they like, and would take up all the room."""
 _AT_LEAST = timedelta(minutes=1)
-"""Even a report that came long ago waits so long, because no other relay has been asked yet."""
+"""Even a report that came long ago waits this long, because no other relay has been asked yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class _Wait:
 @dataclass(frozen=True, slots=True)
 class Inbox:
     """Reads reports and acts on them, in the order of their names. After a restart a waiting report
-    is read again and waits on."""
+    is read again, and continues to wait."""
 
     maildir: Maildir
     reader: Reader

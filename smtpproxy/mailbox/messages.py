@@ -1,5 +1,5 @@
-"""What is on record about a message that came back: in this relay's journal, or in that of another,
-which is asked over the shared store."""
+"""What is on record about a message that came back: in this relay's journal, or in that of another
+relay, which is asked through the shared store."""
 
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress

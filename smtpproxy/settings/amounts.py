@@ -69,8 +69,8 @@ def header_size(value: object) -> int:
     octets = size(value)
     if not _LEAST_HEADER <= octets <= _MAX_HEADER:
         raise ValueError(
-            f"{shown(value)} is not from 4KiB (less would refuse honest mail)"
-            " to 1MiB (more would hold up other sessions while it is read)"
+            f"{shown(value)} is not between 4KiB (less would refuse honest mail)"
+            " and 1MiB (more would hold up other sessions while it is read)"
         )
     return octets
 

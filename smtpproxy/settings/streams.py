@@ -140,7 +140,7 @@ def summary_period(value: object) -> float:
     """Return how many seconds a summary covers."""
     seconds = duration(value)
     if not SHORTEST <= seconds <= DAY:
-        raise ValueError(f"{shown(value)} is not from 10s to 1d")
+        raise ValueError(f"{shown(value)} is not between 10s and 1d")
     return seconds
 
 

@@ -44,7 +44,7 @@ class S3Target:
         return found
 
     def append(self, name: str, source: BinaryIO, begin: int, end: int) -> None:
-        """Make a new object of the present one and the new octets, as S3 cannot append."""
+        """Make a new object of the current one and the new octets, as S3 cannot append."""
         if begin < _LEAST_PART:
             self.put(name, source, end)
             return

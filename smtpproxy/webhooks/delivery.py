@@ -122,7 +122,7 @@ class Outcome:
 
 @cache
 def _trusting(ca_file: str | None) -> ssl.SSLContext:
-    """Return what to check receivers by. Webhooks share it, as each takes a megabyte.
+    """Return the context that checks receivers. Webhooks share it, as each takes a megabyte.
 
     Raises OSError.
     """
@@ -192,7 +192,7 @@ def _outcome(response: httpx.Response) -> Outcome:
     if 200 <= status < 300:
         return Outcome("delivered", f"HTTP {status}")
     if status == 410:
-        return Outcome("gone", "HTTP 410: the receiver wants no more")
+        return Outcome("gone", "HTTP 410: the receiver wants no more messages")
     if 300 <= status < 400:
         return Outcome("redirected", f"HTTP {status}: redirects are not followed; correct the url")
     seconds = response.headers.get("retry-after", "")

@@ -72,7 +72,7 @@ class WebhookDispatcher:
     async def run(self) -> None:
         """Deliver until cancelled; when the store does not answer, try again.
 
-        All webhooks look at the log at the same moment of each second, and so together.
+        All webhooks look at the log at the same moment of each second, so that they share reads.
         """
         while True:
             wait = _POLL
@@ -234,7 +234,7 @@ class WebhookDispatcher:
 
     async def _wake(self, state: WebhookState) -> WebhookState:
         """Carry out a requested retry, of marked dead letters and of everything waiting."""
-        self._log.info("webhook retry was asked for")
+        self._log.info("webhook retry requested")
         for letter in await self.store.store.dead_letters(self.webhook.name):
             if letter.retry and await self._holds(await self.store.progress()):
                 outcome = await self._deliver(letter.message_id, letter.body)

@@ -1,4 +1,4 @@
-"""The store as the webhooks of a process use it: what many ask for at once is done once.
+"""The store as the webhooks of a process use it: requests at the same moment are done together.
 
 With SQLite a commit waits for the disk and holds up every other writer, and each read opens a
 connection: 200 webhooks would commit 400 times for a change.

@@ -326,7 +326,7 @@ class ChainVerifier:
                     self._parts.erased += 1
                     self._parts.unsealed += Erasure.SEALED not in erasure
             elif erasure is not None and Erasure.DONE in erasure:
-                what = f"personal part {place + 1} was erased, but is there again"
+                what = f"personal part {place + 1} was erased, but is back"
                 self._add(Kind.RESTORED, name, number, what, sealed.n, _id(raw))
             elif erasure is not None:
                 self._parts.left += 1
