@@ -152,7 +152,7 @@ class Pending(Generic[T]):
 _TURNS = 8
 
 
-async def accepted_are_told() -> None:
+async def wait_for_accepted() -> None:
     """Wait until every connection that the event loop has accepted has reached its protocol."""
     for _ in range(_TURNS):  # enough for a loop to have called `connection_made`
         await asyncio.sleep(0)

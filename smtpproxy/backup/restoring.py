@@ -87,7 +87,7 @@ def place(
         name: path for name, path in in_state(settings).items() if manifest.kept(name) is not None
     }
     with _locked(settings):
-        _refuse_what_is_there(settings, places, manifest)
+        _refuse_existing(settings, places, manifest)
         if journals is not None:
             _bring(settings, journals)
         try:
@@ -133,7 +133,7 @@ def _locked(settings: Settings) -> Iterator[None]:
         yield
 
 
-def _refuse_what_is_there(settings: Settings, places: dict[str, Path], manifest: Manifest) -> None:
+def _refuse_existing(settings: Settings, places: dict[str, Path], manifest: Manifest) -> None:
     """Raise BackupFault if there are files that would be overwritten or mixed with the backup."""
     for name, path in places.items():
         kept = manifest.kept(name)

@@ -192,7 +192,7 @@ class CopyingTransaction(NotifyingTransaction):
         if outcome.decided.observed:
             return None
         yield from self._refresh([recipient.canonical])
-        (verdict,) = self._evaluation.judge_anew(
+        (verdict,) = self._evaluation.judge_again(
             outcome.stream, [recipient.canonical], self._features, self._services.now()
         )
         if verdict.action is Action.ALLOW:

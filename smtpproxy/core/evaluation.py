@@ -148,9 +148,9 @@ class Evaluation:
             and (features.content is None or not is_tracked(stream, features.content))
         ):
             return tuple([self._at_rcpt.get(address, UNDECIDED) for address in addresses])
-        return self.judge_anew(stream, addresses, features, now)
+        return self.judge_again(stream, addresses, features, now)
 
-    def judge_anew(
+    def judge_again(
         self,
         stream: Stream,
         addresses: Sequence[str],

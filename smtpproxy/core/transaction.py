@@ -168,7 +168,7 @@ class Transaction(CountedTransaction):
         observes = stream.mode is _OBSERVE
         if services.reads_standby and not observes and not all(map(_is_allowed, judged)):
             yield from self._refresh(addresses)
-            judged = evaluation.judge_anew(stream, addresses, features, now)
+            judged = evaluation.judge_again(stream, addresses, features, now)
         verdict = judge_message(stream, features)
         may_pass = observes or verdict.action is _ALLOW
         if (
@@ -176,10 +176,10 @@ class Transaction(CountedTransaction):
             and self._counts(stream)
             and (yield from self._count(stream, addresses, judged))
         ):
-            judged = evaluation.judge_anew(stream, addresses, features, now)
+            judged = evaluation.judge_again(stream, addresses, features, now)
         if may_pass and stream.trial is not None:
             self._features = yield from self._try_campaign(stream, addresses, judged, features)
-            judged = evaluation.judge_anew(stream, addresses, self._features, now)
+            judged = evaluation.judge_again(stream, addresses, self._features, now)
         outcome = self._outcome(Decision(stream, stream.rulebook, judged, verdict), now)
         if self._counted:
             yield from self._release_refused(outcome)
@@ -252,11 +252,11 @@ class Transaction(CountedTransaction):
         if self._evaluation.holds(stream, addresses):
             return None
         now = self._services.now()  # verdicts may be older than the facts
-        anew = self._evaluation.judge_anew(stream, addresses, self._features, now)
+        anew = self._evaluation.judge_again(stream, addresses, self._features, now)
         before = decision.recipients
         verdicts = _refused_by_either(before, anew)
         if (yield from self._count(stream, addresses, verdicts)):  # new preferences
-            anew = self._evaluation.judge_anew(stream, addresses, self._features, now)
+            anew = self._evaluation.judge_again(stream, addresses, self._features, now)
             verdicts = _refused_by_either(before, anew)
         if all(map(verdict_holds, before, verdicts)):
             return None

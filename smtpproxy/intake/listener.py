@@ -17,7 +17,7 @@ from smtpproxy.open_files import next_file, room_for_clients
 from smtpproxy.relay.content import Spool
 from smtpproxy.settings import ListenerSettings, ServerSettings
 from smtpproxy.tls import ServerTls, TlsError, TlsFiles
-from smtpproxy.waiting import NEVER, Deadlines, accepted_are_told
+from smtpproxy.waiting import NEVER, Deadlines, wait_for_accepted
 from smtpproxy.wire.session import BASE, PRDR, STARTTLS, Extension, HeaderLimits, Terms, auth
 
 
@@ -249,7 +249,7 @@ class Listener:
 
         Those that the kernel has accepted are taken first: closing the socket would cut them off.
         """
-        await accepted_are_told()
+        await wait_for_accepted()
         self.draining = True
         self._drained_from = self.deadlines.now() + FIRST_WITHIN
         if self._acceptor is not None:
@@ -264,7 +264,7 @@ class Listener:
         """
         if not self.draining:
             await self.stop_listening()
-        await accepted_are_told()
+        await wait_for_accepted()
         for session in list(self._sessions):
             session.drain()
         await self._left(self.server.drain_timeout)

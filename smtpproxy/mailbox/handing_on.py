@@ -125,10 +125,10 @@ class BounceRelay:
         return waits
 
     async def _looks_again(self, bounce: HandingOn, now: datetime, error: Exception) -> None:
-        patience = self.messages.patience(bounce.decision)
+        longest = self.messages.longest_wait(bounce.decision)
         if self.messages.may_be_elsewhere(bounce.decision) and bounce.tries < _ASKED_AT_LEAST:
-            patience = timedelta.max
-        if await self._waits(bounce, now, patience, error) and _pause(bounce.tries) > _LOOK_AGAIN:
+            longest = timedelta.max
+        if await self._waits(bounce, now, longest, error) and _pause(bounce.tries) > _LOOK_AGAIN:
             await self.log.hand_on_later(bounce.key, now + _LOOK_AGAIN)
 
     def _handlers(self, bounce: HandingOn) -> Handlers:

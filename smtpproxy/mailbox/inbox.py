@@ -46,7 +46,7 @@ class Inbox:
     _waiting: dict[str, _Wait] = field(default_factory=dict)
     _of_path: Counter[ReturnPath] = field(default_factory=Counter)
 
-    async def work_off(self, ending: Callable[[], bool]) -> Sequence[Done]:
+    async def work_through(self, ending: Callable[[], bool]) -> Sequence[Done]:
         """Act on some of the reports. Raises StoreUnavailable, OSError."""
         answers = await self.messages.elsewhere({wait.path.id for wait in self._waiting.values()})
         again = self._again(answers)
@@ -81,8 +81,8 @@ class Inbox:
 
     def _is_over(self, wait: _Wait) -> bool:
         now = self.now()
-        patience = self.messages.patience(wait.path.id)
-        return now - wait.came >= patience and now - wait.since >= _AT_LEAST
+        longest_wait = self.messages.longest_wait(wait.path.id)
+        return now - wait.came >= longest_wait and now - wait.since >= _AT_LEAST
 
     def _waits(self, one: Understood) -> bool:
         if one.lacks is None or not self.messages.may_be_elsewhere(one.lacks.id):

@@ -55,7 +55,7 @@ class Messages:
         since = self.retention.indexed_since(self.now())
         return datetime.fromtimestamp(time_of(id) / 1000, UTC) >= since
 
-    def patience(self, id: str) -> timedelta:
+    def longest_wait(self, id: str) -> timedelta:
         """How long a record may be missing and yet be found later.
 
         Our own may be missing because of a late mount or a restore. Another relay may be off for

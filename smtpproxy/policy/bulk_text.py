@@ -187,7 +187,7 @@ _KINDS = {
 }
 
 
-def speaks_of_unsubscribing(text: str) -> bool:
+def mentions_unsubscribing(text: str) -> bool:
     """Whether folded text contains a phrase for unsubscribing."""
     return any(phrase in text for phrase in _KINDS["unsubscribe"])
 

@@ -17,7 +17,7 @@ from smtpproxy.mail.mime import decode_words
 from smtpproxy.mail.unsubscribe import link_fault
 from smtpproxy.mail.visible_text import VisibleText, folded
 from smtpproxy.policy.bulk import bulk_signs
-from smtpproxy.policy.bulk_text import speaks_of_unsubscribing
+from smtpproxy.policy.bulk_text import mentions_unsubscribing
 from smtpproxy.policy.model import Alignment, ContentFeatures, MessageFeatures, Stream, StreamClass
 from smtpproxy.policy.rules.message import adds_unsubscribe
 
@@ -81,7 +81,7 @@ def _shows_unsubscribe(stream: Stream, features: MessageFeatures, visible: Visib
     If the message has none of its own, or the relay replaces it, any usable link will do; a
     placeholder or an impossible host is not usable.
     """
-    if not speaks_of_unsubscribing(visible.text):
+    if not mentions_unsubscribing(visible.text):
         return False
     hosts, boxes = set[str](), set[str]()
     if not adds_unsubscribe(stream, features):

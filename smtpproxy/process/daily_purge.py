@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import structlog
 
 from smtpproxy.process.children import Channel, Drain, Start
-from smtpproxy.process.nursery import Nursery, give_way
+from smtpproxy.process.nursery import Nursery, lower_priority
 from smtpproxy.purge_runs import check_clock, is_due, newest_run, note_run
 from smtpproxy.retention import AlreadyRunning, Purged, purge
 from smtpproxy.settings import Settings
@@ -82,7 +82,7 @@ _LOCK_TIMEOUT = 30.0
 
 def run(start: Start, sockets: Mapping[str, socket.socket], channel: socket.socket) -> int:
     """Purge once; return the exit code: 0 if done or told to end, 1 if it failed."""
-    give_way(19)
+    lower_priority(19)
     return asyncio.run(_run(start.settings, channel))
 
 

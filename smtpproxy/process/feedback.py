@@ -163,7 +163,7 @@ class Mailbox:
                     await wake.wait()
 
     async def _act_on_some(self) -> int:
-        done = await self._inbox.work_off(self._is_ending)
+        done = await self._inbox.work_through(self._is_ending)
         if any(each.understood.hands_on for each in done):
             self._acted.set()
         return len(done)

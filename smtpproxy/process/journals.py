@@ -19,7 +19,7 @@ from smtpproxy.erasure import carry_out
 from smtpproxy.mailbox.messages import on_record
 from smtpproxy.policy.model import Action, Reason
 from smtpproxy.process.children import Channel, Start, until_it_works
-from smtpproxy.process.nursery import give_way
+from smtpproxy.process.nursery import lower_priority
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.chain import DECISION, NotALine
 from smtpproxy.sinks.audit.erase import StillWritten
@@ -46,7 +46,7 @@ log = structlog.get_logger()
 
 
 def run(start: Start, sockets: Mapping[str, socket.socket], channel: socket.socket) -> int:
-    give_way(10)
+    lower_priority(10)
     return asyncio.run(_work(start.settings, channel))
 
 
@@ -58,11 +58,13 @@ async def _work(settings: Settings, sock: socket.socket) -> int:
     asked = open_asked_messages(settings.store)
     assert asked is not None
     indexer = Indexer(settings, journals, relay, now=now)
-    teller = Teller(settings.server.state_dir / "audit", asked, relay, indexer.alone, now=now)
+    answers = MessageAnswers(
+        settings.server.state_dir / "audit", asked, relay, indexer.alone, now=now
+    )
     tasks = [
         asyncio.create_task(_keep(indexer.look)),
         asyncio.create_task(_keep(lambda: _erase(settings, journals, relay, indexer))),
-        asyncio.create_task(_keep(teller.look)),
+        asyncio.create_task(_keep(answers.look)),
         asyncio.create_task(channel.keep_beating(indexer.snapshot)),
     ]
     await channel.until_drain()
@@ -84,7 +86,7 @@ async def _keep(work: Callable[[], Awaitable[None]]) -> None:
 async def _erase(
     settings: Settings, journals: SharedJournals, relay: str, indexer: "Indexer"
 ) -> None:
-    rows = await carry_out(settings, journals, relay, indexer.reading_anew)
+    rows = await carry_out(settings, journals, relay, indexer.reopening)
     if rows:
         log.info("erased_from_record", rows=rows)
 
@@ -140,7 +142,7 @@ class Indexer:
         return bool(batch)
 
     @asynccontextmanager
-    async def reading_anew(self) -> AsyncIterator[None]:
+    async def reopening(self) -> AsyncIterator[None]:
         """Keep those who are being erased out of the index: inside, nothing is added to it;
         afterwards the files, which the erasure has replaced, are opened again."""
         async with self.alone:
@@ -159,7 +161,7 @@ class Indexer:
 
 
 @dataclass(eq=False)
-class Teller:
+class MessageAnswers:
     """Answers other relays about messages that this one sent and that came back to them."""
 
     audit: Path

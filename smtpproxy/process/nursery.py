@@ -229,7 +229,7 @@ def _grow(sock: socket.socket) -> NoReturn:
         if not sys.flags.safe_path:
             del sys.path[0]  # nothing in the working directory may be imported
         leave_files(sock)
-        be_called("nursery")
+        set_process_name("nursery")
         # What a killed child leaves would be the supervisor's if that is the first of a container.
         ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         with suppress(ConnectionError):  # the supervisor is gone
@@ -324,7 +324,7 @@ def _work(given: int, channel: int, *listening: int) -> int:
     with open(given, "rb") as file:
         start: Start = pickle.load(file)
     name = name_of(start.role, start.number)
-    be_called(name)
+    set_process_name(name)
     _be_killed_first()
     to_supervisor = socket.socket(fileno=channel)
     sockets = {
@@ -339,13 +339,13 @@ def _work(given: int, channel: int, *listening: int) -> int:
     return code
 
 
-def be_called(name: str) -> None:
+def set_process_name(name: str) -> None:
     """Set the name that `ps -e`, `top` and `pgrep` show for this process."""
     with suppress(OSError):
         Path("/proc/self/comm").write_text(name)
 
 
-def give_way(steps: int) -> None:
+def lower_priority(steps: int) -> None:
     """Let processes that handle mail have the processor first, unless a sandbox forbids it."""
     with suppress(OSError):
         os.nice(steps)

@@ -47,10 +47,10 @@ async def tell_others(settings: Settings, counted: Callable[[Samples], None]) ->
     kind.
     """
     if is_postgresql(settings.store):
-        await RelayTeller(settings, counted).run()
+        await RelayReporter(settings, counted).run()
 
 
-class RelayTeller:
+class RelayReporter:
     """Reports keys and configuration of one relay."""
 
     def __init__(self, settings: Settings, counted: Callable[[Samples], None]) -> None:

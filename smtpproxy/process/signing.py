@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import structlog
 
-from smtpproxy.process.nursery import be_called, leave_files
+from smtpproxy.process.nursery import leave_files, set_process_name
 from smtpproxy.relay.dkim_signing import GOOD_BITS, Keyring, SigningKey
 
 _AT_ONCE = 64  # requests to a process: more might not fit into its socket
@@ -159,7 +159,7 @@ def _sign(sock: socket.socket, keys: Sequence[SigningKey], worker: int) -> NoRet
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # the worker decides when to end
         leave_files(sock)
-        be_called(f"signing-{worker}")
+        set_process_name(f"signing-{worker}")
         while request := sock.recv(_LONGEST):
             try:
                 answer = _DONE + keys[int.from_bytes(request[:2])].sign(request[2:])

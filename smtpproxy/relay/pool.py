@@ -196,7 +196,7 @@ class UpstreamPool:
     def _recent_attempts(self) -> int:
         """How many attempts began so recently that they may soon succeed."""
         since = self.deadlines.now() - GREETED_WITHIN
-        return sum(begun > since for begun in self._opening.values())
+        return sum(started > since for started in self._opening.values())
 
     def _still_waiting(self) -> list[_Waiter]:
         return [waiter for waiter in self._waiters if not waiter.done()]
@@ -231,7 +231,7 @@ class UpstreamPool:
     def _opened(self, attempt: asyncio.Task[UpstreamConnection]) -> None:
         """Give the connection to whoever waits for it. If the attempt failed, fail the message it
         was made for, unless another attempt may serve it."""
-        begun = self._opening.pop(attempt)
+        started = self._opening.pop(attempt)
         try:
             connection = attempt.result()
             if not connection.alive:
@@ -239,18 +239,18 @@ class UpstreamPool:
         except asyncio.CancelledError:
             pass
         except NO_MORE as error:
-            self._refused(begun, error)
+            self._refused(started, error)
         except Exception as error:
             waiting = self._still_waiting()
-            if len(waiting) > self._recent_attempts() and waiting[0].since <= begun:
+            if len(waiting) > self._recent_attempts() and waiting[0].since <= started:
                 waiting[0].set_exception(error)
-            self._fail(begun, error)
+            self._fail(started, error)
         else:
             self._hand_out(connection, new=True)
             self._limit.opened(self._open)
         self._open_more()
 
-    def _refused(self, begun: float, error: UpstreamError) -> None:
+    def _refused(self, started: float, error: UpstreamError) -> None:
         """Make do with the connections that the upstream accepts. If there are none, all fail."""
         greets_all = isinstance(error, UpstreamClosing)
         in_vain = self._limit.refused(
@@ -260,14 +260,14 @@ class UpstreamPool:
             greets_all=greets_all,
             heard_at=error.heard_at,
         )
-        self._fail(NEVER if in_vain else begun, error)
+        self._fail(NEVER if in_vain else started, error)
 
-    def _fail(self, begun: float, error: Exception) -> None:
-        """Fail messages that have waited long, and since before the attempt `begun`: another always
-        follows, which may fail as well."""
+    def _fail(self, started: float, error: Exception) -> None:
+        """Fail messages that have waited long, and since before an attempt that `started`: another
+        always follows, which may fail as well."""
         limit = self.deadlines.now() - self.settings.wait_timeout
         for waiter in self._still_waiting():
-            if begun == NEVER or waiter.since <= min(begun, limit):
+            if started == NEVER or waiter.since <= min(started, limit):
                 waiter.set_exception(error)
 
     def _hand_out(self, connection: UpstreamConnection, *, new: bool = False) -> None:

@@ -21,7 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from smtpproxy.auth import network_of
 from smtpproxy.open_files import room_for_clients
-from smtpproxy.waiting import accepted_are_told
+from smtpproxy.waiting import wait_for_accepted
 from smtpproxy.web.api.uploads import EXTEND_TIME
 from smtpproxy.web.rates import forwarded_client
 
@@ -306,7 +306,7 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
             server.close()
-        await accepted_are_told()
+        await wait_for_accepted()
         await super().shutdown(sockets)
 
 

@@ -25,7 +25,7 @@ from smtpproxy.mail.mailboxes import MailboxError, addresses
 from smtpproxy.mail.mime import read_body, read_texts
 from smtpproxy.mail.visible_text import VisibleText, visible_text
 from smtpproxy.policy.bulk import bulk_signs
-from smtpproxy.policy.bulk_text import newsletter_signs, speaks_of_unsubscribing
+from smtpproxy.policy.bulk_text import mentions_unsubscribing, newsletter_signs
 from smtpproxy.policy.content_checks import check_content, fingerprint
 from smtpproxy.policy.features import read_features, read_identity
 from smtpproxy.policy.model import Alignment, MessageFeatures, Stream, StreamClass
@@ -121,7 +121,7 @@ PARTS = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n"
 def read_text(header: bytes) -> Callable[[bytes], None]:
     def read(body: bytes) -> None:
         shown = visible_text(read_body(HeaderBlock(header), body))
-        speaks_of_unsubscribing(shown.text)
+        mentions_unsubscribing(shown.text)
         newsletter_signs(shown.text)
         fingerprint(shown, ["jeanne.doe@b.example"], ["Jeanne Doe"])
 

@@ -48,7 +48,7 @@ def test_a_verdict_holds_until_something_is_learned(news: str) -> None:
         evaluation.learn_mailed({ANN: KNOWN})
     assert not evaluation.holds(OFFERS, [ANN, BOB])
     assert evaluation.holds(OFFERS, [BOB])
-    evaluation.judge_anew(OFFERS, [ANN, BOB], MessageFeatures(), NOW)
+    evaluation.judge_again(OFFERS, [ANN, BOB], MessageFeatures(), NOW)
     assert evaluation.holds(OFFERS, [ANN, BOB])
 
 
@@ -62,7 +62,7 @@ def test_no_verdict_by_the_age_of_a_snapshot_holds() -> None:
 def test_whose_facts_could_not_be_read_is_undecided_and_the_others_are_not() -> None:
     evaluation = _evaluation()
     evaluation.learn([BOB], {BOB: KNOWN}, 1)
-    for judge in (evaluation.judge_anew, evaluation.judge_at_end):
+    for judge in (evaluation.judge_again, evaluation.judge_at_end):
         verdicts = judge(OFFERS, [ANN, BOB, ANN], MessageFeatures(), NOW)
         assert verdicts[0] == verdicts[2] == UNDECIDED
     evaluation.judge_at_rcpt([BOB], NOW)

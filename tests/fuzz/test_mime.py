@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import MimeLimits, read_body
 from smtpproxy.mail.visible_text import read_html, visible_text
-from smtpproxy.policy.bulk_text import newsletter_signs, speaks_of_unsubscribing
+from smtpproxy.policy.bulk_text import mentions_unsubscribing, newsletter_signs
 from smtpproxy.policy.content_checks import fingerprint
 from tests.fuzz.hostile import flood, octets
 from tests.kit.soak import LONGEST, times
@@ -37,7 +37,7 @@ def read_message(raw: bytes, limits: MimeLimits) -> None:
     assert len(found.parts) <= limits.parts
     shown = visible_text(found)
     assert shown.text == " ".join(shown.text.split())
-    speaks_of_unsubscribing(shown.text)
+    mentions_unsubscribing(shown.text)
     newsletter_signs(shown.text)
     first = fingerprint(shown, ["jeanne.doe@b.example"], ["Jeanne Doe"])
     assert first == fingerprint(shown, ["jeanne.doe@b.example"], ["Jeanne Doe"])

@@ -68,7 +68,7 @@ class Mailbox:
         """Return the ids of what was acted on."""
         self.time += timedelta(**later)
         found = []
-        while done := await self.inbox.work_off(lambda: False):
+        while done := await self.inbox.work_through(lambda: False):
             found += [each.understood.arrived.id.lstrip("0") for each in done]
         return found
 

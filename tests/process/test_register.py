@@ -9,7 +9,7 @@ import pytest
 
 from smtpproxy.config import parse
 from smtpproxy.process import register
-from smtpproxy.process.register import RelayTeller
+from smtpproxy.process.register import RelayReporter
 from smtpproxy.store.records import StoreInaccessible, StoreMisconfigured, StoreUnavailable
 from tests.kit.relay import relay_config
 from tests.kit.toml import to_toml
@@ -49,7 +49,7 @@ async def test_a_store_that_cannot_be_told_is_no_missing_key(
     failing = Failing(told, StoreMisconfigured("suppression.key lacks a key"))
     monkeypatch.setattr(register, "open_store", lambda *_: failing)
     counted: asyncio.Future[Mapping[Any, float]] = asyncio.get_running_loop().create_future()
-    teller = RelayTeller(settings, lambda numbers: counted.done() or counted.set_result(numbers))
+    teller = RelayReporter(settings, lambda numbers: counted.done() or counted.set_result(numbers))
     running = asyncio.create_task(teller.run())
     numbers = await asyncio.wait_for(counted, 10)
     running.cancel()

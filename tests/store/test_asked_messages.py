@@ -10,7 +10,7 @@ import pytest
 
 from smtpproxy.events import Client
 from smtpproxy.mailbox.messages import on_record
-from smtpproxy.process.journals import Teller
+from smtpproxy.process.journals import MessageAnswers
 from smtpproxy.sinks.audit.erase import pseudonymise
 from smtpproxy.store import open_asked_messages, open_feedback, open_journals
 from smtpproxy.store.feedback import SentMessage
@@ -169,9 +169,9 @@ async def test_a_relay_tells_what_its_journal_says(
     kept, lost = (message.id for message in messages)
     rows = [row(n, id=id) for n, id in enumerate((kept, lost), 20)]
     await journals.add(ONE, rows, {0: 21})
-    teller = Teller(tmp_path / "audit", asked, ONE, asyncio.Lock(), now=clock.now)
+    answers = MessageAnswers(tmp_path / "audit", asked, ONE, asyncio.Lock(), now=clock.now)
     await asked.ask([kept, lost], clock.now())
-    await teller.look()
+    await answers.look()
     assert await asked.ask([kept, lost], clock.now()) == {kept: SENT}
     pseudonymise(tmp_path / "audit", ANNA)
     after = on_record(tmp_path / "audit", kept)
@@ -180,5 +180,5 @@ async def test_a_relay_tells_what_its_journal_says(
     await asked.used([kept])
     await asked.ask([kept], clock.now())
     clock.tick(minutes=2)
-    await teller.look()
+    await answers.look()
     assert await asked.ask([kept], clock.now()) == {kept: after}

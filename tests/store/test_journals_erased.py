@@ -49,7 +49,7 @@ class Relay:
         relay = relay_id(self.state_dir)
         indexer = Indexer(self.settings, self.journals, relay, now=self.clock.now)
         await indexer.look()
-        return await carry_out(self.settings, self.journals, relay, indexer.reading_anew)
+        return await carry_out(self.settings, self.journals, relay, indexer.reopening)
 
     def text(self) -> bytes:
         return b"".join(path.read_bytes() for path in (self.state_dir / "audit").glob("*-0.ndjson"))
@@ -100,15 +100,15 @@ async def test_who_is_erased_while_the_journal_is_read_is_not_in_the_index(
         await add(*given)
 
     @asynccontextmanager
-    async def reading_anew() -> AsyncIterator[None]:
+    async def reopening() -> AsyncIterator[None]:
         erasing.set()
-        async with indexer.reading_anew():
+        async with indexer.reopening():
             yield
 
     await relay.journals.add_erasure(ANNA, relay.clock.now())
     monkeypatch.setattr(relay.journals, "add", added_late)
     _, erased = await asyncio.gather(
-        indexer.look(), carry_out(relay.settings, relay.journals, name, reading_anew)
+        indexer.look(), carry_out(relay.settings, relay.journals, name, reopening)
     )
     await indexer.look()
     assert erased == 1

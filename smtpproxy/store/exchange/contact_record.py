@@ -64,7 +64,7 @@ class EvidenceRecord(Struct, forbid_unknown_fields=True):
     form: str | None = None
     document_hash: Hash | None = None
 
-    def told(self) -> Evidence:
+    def parsed(self) -> Evidence:
         document_hash = self.document_hash and self.document_hash.lower()
         texts = (self.wording, self.ip, self.version, self.form, document_hash)
         return Evidence(*[text if text and text.strip() else None for text in texts])
@@ -88,7 +88,7 @@ class ProvenanceRecord(Struct, forbid_unknown_fields=True):
     sender_disclosed: bool | None = None
     chain: list[LinkRecord] = []
 
-    def told(self) -> Provenance:
+    def parsed(self) -> Provenance:
         chain = [Link(one.supplier, one.sender_disclosed, _moment(one.at)) for one in self.chain]
         return Provenance(self.supplier, self.sender_disclosed, tuple(chain))
 
@@ -102,7 +102,7 @@ class PurchaseRecord(Struct, forbid_unknown_fields=True, omit_defaults=True):
     brand: Word | UnsetType | None = UNSET
     came_by: str | UnsetType | None = UNSET
 
-    def told(self, line: LinesOwn) -> Purchase:
+    def parsed(self, line: LinesOwn) -> Purchase:
         return Purchase(self.product, in_utc(self.at), self.kind, *line.said_to(self))
 
 
@@ -122,7 +122,7 @@ class ConsentRecord(Struct, forbid_unknown_fields=True):
 
     def acts(self, line: LinesOwn) -> list[ConsentAct]:
         """Return the agreement and the withdrawal, as far as each took place."""
-        told = self.evidence.told() if self.evidence else _NO_EVIDENCE
+        told = self.evidence.parsed() if self.evidence else _NO_EVIDENCE
         brand, came_by = line.said_to(self)
         if self.given_at is None:
             if self.withdrawn_at is None:
@@ -162,7 +162,7 @@ class CollectionRecord(Struct, forbid_unknown_fields=True):
     audience: Audience | None = None
     occupations: Words = []
 
-    def told(self) -> Collection:
+    def parsed(self) -> Collection:
         return Collection(
             self.brand,
             self.source,
@@ -171,7 +171,7 @@ class CollectionRecord(Struct, forbid_unknown_fields=True):
             self.informed_at is False,
             self.optout_offered,
             _moment(self.last_activity_at),
-            self.provenance.told() if self.provenance else None,
+            self.provenance.parsed() if self.provenance else None,
             _moment(self.as_of),
             self.audience or Audience.UNKNOWN,
             frozenset(self.occupations),
@@ -186,7 +186,7 @@ class PreferenceRecord(Struct, forbid_unknown_fields=True):
     at: Time
     brand: Word = BUILT_IN_BRAND
 
-    def told(self) -> Preference:
+    def parsed(self) -> Preference:
         return Preference(self.purpose, self.frequency, in_utc(self.at), self.brand)
 
 
@@ -216,7 +216,7 @@ class ContactRecord(Struct, forbid_unknown_fields=True):
         """Raises ValueError if the address is invalid, or a time is out of range."""
         if self.informed_at is True:
             raise ValueError(f"informed_at: true is not a time; expected {_RIGHT['informed_at']}")
-        provenance = self.provenance.told() if self.provenance else None
+        provenance = self.provenance.parsed() if self.provenance else None
         line = LinesOwn(self.brand, came_by(self.source or None, provenance))
         try:
             return ContactUpdate(
@@ -231,15 +231,15 @@ class ContactRecord(Struct, forbid_unknown_fields=True):
                     frozenset(self.occupations or ()),
                     frozenset(self.tags or ()),
                     provenance,
-                    tuple([one.told(line) for one in self.purchases]),
+                    tuple([one.parsed(line) for one in self.purchases]),
                     tuple([act for consent in self.consents for act in consent.acts(line)]),
                     _moment(self.first_contacted_at),
                     _moment(self.profiling_objected_at),
                     self.informed_at is False,
                     _language(self.language),
-                    tuple([one.told() for one in self.preferences]) if self.preferences else (),
+                    tuple([one.parsed() for one in self.preferences]) if self.preferences else (),
                     self.brand,
-                    tuple([one.told() for one in self.collections]) if self.collections else (),
+                    tuple([one.parsed() for one in self.collections]) if self.collections else (),
                 ),
                 _named(tuple([value is not UNSET for value in _read_profile(self)])),
                 as_of,

@@ -138,11 +138,11 @@ class Database:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator["Connection"]:
         """Lend a connection. Raises StoreUnavailable for any failure of the database."""
-        async with self._lending() if self.target.prepares else self.begun() as connection:
+        async with self._lending() if self.target.prepares else self.in_transaction() as connection:
             yield connection
 
     @asynccontextmanager
-    async def begun(
+    async def in_transaction(
         self, isolation: str = "READ COMMITTED", **settings: str
     ) -> AsyncIterator["Connection"]:
         """Lend a connection in a transaction with these settings."""
@@ -159,7 +159,7 @@ class Database:
         Raises StoreUnavailable for any failure of the database.
         """
         if not self.target.prepares:
-            async with asyncio.timeout_at(until), self.begun() as connection:
+            async with asyncio.timeout_at(until), self.in_transaction() as connection:
                 rows: Sequence[Record] = await connection.fetch(sql, *values)
                 return rows
         lent = None if self._kept is None else self._kept.take()
@@ -250,7 +250,7 @@ class Database:
     @asynccontextmanager
     async def transaction(self, **settings: str) -> AsyncIterator[PostgresSession]:
         """Run a transaction with these settings, concurrently with others."""
-        async with self.begun(**settings) as connection:
+        async with self.in_transaction(**settings) as connection:
             yield PostgresSession(connection)
 
     @asynccontextmanager
@@ -265,7 +265,9 @@ class Database:
 
     @asynccontextmanager
     async def reading(self, *, snapshot: bool = False) -> AsyncIterator[PostgresSession]:
-        async with self.begun("REPEATABLE READ") if snapshot else self.connection() as connection:
+        async with (
+            self.in_transaction("REPEATABLE READ") if snapshot else self.connection() as connection
+        ):
             yield PostgresSession(connection)
 
     async def secret(self, part: str) -> bytes:

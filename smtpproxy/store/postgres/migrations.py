@@ -64,7 +64,7 @@ async def migrate(
     A database without a key gets that of `state_dir`, which is created if missing; without a
     folder it stays without one. Raises StoreMisconfigured, StoreUnavailable.
     """
-    async with database.begun() as connection:
+    async with database.in_transaction() as connection:
         # Others wait for the migration, however long it takes.
         await connection.execute("SET LOCAL lock_timeout = 0")
         await connection.execute("SET LOCAL statement_timeout = 0")

@@ -230,7 +230,7 @@ class SqliteReader:
         """Read over a separate connection, whose snapshot can outlast a turn of the loop."""
         facts: dict[str, RecipientFacts] = {}
         async with self._turn:
-            link = await self._ask(self._begun)
+            link = await self._ask(self._in_transaction)
             try:
                 read = link.some if lookups.snapshots else link.many
                 for start in range(0, len(lookups.addresses), _CHUNK):
@@ -245,7 +245,7 @@ class SqliteReader:
                 raise
         return facts
 
-    def _begun(self) -> _Link:
+    def _in_transaction(self) -> _Link:
         """Return the connection for many, in a transaction."""
         link = self._many
         if link is None or not link.file.same():
