@@ -75,7 +75,7 @@ class Listener:
         self._xclient_trusted = TrustedHosts(
             () if settings.proxy_protocol else settings.xclient_trusted
         )
-        self._login_trusted = self._hosts_that_tell_logins()
+        self._login_trusted = self._hosts_that_report_logins()
         self._sessions: set[Session] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._all_left: asyncio.Future[None] | None = None  # while `_left` waits
@@ -152,7 +152,7 @@ class Listener:
         if self._all_left is not None and not self._sessions and not self._all_left.done():
             self._all_left.set_result(None)
 
-    def _hosts_that_tell_logins(self) -> TrustedHosts | None:
+    def _hosts_that_report_logins(self) -> TrustedHosts | None:
         """The hosts whose reported logins count. None: all, since all that milter and policy
         clients report is the MTA's own."""
         named, asked = self.settings.login_trusted, self.settings.protocol in ("milter", "policy")

@@ -1,6 +1,6 @@
 """The milter intake: one connection from an MTA that asks what to do with its mail."""
 
-from __future__ import annotations  # of functions within functions: each costs a call
+from __future__ import annotations  # those of nested functions would each cost a call
 
 import asyncio
 from collections.abc import Callable, Mapping

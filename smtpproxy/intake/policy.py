@@ -1,6 +1,6 @@
 """The policy intake: one connection from a Postfix that asks about its recipients."""
 
-from __future__ import annotations  # of functions within functions: each costs a call
+from __future__ import annotations  # those of nested functions would each cost a call
 
 import re
 from collections.abc import Callable, Mapping

@@ -10,7 +10,7 @@ from smtpproxy.wire.session import ContentProblem, HeaderLimits
 
 FOR_SOME = Reply.of(250, "2.0.0", "accepted for some of the recipients")
 
-AS_CLIENT = Reply.of(220, None, "go on as that client; greet first")
+AS_CLIENT = Reply.of(220, None, "continue as that client; greet first")
 OK = Reply.of(250, "2.0.0", "OK")
 SENDER_OK = Reply.of(250, "2.1.0", "sender noted")
 GO_AHEAD = Reply.of(354, None, "end with <CR><LF>.<CR><LF>")

@@ -1,6 +1,6 @@
 """What the sessions of all protocols have in common: how they begin, wait and end."""
 
-from __future__ import annotations  # of functions within functions: each costs a call
+from __future__ import annotations  # those of nested functions would each cost a call
 
 import asyncio
 import contextlib

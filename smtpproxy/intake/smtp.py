@@ -1,6 +1,6 @@
 """The SMTP intake: one session between a client and the upstream."""
 
-from __future__ import annotations  # of functions within functions: each costs a call
+from __future__ import annotations  # those of nested functions would each cost a call
 
 import asyncio
 from collections.abc import Callable, Mapping

@@ -260,11 +260,11 @@ class Suppression(Struct, frozen=True, omit_defaults=True):
     widened: bool = False  # matched only by the widened key, not by the address
     note: str | None = None
     domain: str | None = None  # for a whole domain: "@example.com", "*.example.com"
-    read_as: str | None = None  # for this address, as which an MTA may read the recipient's
+    read_as: str | None = None  # the address given, which an MTA may read the recipient's as
 
 
 class Reading(Struct, frozen=True):
-    """Another address, as which an MTA may read the recipient's, where consent was withdrawn."""
+    """Another address that an MTA may read the recipient's as, where consent was withdrawn."""
 
     address: str  # canonical
     acts: tuple[ConsentAct, ...]
@@ -300,7 +300,7 @@ class RecipientFacts(Struct, frozen=True, omit_defaults=True):
     mailings: tuple[Mailing, ...] = ()  # as far back as they are kept
     first_mailed_at: datetime | None = None  # by this relay, on any marketing stream
     snapshot_at: datetime | None = None  # the oldest of the partners'; None: one is missing
-    newest_snapshot_at: datetime | None = None  # where it is not the oldest
+    newest_snapshot_at: datetime | None = None  # if it is not the oldest
     null_mx: bool | None = None  # the domain accepts no mail; None: not known
     readings: tuple[Reading, ...] = ()  # of the address, by an MTA after us
     pauses: tuple[Pause, ...] = ()  # of streams that it may be on

@@ -24,7 +24,7 @@ _LAST_FOR = 6.0
 
 
 class Connector:
-    """Opens connections that have greeted us."""
+    """Opens connections, up to the upstream's greeting."""
 
     def __init__(
         self,

@@ -38,7 +38,9 @@ class UpstreamUnreachable(UpstreamError):
 class UpstreamFull(UpstreamError):
     """The upstream greets with 421: it accepts no more connections (RFC 5321 section 3.8)."""
 
-    reply = Reply.of(451, "4.4.1", "the next mail server takes no more connections now; try later")
+    reply = Reply.of(
+        451, "4.4.1", "the next mail server accepts no more connections now; try later"
+    )
 
 
 class UpstreamInsecure(UpstreamError):
@@ -185,7 +187,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.close()
             raise UpstreamInsecure(f"TLS with the upstream: {error}") from error
         if secured is None or self._error is not None:
-            raise UpstreamInsecure("upstream went away in the TLS handshake")
+            raise UpstreamInsecure("upstream went away during the TLS handshake")
         self._transport = secured
 
     async def command(self, data: bytes, timeout: float) -> Reply:
@@ -303,11 +305,11 @@ class UpstreamConnection(asyncio.Protocol):
         self.alive = True
 
     def data_received(self, data: bytes) -> None:
-        """Read replies. Unasked input, even half a line, must not count as the reply to a later
+        """Read replies. Unsolicited input, even half a line, must not count as the reply to a later
         command, so it ends the connection."""
         waiting, counts, reader = self._waiting, self._replies, self._reader
         if not waiting and self._writing is None:
-            self._fail(UpstreamLost(f"unasked: {data[:80]!r}"))
+            self._fail(UpstreamLost(f"unsolicited: {data[:80]!r}"))
             return
         try:
             replies = reader.receive_data(data)
@@ -317,7 +319,7 @@ class UpstreamConnection(asyncio.Protocol):
         answered: list[Exchange[Any]] = []
         for reply in replies:
             if not waiting:
-                self._fail(UpstreamLost(f"unasked: {reply}"))
+                self._fail(UpstreamLost(f"unsolicited: {reply}"))
                 break
             code, exchange = reply.code, waiting[0]
             counts[code // 100] += 1
@@ -328,9 +330,9 @@ class UpstreamConnection(asyncio.Protocol):
         if answered and not waiting:
             self._deadline.at = NEVER
             if reader.line or reader.texts:
-                self._fail(UpstreamLost("unasked: half a reply"))
+                self._fail(UpstreamLost("unsolicited: half a reply"))
         failed = self._error
-        for exchange in answered:  # only now, when unasked input has been found
+        for exchange in answered:  # only now, when unsolicited input has been found
             lost = self._error
             if lost is not None and lost is not failed:  # in `answered` of an earlier one
                 exchange.lost(lost)
@@ -354,7 +356,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._writing is None:
             return
         if self._reader.line or self._reader.texts:
-            self._fail(UpstreamLost("unasked: half a reply"))
+            self._fail(UpstreamLost("unsolicited: half a reply"))
         else:
             self._writing[1].slow = True
             self.send_content(*self._writing)

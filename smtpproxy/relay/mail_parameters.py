@@ -8,8 +8,8 @@ from smtpproxy.wire.client import Capabilities
 from smtpproxy.wire.commands import ClientInfo
 from smtpproxy.wire.forwarding import xforward_command
 
-_NO_UTF8 = Reply.of(554, "5.6.9", "the next mail server does not take UTF-8 in header fields")
-_NO_EIGHT_BIT = Reply.of(554, "5.6.3", "the next mail server does not take 8-bit content")
+_NO_UTF8 = Reply.of(554, "5.6.9", "the next mail server does not accept UTF-8 in header fields")
+_NO_EIGHT_BIT = Reply.of(554, "5.6.3", "the next mail server does not accept 8-bit content")
 
 
 class MailParameters(Struct, frozen=True):

@@ -1,6 +1,6 @@
 """One mail transaction with the upstream, in lockstep with the client's."""
 
-from __future__ import annotations  # of functions within functions: each costs a call
+from __future__ import annotations  # those of nested functions would each cost a call
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -24,7 +24,7 @@ from smtpproxy.waiting import Pending
 from smtpproxy.wire.client import rcpt_command
 from smtpproxy.wire.commands import Rcpt
 
-_NO_ADDRESS = Reply.of(550, "5.6.7", "the next mail server does not take SMTPUTF8")
+_NO_ADDRESS = Reply.of(550, "5.6.7", "the next mail server does not accept SMTPUTF8")
 
 _DATA = b"DATA\r\n"
 _END = b".\r\n"

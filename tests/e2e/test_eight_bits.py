@@ -17,9 +17,9 @@ from tests.kit.upstream import KEYWORDS, FakeUpstream
 SUBSCRIBER, OTHER, STRANGER = address("consent"), address("customer"), address("nothing")
 SENDER = "news@shop.example"
 BOTH = ("SMTPUTF8", "BODY=8BITMIME")
-NO_8BIT = "554 5.6.3 the next mail server does not take 8-bit content"
-NO_UTF8 = "554 5.6.9 the next mail server does not take UTF-8 in header fields"
-NO_ADDRESS = "550 5.6.7 the next mail server does not take SMTPUTF8"
+NO_8BIT = "554 5.6.3 the next mail server does not accept 8-bit content"
+NO_UTF8 = "554 5.6.9 the next mail server does not accept UTF-8 in header fields"
+NO_ADDRESS = "550 5.6.7 the next mail server does not accept SMTPUTF8"
 
 PLAIN = marketing()
 EIGHT_BIT = marketing(body="caf\u00e9\r\n")

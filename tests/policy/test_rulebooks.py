@@ -79,9 +79,9 @@ FAULTS = [
     ('name = "x"\nvalid_methods = [1]', "valid_methods: must be a list of texts"),
     ('name = "x"\nvalid_methods = [""]', "valid_methods: must be a list of texts"),
     ('name = "x"\nvalid_methods = ["silence"]', 'preticked_methods: "silence" is in valid'),
-    ('name = "x"\nrole_local_parts = ["a b"]', 'role_local_parts: "a b" is no local part'),
+    ('name = "x"\nrole_local_parts = ["a b"]', 'role_local_parts: "a b" is not a local part'),
     ('name = "x"\nrole_local_parts = ["Info"]', 'role_local_parts: "Info" must be written "info"'),
-    ('name = "x"\nconsumer_domains = ["a@b"]', 'consumer_domains: "a@b" is no domain'),
+    ('name = "x"\nconsumer_domains = ["a@b"]', 'consumer_domains: "a@b" is not a domain'),
     (
         'name = "x"\nconsumer_domains = ["é.fr"]',
         'consumer_domains: "é.fr" must be written "xn--9ca.fr"',

@@ -187,9 +187,9 @@ async def test_parameters_go_to_an_upstream_that_knows_them(upstream: FakeUpstre
 
 BOTH = MailParameters(SENDER, eight_bit=True, utf8=True)
 NEEDS_8BIT, NEEDS_UTF8 = frozenset({"8BITMIME"}), frozenset({"8BITMIME", "SMTPUTF8"})
-NO_UTF8 = "554 5.6.9 the next mail server does not take UTF-8 in header fields"
-NO_8BIT = "554 5.6.3 the next mail server does not take 8-bit content"
-NO_ADDRESS = "550 5.6.7 the next mail server does not take SMTPUTF8"
+NO_UTF8 = "554 5.6.9 the next mail server does not accept UTF-8 in header fields"
+NO_8BIT = "554 5.6.3 the next mail server does not accept 8-bit content"
+NO_ADDRESS = "550 5.6.7 the next mail server does not accept SMTPUTF8"
 
 
 @pytest.mark.parametrize(

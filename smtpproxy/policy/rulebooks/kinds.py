@@ -206,7 +206,7 @@ def _as_compared(item: str, address: str, part: str) -> str | None:
     try:
         right = entered(address)
     except AddressError as error:
-        return f"{shown(item)} is no {part}: {error}"
+        return f"{shown(item)} is not a {part}: {error}"
     if right == address:
         return None
     local, _, host = right.rpartition("@")

@@ -89,7 +89,7 @@ def list_stale(case: RecipientCase) -> Verdict | None:
     if newest > case.now + SNAPSHOT_AHEAD:
         detail = f"a snapshot is dated in the future, {newest:%Y-%m-%dT%H:%M:%SZ}"
     elif (case.now - taken_at).total_seconds() > stream.max_snapshot_age:
-        detail = f"the oldest snapshot is of {taken_at:%Y-%m-%dT%H:%M:%SZ}"
+        detail = f"the oldest snapshot is from {taken_at:%Y-%m-%dT%H:%M:%SZ}"
     else:
         return None
     return defer("list_stale", Reason.LIST_STALE, detail)

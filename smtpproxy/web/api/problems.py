@@ -32,7 +32,7 @@ KINDS: Mapping[str, Kind] = {
     "not_permitted": Kind(403, "The token lacks the right."),
     "not_of_your_brand": Kind(403, "The token is not for this brand, or for all of them."),
     "not_found": Kind(404, "There is nothing with that name."),
-    "not_allowed": Kind(405, "The path does not take this method."),
+    "not_allowed": Kind(405, "The path does not accept this method."),
     "target_too_long": Kind(414, "The path and query are too long."),
     "header_too_large": Kind(431, "The header section is too large."),
     "internal": Kind(500, "An internal failure."),
