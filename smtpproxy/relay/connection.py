@@ -38,9 +38,7 @@ class UpstreamUnreachable(UpstreamError):
 class UpstreamFull(UpstreamError):
     """The upstream greets with 421: it accepts no more connections (RFC 5321 section 3.8)."""
 
-    reply = Reply.of(
-        451, "4.4.1", "the next mail server accepts no more connections now; try later"
-    )
+    reply = Reply.of(451, "4.4.1", "the next mail server accepts no more connections; try later")
 
 
 class UpstreamInsecure(UpstreamError):

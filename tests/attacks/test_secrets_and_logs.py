@@ -139,7 +139,7 @@ def test_a_sign_that_ends_like_an_address_hides_nothing_behind_it() -> None:
 
 def test_what_tells_nobody_s_address_stays_as_it_is() -> None:
     for text in (
-        "UpstreamLost: unsolicited: 421 4.7.0 mx1.upstream.example too many connections from 192.0.2.1",
+        "UpstreamLost: unsolicited: 421 4.7.0 mx.isp.example too many connections from 192.0.2.1",
         "ConnectionRefusedError(111, \"Connect call failed ('127.0.0.1', 10025)\")",
         "certificate of relay.example (CN=relay, O=Shop) expired; wait=40s, 100%, +4030",
     ):

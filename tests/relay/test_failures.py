@@ -49,7 +49,7 @@ from tests.relay.sending import (
 )
 
 LOST = "451 4.4.2 connection to the next mail server lost; try later"
-FULL = "451 4.4.1 the next mail server accepts no more connections now; try later"
+FULL = "451 4.4.1 the next mail server accepts no more connections; try later"
 UNREACHABLE = "451 4.4.1 the next mail server cannot be reached; try later"
 LATE = "451 4.4.2 the next mail server did not answer in time; try later"
 INSECURE = "451 4.7.5 no secure connection to the next mail server; try later"
