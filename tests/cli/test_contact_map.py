@@ -260,7 +260,7 @@ def test_a_file_is_never_overwritten(stored: Stored) -> None:
         ("", 1, "it is empty"),
         ("email\n", 1, "no rows"),
         ("name,phone\nAnna,1\n", 2, "No column holds addresses, only name, phone."),
-        ("anna@x.example,1\nbert@x.example,2\n", 1, "put a header above it"),
+        ("anna@x.example,1\nbert@x.example,2\n", 1, "add a header row that names the columns"),
         ("Export of 30/11\nemail;no\na@b.example;\n", 1, "only 'Export of 30/11', and most rows"),
         ("Export;;\n\nemail;no;on\na@b.example;yes;15/09/2026\n", 1, "only 'Export', and most"),
         ("sep=;\nExport;\nemail;no;on\na@b.example;yes;15/09/2026\n", 1, "only 'Export', and"),

@@ -37,8 +37,8 @@ QUESTIONS = {
     "webhook drop crm --all": "crm will never be told of 2 changes. Drop them for good? [y/N]:",
     "webhook drop crm --letter 1": "crm will never be told of 1 change. Drop them for good? [y/N]:",
     "suppress move purpose:former marketing": (
-        "1 suppression will be moved from purpose:former to marketing, and cannot be told from its"
-        " own any more. Move them? [y/N]:"
+        "1 suppression will be moved from purpose:former to marketing, and can then no longer be"
+        " told from those already there. Move them? [y/N]:"
     ),
     "import undo {import}": ": it would be 1 contact removed, 0 put back, 0 kept that others",
     "purge": "contacts 3 years would go 1 oldest 2019-05-04",

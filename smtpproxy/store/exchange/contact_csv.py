@@ -276,7 +276,7 @@ class _Reader:
             wrong = fault[found.end() :].lstrip()
         if cell is None:
             return fault
-        if "is unknown; right" in wrong and cell.column:
+        if "is unknown; expected" in wrong and cell.column:
             wrong += f"; or give its meaning with [values.{cell.name}] in a mapping"
         return f"{cell}: {wrong}"
 

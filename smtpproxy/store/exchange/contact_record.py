@@ -351,7 +351,7 @@ def explain(error: Exception) -> str:
 
 _WORDED = (
     (r".* matching regex .*0-9A-Fa-f.*", "is not a SHA-256"),
-    (r".* matching regex .*", "holds a line end or another control character"),
+    (r".* matching regex .*", "contains a line end or another control character"),
     (r".* of length >= 1.*", "is empty"),
     (r"Expected `array` of length <= (\d+).*", r"has more than \1 entries"),
     (r".* of length <= (\d+).*", r"has more than \1 characters"),

@@ -178,7 +178,7 @@ TIME = "a time with its zone, like 2025-03-01T10:00:00Z"
         ({"optout_offered": 1}, ["optout_offered", "true or false"]),
         ({"tags": "vip"}, ["tags", "a list of words"]),
         ({"tags": [""]}, ["tags[0]: is empty", "a list of words"]),
-        ({"tags": ["a\nb"]}, ["tags[0]: holds a line end or another control character"]),
+        ({"tags": ["a\nb"]}, ["tags[0]: contains a line end or another control character"]),
         ({"tags": ["x" * 201]}, ["tags[0]: has more than 200 characters"]),
         ({"provenance": 7}, ["provenance: is not an object"]),
         ({"provenance": {"seller": "X"}}, ["provenance", "`seller`", "supplier"]),

@@ -101,7 +101,7 @@ def test_a_name_twice_among_very_many_is_found_soon(importing: Importing) -> Non
     # Each name counted among all took two minutes for a line like this.
     names = ", ".join(f'"n{n}": 1' for n in (*range(70_000), 69_999))
     assert importing.contacts(f"{{{names}}}\n".encode()).rejected == 1
-    assert "'n69999' comes twice" in importing.rejected
+    assert "'n69999' appears twice" in importing.rejected
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_name_twice_among_very_many_is_found_soon(importing: Importing) -> Non
 def test_a_suppression_with_a_name_twice_is_none(importing: Importing, line: str) -> None:
     done = importing.suppressions((line % ANNA).encode(), "ndjson")
     assert (done.rejected, done.refusals, done.added) == (1, 0, 0)
-    assert "comes twice" in importing.rejected
+    assert "appears twice" in importing.rejected
 
 
 @pytest.mark.parametrize(
