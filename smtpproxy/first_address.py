@@ -23,7 +23,7 @@ Place = tuple[str, int]
 
 
 async def addresses(host: str, port: int) -> list[Place]:
-    """Return the addresses of a name, those that may be tried. Raises OSError."""
+    """Return the addresses of a name that may be tried. Raises OSError."""
     if _is_literal(host):
         return [(host, port)]
     loop = asyncio.get_running_loop()

@@ -194,7 +194,7 @@ class Doctor:
         return job
 
     async def _of_upstream(self) -> Sequence[Finding]:
-        """Look at each address of the upstream's name."""
+        """Check each address of the upstream's name."""
         found = [self.settings.upstream]
         with suppress(TimeoutError):
             async with asyncio.timeout(self.timeout):

@@ -53,7 +53,7 @@ async def each_address(settings: UpstreamSettings) -> list[UpstreamSettings]:
 
 
 def judge_addresses(findings: Sequence[Finding]) -> list[Finding]:
-    """What one address lacks is worth a warning, if mail goes to another."""
+    """Reduce the faults of single addresses to warnings if mail can go to another address."""
     if all(each.status is Status.FAIL for each in findings):
         return list(findings)
     return [

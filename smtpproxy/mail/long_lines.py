@@ -1,4 +1,4 @@
-"""What MTAs make of lines of more than 998 octets (RFC 5321 4.5.3.1.6)."""
+"""What MTAs do to lines of more than 998 octets (RFC 5321 4.5.3.1.6)."""
 
 _LONGEST = 998  # octets without CRLF; smtp_line_length_limit of Postfix
 
@@ -6,8 +6,8 @@ _LONGEST = 998  # octets without CRLF; smtp_line_length_limit of Postfix
 def with_broken_lines(body: bytes) -> bytes | None:
     """Return the body as Postfix delivers it; None if it leaves every line whole.
 
-    It breaks a line wherever that is, in a link too, and what follows begins with a space. Sendmail
-    does nearly the same at 989 octets.
+    It breaks a line at exactly that length, even within a link, and what follows begins with a
+    space. Sendmail does nearly the same at 989 octets.
     """
     if not _has_long_line(body):
         return None
@@ -16,7 +16,7 @@ def with_broken_lines(body: bytes) -> bytes | None:
 
 
 def _has_long_line(body: bytes) -> bool:
-    """Look for the last line end within reach, so that most of the body is not looked at."""
+    """Look for the last line end within reach, so that most of the body is never examined."""
     reach, begin = _LONGEST + len(b"\r\n"), 0
     while len(body) - begin > _LONGEST:
         end = body.rfind(b"\n", begin, begin + reach)

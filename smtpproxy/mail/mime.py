@@ -91,7 +91,7 @@ _WINDOWS = {
     "shift_jis": "cp932",
     "euc_kr": "cp949",
 }
-"""Programs under Windows send its charsets under these names, and mail programs read them so
+"""Programs on Windows give its charsets these names, and mail programs read them accordingly
 (WHATWG Encoding 4.2): octets 80 to 9F of iso-8859-1 are quotes, dashes and the like."""
 _ALIASES = {
     "utf8mb4": "utf-8",

@@ -20,7 +20,7 @@ from smtpproxy.tls import client_context
 from smtpproxy.waiting import Deadlines
 
 _LAST_FOR = 6.0
-"""Seconds that an address which accepted no connection or message is asked after all others."""
+"""Seconds for which an address that accepted no connection or message is tried last."""
 
 
 class Connector:
@@ -36,7 +36,7 @@ class Connector:
         self._settings, self._hostname = settings, hostname
         self._deadlines, self._replies = deadlines, replies
         address = settings.address
-        # Of the name, when it was last looked up; and until when to ask some after all others.
+        # The addresses of the name as last looked up, and until when to try some of them last.
         self._places = [] if isinstance(address, TcpAddress) else [(str(address.path), 0)]
         self._last: dict[Place, float] = {}
         self._start_tls: StartTls | None = None
@@ -50,7 +50,7 @@ class Connector:
 
     async def open(self, closed: Callable[[], None]) -> UpstreamConnection:
         """Open one, at the first address that accepts it; `closed` is called when it ends. Raises
-        UpstreamError: of several, that an address is full, as messages wait for those it has."""
+        UpstreamError, preferably one that says an address is full: messages then wait."""
         left: list[Place] = []
         failure: UpstreamError | None = None
         while failure is None or left:
@@ -70,15 +70,15 @@ class Connector:
             del failure  # its traceback refers to us
 
     def has_another(self, place: Place) -> bool:
-        """Ask an address last for a while, since it accepts no messages. Return whether there is
-        one that is not."""
+        """Try an address last for a while, as it accepts no messages. Return whether there is one
+        that need not be tried last."""
         self._ask_last(place)
         now = self._deadlines.now()
         return any(self._last.get(each, now) <= now for each in self._places)
 
     async def _connect(self, closed: Callable[[], None], left: list[Place]) -> UpstreamConnection:
-        """Connect to the first of these addresses that answers, and remove it, or all if none does.
-        To begin with, there are none: then they are looked up."""
+        """Connect to the first of the addresses that are `left`, which are looked up if there are
+        none, and remove it; or remove all if none answers."""
         settings, loop = self._settings, asyncio.get_running_loop()
 
         def protocol() -> UpstreamConnection:

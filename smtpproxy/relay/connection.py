@@ -25,7 +25,7 @@ class UpstreamError(Exception):
 
     reply = Reply.of(451, "4.4.0", "the next mail server did not answer as it should; try later")
     listens = True
-    heard_at = NEVER  # if no connection could be opened: when the last address that answers said so
+    heard_at = NEVER  # when the last address that answered refused a connection
 
 
 class UpstreamUnreachable(UpstreamError):

@@ -109,8 +109,8 @@ class UpstreamPool:
         self, ended: UpstreamConnection, full: UpstreamError | None = None
     ) -> UpstreamConnection:
         """Return another connection for the same message, which keeps its turn: a new one, since
-        idle ones may have ended too; any, if the upstream accepted no more (`full`), and if it has
-        other addresses, they are asked first. Raises UpstreamError."""
+        idle ones may have ended too; or any, if the upstream accepted no more (`full`). Its other
+        addresses are then tried first. Raises UpstreamError."""
         now = self.deadlines.now()
         waiter = _Waiter(ended.client, min(ended.wanted_since, now), new=full is None)
         ended.close()

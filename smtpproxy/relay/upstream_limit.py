@@ -231,9 +231,9 @@ class UpstreamLimit:
     def refused(
         self, count: int, took: bool, *, listens: bool, greets_all: bool, heard_at: float
     ) -> bool:
-        """Note that the upstream accepted no more than `count`, as was `heard_at`. Return whether
-        messages wait in vain: it `took` no message on a connection of ours, nor of another worker,
-        which could give one up."""
+        """Note that the upstream accepted no more than `count`, as heard at `heard_at`. Return
+        whether messages wait in vain: it `took` no message on a connection of ours, nor of another
+        worker, which could give one up."""
         now = self._now()
         self._taken, self._full_at = count, now
         self._refused_since = min(self._refused_since, now, heard_at)

@@ -129,7 +129,7 @@ def _write_and_forget(folder: Path) -> None:
 
 
 async def greet(upstream: UpstreamSettings, left: list[Place] | None = None) -> None:
-    """Return if the upstream greets with 220, at one of its addresses, or of those that are `left`;
+    """Return if the upstream greets with 220 at one of its addresses, or of those that are `left`;
     raise `OSError` otherwise."""
     address, tls = upstream.address, dict[str, Any]()
     if upstream.tls == "implicit":

@@ -102,7 +102,7 @@ def test_a_copy_that_was_interrupted_is_gone_on_with_or_given_up(
     with monkeypatch.context() as patch:
         patch.setattr("smtpproxy.store.move.copying.Copying.prove", dies)
         assert stored.run("store", "copy", old, new, code=1).stderr.endswith("gone\n")
-    begun = f"a copy to {new} was begun and not finished"
+    begun = f"a copy to {new} was started but not finished"
     assert begun in stored.run("check", code=None).stdout
     (finding,) = stored.json("doctor", "--only", "store")["findings"]
     assert (finding["status"], finding["text"].startswith(begun)) == ("warn", True)

@@ -312,7 +312,7 @@ def test_status_tells_how_it_is(relay: RelayProcess) -> None:
     with sqlite3.connect(relay.root / "state" / "smtpproxy.db") as store:
         store.execute("CREATE TRIGGER copying_1 AFTER INSERT ON contact BEGIN SELECT 1; END")
     assert "offers" in (text := relay.command("status")[1])
-    assert "a copy was begun and not finished" in text
+    assert "a copy was started but not finished" in text
     watching = [*COMMAND, "status", "--watch", "--json", "--config", str(relay.config_path)]
     with subprocess.Popen(watching, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

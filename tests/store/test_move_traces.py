@@ -36,7 +36,7 @@ async def test_a_copy_that_was_begun_is_named_until_it_is_whole_or_given_up(
             await moved(database.url, new, tmp_path, say=at("all rows", kill))
         (one,) = await found(database)
         assert one.subject == database.url
-        assert one.text.startswith(f"a copy to {new} was begun and not finished")
+        assert one.text.startswith(f"a copy to {new} was started but not finished")
         assert one.fix == (
             f"smtpproxy store copy '{database.url}' '{new}' resumes it, "
             f"smtpproxy store reopen '{database.url}' gives it up"

@@ -243,7 +243,7 @@ async def test_a_commit_that_waits_for_a_lost_standby_is_not_taken_for_done(
     lost = "ALTER SYSTEM SET synchronous_standby_names = 'nobody'"
     server.sql("postgres", lost, "SELECT pg_reload_conf()")
     await asyncio.to_thread(wait_for, lambda: _commits_wait(server), "commits to wait")
-    with pytest.raises(StoreUnavailable, match="may be written or not: do it again"):
+    with pytest.raises(StoreUnavailable, match="may or may not be written: do it again"):
         await store.add_suppressions([entry(NAMES[0])])
     with pytest.raises(StoreUnavailable, match="in time"):  # one waits, and others for it
         await store.add_suppressions([entry(NAMES[0])])

@@ -128,7 +128,7 @@ def _text(record: dict[str, Any], name: str) -> dict[str, str]:
 
 
 def _refused_at(value: object, as_of: datetime) -> datetime | None:
-    """Return the time of a refusal; for one that was meant as a time but is none, the file's."""
+    """Return the time of a refusal; for one that was meant as a time but is not one, the file's."""
     try:
         return msgspec.convert(value, Time)
     except msgspec.ValidationError:

@@ -66,7 +66,7 @@ class SqliteTarget(Files):
         return connections
 
     def shut(self) -> None:
-        """Close the files, and delete them if no copy was begun."""
+        """Close the files, and delete them if no copy was started."""
         unused = not self._folder.exists() or self._is_new
         _close(self._connections)
         if unused:

@@ -92,7 +92,7 @@ def _in_files(path: Path) -> Iterator[Misfit]:
 
 def _unfinished(url: str, other: str | None) -> Misfit:
     text = (
-        f"a copy{f' to {other}' if other else ''} was begun and not finished: changes are still "
+        f"a copy{f' to {other}' if other else ''} was started but not finished: changes are still "
         "recorded for it, and pile up"
     )
     return Misfit(without_password(url), text, _fix(url, other))

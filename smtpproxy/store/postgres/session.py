@@ -25,7 +25,7 @@ NO_WAIT = (
     " synchronous_standby_names, and synchronous_commit to on"
 )
 
-_UNKNOWN = "the database did not confirm it in time, so it may be written or not: do it again"
+_UNKNOWN = "the database did not confirm it in time, so it may or may not be written: do it again"
 _PLACE = re.compile(r"\?(\d*)")
 _FOR_US = re.compile(r"/\*(.*?)\*/", re.DOTALL)
 _INSERTION = re.compile(

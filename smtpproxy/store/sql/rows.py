@@ -120,7 +120,7 @@ def record_of(kind: Callable[..., T], row: Sequence[Any]) -> T:
 
 @cache
 def _readers(kind: object) -> tuple[Callable[[Any], object] | None, ...]:
-    """Return what turns the values of each field into those of a record, None if nothing has to."""
+    """Return what converts the values of each field for a record; None where that is not needed."""
     found = []
     for hint in get_type_hints(kind).values():
         types = [one for one in (hint, *get_args(hint)) if isinstance(one, type)]

@@ -1,7 +1,7 @@
 """The access of a store's parts to its database, whichever kind it is.
 
 Statements are written once, in SQL for both databases: `?` or `?1` is a value, lists are JSON, and
-what stands in a comment `/*…*/` is for PostgreSQL alone. The few that differ are in a `Dialect`.
+text in a comment `/*…*/` is for PostgreSQL only. The few that differ are in a `Dialect`.
 """
 
 from abc import ABC, abstractmethod

@@ -145,7 +145,8 @@ def open_sqlite(
 def _refuse_loss(path: Path, state_dir: Path) -> None:
     """Refuse to begin anew where the journal of changes shows that there was a database.
 
-    An empty one would let mail pass to all who have refused it, wherever the law needs no consent.
+    An empty one would let mail through to everybody who has refused it, wherever the law needs no
+    consent.
     """
     if path.exists() and path.stat().st_size:
         return

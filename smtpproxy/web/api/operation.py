@@ -304,7 +304,7 @@ def read_moment(field: str, text: str | None, *, last_moment: bool = False) -> d
 
 
 def written_place(place: object) -> str:
-    """Return where the next page begins, as a text that clients only send back."""
+    """Return where the next page begins, as text that clients just send back."""
     return base64.urlsafe_b64encode(msgspec.msgpack.encode(place)).decode().rstrip("=")
 
 
