@@ -34,34 +34,31 @@ _STATE_ARM = f"{_STATE}{_PADDING}{_FROM_STATE}"
 _PAUSE_ARM = f"""
 SELECT {PAUSE}, 0::bigint, FALSE, subject, cause, at, reason, until{_PADDING} FROM stream_pause
 """
-# The last number of an act is its sequence.
+# OFFSET 0 makes the planner look rows up by their keys. A plan made while a table was empty would
+# otherwise read all of it for each lookup. The last number of an act is its sequence.
 _CONTACT_ARM = f"""
 SELECT {CONTACT}, 0::bigint, FALSE, NULL::text, NULL::text, NULL::bigint, NULL::text, sequence,
        {CONTACT_COLUMNS}, {ACT_COLUMNS}
-FROM contact LEFT JOIN consent_act ON consent_act.contact = contact.id
-WHERE address = ANY ($1::text[])
+FROM unnest($1::text[]) AS asked (name),
+     LATERAL (SELECT * FROM contact WHERE address = name OFFSET 0) AS person
+LEFT JOIN LATERAL (SELECT * FROM consent_act WHERE contact = person.id OFFSET 0) AS act ON TRUE
 """
 # {wide} and {exact} are the keys of addresses, {over} those of the whole domains that they are
 # under: in hexadecimal, separated by spaces. For other arrays than of text, asyncpg makes four more
 # queries on each new connection, and parses each array slowly. Places count from 1.
+_FOUND = """
+LATERAL (SELECT * FROM {table} WHERE {condition} AND wide_key = decode(wide, 'hex') OFFSET 0) AS one
+"""
 _OF_ADDRESS = f"""
 SELECT {SUPPRESSION}, place, exact_key = decode(exact, 'hex'), scope, {{columns}},
        NULL::bigint{_PADDING}
 FROM unnest(string_to_array(${{wide}}, ' '), string_to_array(${{exact}}, ' '))
-     WITH ORDINALITY AS asked (wide, exact, place), {{table}}
-WHERE {{condition}} AND wide_key = decode(wide, 'hex')
-AND (exact_key = decode(exact, 'hex') OR origin IN ({WIDENED}))
+     WITH ORDINALITY AS asked (wide, exact, place), {_FOUND}
+WHERE exact_key = decode(exact, 'hex') OR origin IN ({WIDENED})
 """
 _OF_DOMAIN = f"""
 SELECT {OF_DOMAIN}, place, FALSE, scope, {{columns}}, NULL::bigint{_PADDING}
-FROM unnest(string_to_array(${{over}}, ' ')) WITH ORDINALITY AS asked (wide, place), {{table}}
-WHERE {{condition}} AND wide_key = decode(wide, 'hex')
-"""
-# OFFSET 0 makes the planner look entries up by their keys. A plan made before a partner's first
-# snapshot came would otherwise read all of them for each lookup.
-_OF_SNAPSHOT = """
-SELECT * FROM partner_entry
-WHERE snapshot = partner_snapshot.snapshot AND wide_key = decode(wide, 'hex') OFFSET 0
+FROM unnest(string_to_array(${{over}}, ' ')) WITH ORDINALITY AS asked (wide, place), {_FOUND}
 """
 
 
@@ -96,7 +93,7 @@ def _sources(partners: Sequence[Partner]) -> list[dict[str, str]]:
     own = {"table": "suppression", "condition": "TRUE", "columns": "origin, since, note"}
     return [own] + [
         {
-            "table": f"partner_snapshot, LATERAL ({_OF_SNAPSHOT}) AS entry",
+            "table": "partner_snapshot JOIN partner_entry USING (snapshot)",
             "condition": f"partner = '{name}' AND key = '{key.fingerprint}'",
             "columns": f"'external'::text, since, 'partner {name}: ' || origin",
         }
