@@ -16,7 +16,6 @@ from pathlib import PurePath
 from typing import Annotated, Literal
 
 from smtpproxy import toml
-from smtpproxy.policy.model import Origin
 from smtpproxy.store.exchange.lines import ImportFault
 from smtpproxy.store.exchange.mapping import (
     FIELDS,
@@ -184,8 +183,6 @@ def read_layouts(provider: str, text: str) -> list[Layout]:
         file = checked(path, toml.loads(text), _LayoutFile)
     except toml.TomlError as error:
         raise MappingFault(f"{path}: {error}") from None
-    if file.provider != provider:
-        raise MappingFault(f"{path}: provider: must be {provider!r}, the name of the file")
     return [
         *(_layout(path, file, "suppressions", table) for table in file.suppressions),
         *(_layout(path, file, "contacts", table) for table in file.contacts),
@@ -193,10 +190,7 @@ def read_layouts(provider: str, text: str) -> list[Layout]:
 
 
 def _layout(path: str, file: _LayoutFile, kind: Kind, table: _LayoutTable) -> Layout:
-    if not table.name.startswith(f"{file.provider}-"):
-        raise MappingFault(f"{path}: {kind}.name: must be text like {file.provider}-bounces")
-    where = f"{path}: {table.name}"
-    mapping = of_file(where, table, _FIELDS[kind])
+    mapping = of_file(f"{path}: {table.name}", table, _FIELDS[kind])
     also = {column_key(one): column_key(name) for one, name in file.also.items()}
     called = {one: mapping.columns[name] for one, name in also.items() if name in mapping.columns}
     mapping = replace(mapping, columns={**mapping.columns, **called})
@@ -204,7 +198,6 @@ def _layout(path: str, file: _LayoutFile, kind: Kind, table: _LayoutTable) -> La
         When({name.casefold(): cell.casefold() for name, cell in w.columns.items()}, w.constants)
         for w in table.when
     )
-    _check_origins(where, kind, mapping, whens)
     return Layout(
         table.name,
         file.provider,
@@ -220,35 +213,22 @@ def _layout(path: str, file: _LayoutFile, kind: Kind, table: _LayoutTable) -> La
         table.of_list,
         whens,
         also,
-        _blocked(where, file, table, also),
+        _blocked(file, table, also),
     )
 
 
 def _blocked(
-    where: str, file: _LayoutFile, table: _LayoutTable, also: MappingOf[str, str]
+    file: _LayoutFile, table: _LayoutTable, also: MappingOf[str, str]
 ) -> dict[str, dict[str, str]]:
     """Return the origins of `table.blocked_in`, by column key and cell."""
     if not table.blocked_in:
         return {}
-    other = next((one for one in file.suppressions if one.name == table.blocked_in), None)
-    if other is None or "origin" not in other.values:
-        raise MappingFault(f"{where}: blocked_in: must be suppressions with values.origin")
+    other = next(one for one in file.suppressions if one.name == table.blocked_in)
     cells = {cell.casefold(): name for cell, name in other.values["origin"].items()}
     if other.constants.get("origin") == NO_SUPPRESSION:
         cells[""] = NO_SUPPRESSION
     keys = [column_key(column) for column, name in other.columns.items() if name == "origin"]
     return {key: cells for one in keys for key in (one, *(k for k, n in also.items() if n == one))}
-
-
-def _check_origins(where: str, kind: Kind, mapping: Mapping, whens: tuple[When, ...]) -> None:
-    if kind != "suppressions":
-        return
-    every = [mapping.constants, *[when.constants for when in whens]]
-    origins = {constants["origin"] for constants in every if "origin" in constants}
-    origins |= set(mapping.values.get("origin", {}).values())
-    right = {*map(str, Origin), NO_SUPPRESSION}
-    if not origins or not origins <= right:
-        raise MappingFault(f"{where}: origin: must be of {', '.join(sorted(right))}")
 
 
 PROVIDERS = (
