@@ -5,8 +5,9 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
+from smtpproxy.events import picked
 from smtpproxy.policy.model import (
     Audience,
     Collection,
@@ -107,10 +108,9 @@ def _wishes(preferences: object, address: str, as_of: datetime) -> Iterator[dict
             continue
         at = _refused_at(one.get("at"), as_of)
         wish = {name: one[name] for name in ("purpose", "frequency", "brand") if name in one}
-        if at is not None and _can_be_read(
-            {"address": address, "preferences": [wish | {"at": at}]}, as_of
-        ):
-            yield wish | {"at": at}
+        wish["at"] = at
+        if at is not None and _can_be_read({"address": address, "preferences": [wish]}, as_of):
+            yield wish
 
 
 def _can_be_read(fields: dict[str, Any], as_of: datetime) -> bool:
@@ -179,13 +179,9 @@ def written_contact(contact: Contact) -> bytes:
     further = (*MARKS, "language", "preferences", "brand")
     return _encode(
         {
-            "address": contact.address,
-            "audience": contact.audience,
-            "source": contact.source,
-            "collected_at": contact.collected_at,
+            **picked(contact, "address", "audience", "source", "collected_at"),
             "informed_at": False if contact.never_informed else contact.informed_at,
-            "optout_offered": contact.optout_offered,
-            "last_activity_at": contact.last_activity_at,
+            **picked(contact, "optout_offered", "last_activity_at"),
             "occupations": sorted(contact.occupations),
             "tags": sorted(contact.tags),
             "provenance": contact.provenance and _provenance(contact.provenance),
@@ -198,21 +194,15 @@ def written_contact(contact: Contact) -> bytes:
 
 
 def _provenance(provenance: Provenance) -> dict[str, Any]:
-    told = {name: getattr(provenance, name) for name in ("supplier", "sender_disclosed")}
-    chain = [
-        {name: getattr(link, name) for name in link.__struct_fields__} for link in provenance.chain
-    ]
-    return told | ({"chain": chain} if chain else {})
+    told = picked(provenance, "supplier", "sender_disclosed")
+    return told | ({"chain": [*map(asdict, provenance.chain)]} if provenance.chain else {})
 
 
 def _collection(way: Collection) -> dict[str, Any]:
     told = {
-        "brand": way.brand,
-        "source": way.source,
-        "collected_at": way.collected_at,
+        **picked(way, "brand", "source", "collected_at"),
         "informed_at": False if way.never_informed else way.informed_at,
-        "optout_offered": way.optout_offered,
-        "last_activity_at": way.last_activity_at,
+        **picked(way, "optout_offered", "last_activity_at"),
         "provenance": way.provenance and _provenance(way.provenance),
         "as_of": way.as_of,
         "audience": None if way.audience is Audience.UNKNOWN else way.audience,
@@ -236,8 +226,8 @@ def _said_to(item: ConsentAct | Purchase, own: LinesOwn) -> dict[str, Any]:
 
 
 def _evidence(evidence: Evidence) -> dict[str, Any]:
-    more = {name: getattr(evidence, name) for name in ("version", "form", "document_hash")}
-    told = {"wording": evidence.wording, "ip": evidence.ip}
+    more = picked(evidence, "version", "form", "document_hash")
+    told = picked(evidence, "wording", "ip")
     return told | {name: text for name, text in more.items() if text is not None}
 
 
