@@ -18,6 +18,7 @@ from smtpproxy.core.perform import UNSUBSCRIBE
 from smtpproxy.disk import flush, give_to_owner_of
 from smtpproxy.mail.dkim import NAME, signed_names, zone_line
 from smtpproxy.mail.headers import HeaderBlock
+from smtpproxy.mail.long_lines import has_broken_line
 from smtpproxy.policy.model import SignatureState
 from smtpproxy.relay.content import Body
 from smtpproxy.relay.dkim_verifying import Verifier, record_of
@@ -277,8 +278,11 @@ async def _check(
             if record is not None:
                 verdict = await dkimpy.verdict(message, index, each.domain, record)
             covers = set(UNSUBSCRIBE) <= signed_names(field)
+            detail = each.detail
+            if each.state is SignatureState.BROKEN and has_broken_line(message):
+                detail += "; an MTA has broken a line of more than 998 octets"
             checked.append(
-                _Checked(each.domain, each.selector, each.state, each.detail, covers, verdict)
+                _Checked(each.domain, each.selector, each.state, detail, covers, verdict)
             )
     finally:
         await dkimpy.close()

@@ -1,6 +1,9 @@
 """What MTAs do to lines of more than 998 octets (RFC 5321 4.5.3.1.6)."""
 
+import re
+
 _LONGEST = 998  # octets without CRLF; smtp_line_length_limit of Postfix
+_BREAK = re.compile(rb"(?<![^\n])(?:[^\r\n]{998}|[^\r\n]{989}!)\r\n ")  # of Postfix, of Sendmail
 
 
 def with_broken_lines(body: bytes) -> bytes | None:
@@ -30,3 +33,8 @@ def _broken(line: bytes) -> bytes:
     size = _LONGEST - len(b" ")
     rest = [line[begin : begin + size] for begin in range(_LONGEST, len(line), size)]
     return b"\r\n ".join((line[:_LONGEST], *rest))
+
+
+def has_broken_line(body: bytes) -> bool:
+    """Whether Postfix or Sendmail has broken a line, as far as that shows."""
+    return _BREAK.search(body) is not None

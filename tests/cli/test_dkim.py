@@ -139,6 +139,23 @@ def test_a_signature_is_valid_only_if_dkimpy_says_so_too(tmp_path: Path) -> None
     assert (done.exit_code, "; dkimpy gives no answer" in done.output) == (1, True), done.output
 
 
+@pytest.mark.parametrize(
+    ("cut", "mark", "told"), [(998, "", True), (989, "!", True), (997, "", False), (989, "", False)]
+)
+def test_verify_sees_that_an_mta_has_broken_a_line(
+    tmp_path: Path, cut: int, mark: str, told: bool
+) -> None:
+    key = KeyFile(tmp_path)
+    records, message = tmp_path / "records", tmp_path / "message.eml"
+    records.write_text(key.dns)
+    raw = signed(marketing(body=f"{'x' * 1_500}\r\n"), key, ALL)
+    for broken in (raw, raw.replace(b"x" * 1_500, b"x" * cut + f"{mark}\r\n xx".encode())):
+        message.write_bytes(broken)
+        done = _run("verify", str(message), "--record", str(records), config=_config(tmp_path))
+        assert ("; an MTA has broken a line" in done.output) == (told and broken is not raw)
+    assert "broken: the body is not what was signed" in done.output
+
+
 def test_a_message_without_signature(tmp_path: Path) -> None:
     message = tmp_path / "message.eml"
     message.write_bytes(marketing())
