@@ -51,12 +51,12 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "allowed_total",
-        "Recipients whose mail was put to the upstream, by the basis on which they may be mailed.",
+        "Recipients whose mail was offered to the upstream, by the basis that allows it.",
         rows.by_basis,
     ),
     Family(
         "relayed_total",
-        "Messages put to the upstream, by the class of its final answer.",
+        "Messages offered to the upstream, by the class of its final answer.",
         rows.by_final_answer,
     ),
     Family(
