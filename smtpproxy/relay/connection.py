@@ -113,6 +113,11 @@ class UpstreamConnection(asyncio.Protocol):
         self._paused = False
         self._error: UpstreamError | None = None
 
+    @property
+    def due(self) -> float:
+        """When the next answer of the upstream is due, at the latest."""
+        return self._deadline.at if self._waiting else NEVER
+
     async def open(self, hostname: str, timeout: float, tls: StartTls | None = None) -> None:
         """Read the greeting and send EHLO (HELO if EHLO is refused), and again inside `tls`.
 

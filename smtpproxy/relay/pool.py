@@ -228,6 +228,12 @@ class UpstreamPool:
         """Whether the upstream has taken a message on one of them."""
         return any(connection.used for connection in chain(self._lent, self._idle))
 
+    @property
+    def _asked_at(self) -> float:
+        """When we sent what the upstream has left unanswered for longest."""
+        due = min((connection.due for connection in self._lent), default=NEVER)
+        return due - self.settings.command_timeout
+
     def _opened(self, attempt: asyncio.Task[UpstreamConnection]) -> None:
         """Give the connection to whoever waits for it. If the attempt failed, fail the message it
         was made for, unless another attempt may serve it."""
@@ -259,6 +265,7 @@ class UpstreamPool:
             listens=error.listens,
             greets_all=greets_all,
             heard_at=error.heard_at,
+            asked_at=self._asked_at,
         )
         self._fail(NEVER if in_vain else started, error)
 

@@ -18,6 +18,8 @@ MORE_EVERY = 1.0
 """Seconds until one connection more than the upstream accepted is tried."""
 _SEEN_WITHIN = 6.0
 """Seconds within which a full upstream notices that a connection has ended, and accepts another."""
+_ANSWERS_WITHIN = 24.0
+"""Seconds until it answers a message that it was sent before its first refusal."""
 _CLOSED_FOR = 16.0
 """Seconds until Sendmail, once it has stopped listening, looks whether it may listen again."""
 _TURN = 2.5
@@ -229,11 +231,18 @@ class UpstreamLimit:
             self._workers.have_one()
 
     def refused(
-        self, count: int, took: bool, *, listens: bool, greets_all: bool, heard_at: float
+        self,
+        count: int,
+        took: bool,
+        *,
+        listens: bool,
+        greets_all: bool,
+        heard_at: float,
+        asked_at: float,
     ) -> bool:
         """Note that the upstream accepted no more than `count`, as heard at `heard_at`. Return
         whether messages wait in vain: it `took` no message on a connection of ours, nor of another
-        worker, which could give one up."""
+        worker, which could give one up. What we sent at `asked_at` is unanswered."""
         now = self._now()
         self._taken, self._full_at = count, now
         self._refused_since = min(self._refused_since, now, heard_at)
@@ -242,6 +251,8 @@ class UpstreamLimit:
         until = self._ended_at + _SEEN_WITHIN
         if count:  # it may be slower to greet these than to refuse others
             until = max(until, self._refused_since + _SEEN_WITHIN)
+        if asked_at < self._refused_since:  # it would have refused that message by now, too
+            until = max(until, self._refused_since + _ANSWERS_WITHIN)
         if theirs is not None:
             until = max(until, theirs + _SEEN_WITHIN, self._refused_since + GREETED_WITHIN)
         if took or now < until:

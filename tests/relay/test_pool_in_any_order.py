@@ -21,7 +21,7 @@ from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.relay.shares import UpstreamBusy
 from smtpproxy.relay.upstream_limit import Table, Workers
 from smtpproxy.settings import TcpAddress, UpstreamSettings
-from smtpproxy.waiting import Deadlines
+from smtpproxy.waiting import NEVER, Deadlines
 from tests.kit.jumping_loop import run
 from tests.kit.soak import times
 
@@ -34,6 +34,7 @@ class Connection:
     def __init__(self, pool: "Pool", *, refused: bool = False) -> None:
         self.alive, self.used, self.private, self.client = True, False, False, ""
         self.place, self.idle_since, self.wanted_since = ("", 0), 0.0, 0.0
+        self.due = NEVER
         self.refused = refused  # MAIL is answered 421
         self._pool = pool
         pool.connections.add(self)
@@ -244,6 +245,36 @@ async def _send(pool: Pool, seconds: float) -> None:
 def test_nobody_waits_for_ever_and_nothing_is_left_over() -> None:
     for seed in range(times(60, 2_000)):
         run(Walk(seed).run())
+
+
+@pytest.mark.parametrize("seconds", [8, 60])
+def test_an_upstream_that_is_slow_to_accept_those_it_does_not_refuse(seconds: int) -> None:
+    """It refuses others at once. After six seconds, messages that waited were answered 451."""
+
+    async def message(pool: Pool) -> str:
+        try:
+            connection: Any = await pool.acquire()
+            while connection.refused:
+                connection = await pool.replace(connection, UpstreamClosing("421"))
+        except UpstreamError:
+            return f"451 after {pool.deadlines.now() - began:.0f} s"
+        connection.due = pool.deadlines.now() + pool.settings.command_timeout
+        await asyncio.sleep(seconds)
+        connection.used, connection.due = True, NEVER
+        pool.release(connection)
+        return "sent"
+
+    async def work() -> None:
+        nonlocal began
+        await asyncio.sleep(1)  # a clock has never stood at 0
+        pool = Pool(2, greets_all=True)
+        began = pool.deadlines.now()
+        answers = await asyncio.gather(*(message(pool) for _ in range(6)))
+        late = "sent" if seconds == 8 else "451 after 24 s"
+        assert answers == ["sent"] * 2 + [late] * 4
+
+    began = 0.0
+    run(work())
 
 
 def test_a_message_that_needs_a_new_connection_gets_the_place_of_an_idle_one() -> None:
