@@ -13,7 +13,7 @@ from smtpproxy.intake import replies
 from smtpproxy.intake.client import AuthDialog, Identity, begin, content_timeout, final
 from smtpproxy.intake.limits import Refusal
 from smtpproxy.intake.listener import FIRST_WITHIN, Listener
-from smtpproxy.intake.session import BUSY, ENDING, UNREAD, Session
+from smtpproxy.intake.session import BUSY, UNREAD, Session
 from smtpproxy.mail.reply import Reply
 from smtpproxy.relay.content import Content
 from smtpproxy.waiting import NEVER, Pending
@@ -143,7 +143,7 @@ class SmtpSession(Session):
     def _start_tls(self, event: StartTls) -> None:
         """Change to TLS, and forget whatever was known before (RFC 3207 4.2)."""
         self._answer(replies.GO_SECURE)
-        if self._stops & ENDING or self._transport.is_closing():
+        if self._transport.is_closing():
             return
         self._abort()
         self._securing = True

@@ -65,6 +65,22 @@ def test_plain_then_mail(listen: Listen, config: dict[str, Any], upstream: FakeU
     assert results(intake) == [("PLAIN", "ok")]
 
 
+def test_a_login_that_failed_is_none(
+    listen: Listen, config: dict[str, Any], upstream: FakeUpstream
+) -> None:
+    intake = listen(
+        config, **keys(auth="optional", streams=["receipts"], default_stream="receipts")
+    )
+    with intake.client() as client:
+        client.greet()
+        assert client.say(plain(password="guess")) == WRONG
+        client.begin()
+        assert client.say("From: a@shop.example", "", ".").startswith("250 ")
+    (decided,) = intake.records.decided
+    assert decided.client.login == ""
+    assert b"with ESMTP id" in upstream.messages[0].data
+
+
 def test_plain_without_initial_response(listen: Listen, config: dict[str, Any]) -> None:
     with listen(config, **keys()).client() as client:
         client.greet()
@@ -361,6 +377,23 @@ def test_a_login_that_a_trusted_host_tells_counts(listen: Listen, config: dict[s
         assert client.say("XCLIENT LOGIN=[UNAVAILABLE]").startswith("220 ")
         client.say("EHLO client.example")
         assert client.say("MAIL FROM:<news@shop.example>").startswith("530 5.7.0 ")
+
+
+def test_a_login_that_a_trusted_host_takes_back_is_on_no_record(
+    listen: Listen, config: dict[str, Any]
+) -> None:
+    trusted = {"xclient_trusted": ["127.0.0.1"], "login_trusted": ["127.0.0.1"]}
+    streams = {"streams": ["receipts"], "default_stream": "receipts"}
+    intake = listen(config, **keys(auth="optional", **trusted, **streams))
+    with intake.client() as client:
+        client.greet()
+        for told in ("LOGIN=shop", "ADDR=192.0.2.7", "LOGIN=[UNAVAILABLE]"):
+            assert client.say(f"XCLIENT {told}").startswith("220 ")
+            client.say("EHLO client.example")
+            client.begin()
+            assert client.say("From: a@shop.example", "", ".").startswith("250 ")
+    logins = [decided.client.login for decided in intake.records.decided]
+    assert logins == ["shop", "shop", ""]
 
 
 def test_no_password_leaves_the_session(

@@ -1,5 +1,6 @@
 """Clients that send before they are asked: what they sent is never carried out."""
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,16 @@ def test_before_the_greeting(listen: Listen) -> None:
         client.send(b"PROXY TCP4 192.0.2.7 198.51.100.1 1 25\r\n", "EHLO client.example")
         assert client.rest() == [EARLY]
     assert intake.wait_closed() == ["pipelining"]
+
+
+def test_half_a_close_before_the_greeting_is_the_end(listen: Listen) -> None:
+    """As a check does that only looks who greets: `nc -N relay 25 < /dev/null`."""
+    intake = listen(proxy_protocol=True, proxy_trusted=["127.0.0.1"])
+    with intake.client() as client:
+        client.send(b"PROXY UNKNOWN\r\n")
+        client.socket.shutdown(socket.SHUT_WR)
+        assert client.rest() == ["220 relay.example ESMTP smtpproxy"]
+    assert intake.wait_closed() == ["eof"]
 
 
 def test_quit_may_stand_behind_anything(listen: Listen) -> None:

@@ -107,6 +107,9 @@ def test_addresses_are_counted_one_by_one() -> None:
     counted.closed("192.0.2.1")
     assert counted.refusal("192.0.2.1") is None
     assert counted.open == 2
+    counted.opened("192.0.2.1")
+    assert counted.refusal("192.0.2.1") == "address_limit"
+    assert counted.open == 3
 
 
 @pytest.mark.parametrize(
