@@ -172,6 +172,8 @@ def test_draining(listen: Listen, upstream: FakeUpstream) -> None:
             drained = intake.call(intake.door.drain())
             assert idle.rest() == [SHUTDOWN]
             assert fresh.rest() == [SHUTDOWN]
+            with pytest.raises(ConnectionRefusedError), intake.client():
+                pass
             assert not drained.done()
             upstream.release()
             assert busy.reply().startswith("250 ")

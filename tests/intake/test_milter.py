@@ -292,6 +292,9 @@ def test_cleanup_hears_nothing_before_the_end(certain: Intake) -> None:
         peer.mail(SENDER, i="4QIE")
         assert peer.rcpt("no address").final == "c"
         assert peer.message(marketing()).reply.startswith("553 5.1.3")
+        peer.mail("no address", i="4QIF")
+        assert peer.rcpt("withdrawn@people.example").final == "c"
+        assert peer.message(marketing()).reply.startswith("553 5.1.7")
     assert [d.stage for d in certain.records.decided] == ["data"]
 
 

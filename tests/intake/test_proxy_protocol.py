@@ -143,6 +143,8 @@ def test_who_was_accepted_as_the_drain_began_may_bring_its_header(
         connection.settimeout(10)
         client = Client(connection)
         drained = intake.call(drain_behind(connection)).result(10)
+        with pytest.raises(ConnectionRefusedError), intake.client():
+            pass
         connection.sendall(V1[len(sent) :])
         client.greet()
         client.begin()
