@@ -250,10 +250,7 @@ class Handshakes:
             ssl_handshake_timeout=self._timeout,
             ssl_shutdown_timeout=_SHUTDOWN,
         )
-        secured = await self._awaited(upgraded, peer)
-        if secured is None:
-            transport.abort()
-        return secured
+        return await self._awaited(upgraded, peer)
 
     async def accept(
         self, connection: socket.socket, session: Callable[[], asyncio.Protocol], peer: str

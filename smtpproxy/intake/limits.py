@@ -190,7 +190,7 @@ class ClientRates:
         if own is not None:
             taken = self._table.take(own_key, own, count)
             stands = own_limit if taken < count else None
-        if common is None or not taken:
+        if common is None:
             return taken, stands
         permitted = self._table.take(self._key(limit, peer), common, taken)
         if permitted < taken:

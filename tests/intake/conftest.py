@@ -19,7 +19,7 @@ def listen(
 ) -> Iterator[Listen]:
     """Start listeners in front of `upstream`: `listen({"server": {…}}, command_timeout="1s")`.
 
-    At its end no session may have met a fault of ours, nor kept a connection.
+    At its end no session may have met a fault of ours, nor kept a connection or content.
     """
     monkeypatch.setattr("smtpproxy.intake.session._LINGER", 0.2)  # or every such end takes 2 s
     with ExitStack() as stack:
@@ -36,3 +36,4 @@ def listen(
     for intake in started:
         assert intake.unexpected == []
         assert intake.pool.busy == 0
+        assert intake.door.spool.in_memory == 0

@@ -13,6 +13,7 @@ from smtpproxy.events import (
     Limited,
     TransactionEnded,
 )
+from smtpproxy.intake.milter_message import client_address
 from smtpproxy.sinks.audit.journal import AuditUnavailable
 from smtpproxy.store.records import StoreUnavailable
 from tests.intake.conftest import Listen
@@ -276,6 +277,30 @@ def test_sendmail_finds_remote_recipients_again(splitting: Intake) -> None:
         peer.rcpt("consent@people.example", **remote)
         peer.rcpt("withdrawn@people.example", **remote)
         assert peer.message(marketing()).deleted == ["<withdrawn@people.example>"]
+
+
+def test_sendmail_names_a_message_before_its_recipients(certain: Intake) -> None:
+    with mta(certain.port) as peer:
+        peer.negotiate()
+        peer.connect(SENDMAIL)
+        peer.mail(SENDER, i="q1")
+        assert peer.rcpt("withdrawn@people.example").reply.startswith("550 5.7.1 ")
+    (decided,) = certain.records.decided
+    assert decided.client.queue_id == "q1"
+
+
+@pytest.mark.parametrize(
+    ("told", "family", "address", "recorded"),
+    [
+        ("192.0.2.9", "4", "127.0.0.1", "192.0.2.9"),
+        ("IPv6:2001:db8::1", "6", "", "2001:db8::1"),
+        (None, "6", "ipv6:2001:db8::1", "2001:db8::1"),
+        (None, "L", "/run/mta.sock", "unix"),
+        (None, "U", "", "unknown"),
+    ],
+)
+def test_the_mtas_client(told: str | None, family: str, address: str, recorded: str) -> None:
+    assert client_address(lambda _: told, family, address) == recorded
 
 
 # mail that came to Postfix by no SMTP session

@@ -174,7 +174,10 @@ def test_recipients_of_an_address(listen: Listen) -> None:
         replies = client.replies(6)
         assert [reply[:3] for reply in replies] == ["250", "250", "250", "250", "450", "354"]
         assert replies[4] == LATER
-    assert [event.limit for event in intake.of(Limited)] == ["recipient_rate"]
+        client.say(".")
+        assert client.say("MAIL FROM:<news@shop.example>").startswith("250 ")
+        assert client.say("RCPT TO:<consent@people.example>") == LATER
+    assert [event.limit for event in intake.of(Limited)] == ["recipient_rate"] * 2
 
 
 def test_recipients_of_a_message(listen: Listen) -> None:
