@@ -32,6 +32,7 @@ class Wire(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.written = b""
+        self.reading = True
 
     def write(self, data: Any) -> None:
         self.written += data
@@ -43,10 +44,10 @@ class Wire(asyncio.Transport):
         return None if name == "socket" else ("192.0.2.1", 4000)
 
     def pause_reading(self) -> None:
-        pass
+        self.reading = False
 
     def resume_reading(self) -> None:
-        pass
+        self.reading = True
 
     def close(self) -> None:
         pass
@@ -147,6 +148,26 @@ async def test_reads_that_come_before_the_task_runs_lose_nothing(
         wire.written[-200:]
     )
     assert Told.instances[-1].content == len(b"Subject: x\r\n\r\nhello\r\n")
+
+
+async def test_a_client_that_is_far_ahead_is_not_read_from_until_we_have_caught_up(
+    session: tuple[SmtpSession, Wire],
+) -> None:
+    """What it has sent meanwhile is in memory."""
+    protocol, wire = session
+    protocol.connection_made(wire)
+    await turns()
+    protocol.data_received(b"EHLO a.example\r\n")
+    protocol.data_received(b"MAIL FROM:<a@a.example>\r\nRCPT TO:<one@b.example>\r\n")
+    noops = (b"NOOP %s\r\n" % (b"x" * 500)) * 120
+    for _ in range(4):
+        protocol.data_received(noops)
+    assert wire.reading
+    protocol.data_received(noops)
+    assert not wire.reading
+    await turns()
+    assert wire.reading
+    assert wire.written.count(b"250 2.0.0 OK\r\n") == 600
 
 
 async def test_others_have_their_turn_between_what_is_judged_at_once(

@@ -66,6 +66,8 @@ def test_the_session_ends_and_keeps_nothing(
     wait_for(lambda: intake.pool.busy == 0, "the upstream connection to come back")
     assert not intake.door._sessions
     assert intake.door._limits.open == 0
+    assert bool(intake.door.spool.in_memory) == (name == "close")
+    intake.door.spool.in_memory = 0
     with intake.client() as client:
         client.greet()
         client.begin()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from smtpproxy.events import ConnectionOpened, ConnectionRefused, ProxyHeaderRead
+from smtpproxy.intake.accept import TrustedHosts
 from tests.intake.conftest import Listen
 from tests.intake.listening import Client, Intake
 from tests.kit.certificates import Authority
@@ -88,6 +89,23 @@ def test_a_header_that_never_ends(listen: Listen) -> None:
         client.send(b"PROXY TCP4 192")
         assert client.rest() == []
     wait_for(lambda: outcomes(intake) == ["timeout"], "the refusal")
+
+
+@pytest.mark.parametrize(
+    ("networks", "peer", "trusted"),
+    [
+        (["192.0.2.0/24"], "192.0.2.9", True),
+        (["192.0.2.0/24"], "::ffff:192.0.2.9", True),  # on a socket of both families
+        (["192.0.2.0/24"], "2001:db8::1", False),
+        (["2001:db8::/32", "192.0.2.9"], "2001:db8::1", True),
+        (["fe80::/10"], "fe80::1%eth0", True),
+        (["unix"], "unix", True),
+        (["::/0"], "unix", False),
+        ([], "192.0.2.9", False),
+    ],
+)
+def test_who_is_trusted(networks: list[str], peer: str, trusted: bool) -> None:
+    assert (peer in TrustedHosts(networks)) is trusted
 
 
 def test_limits_count_the_named_client(listen: Listen) -> None:

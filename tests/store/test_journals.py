@@ -1,10 +1,10 @@
 """What relays of one PostgreSQL know of each other's journals."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,15 +13,16 @@ from smtpproxy.access import Access
 from smtpproxy.config import load
 from smtpproxy.policy.model import Action, Reason
 from smtpproxy.process.journals import Indexer
-from smtpproxy.settings import StoreSettings
+from smtpproxy.settings import Settings, StoreSettings
 from smtpproxy.store import open_journals
 from smtpproxy.store.journals import IndexQuery, IndexRow, Outstanding, SharedJournals
 from smtpproxy.store.postgres import target
 from smtpproxy.store.postgres.connection import Lease
 from smtpproxy.store.postgres.migrations import migrate
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.web.api.elsewhere import elsewhere
 from tests.kit import postgres
-from tests.kit.journal import Clock, decided, journal
+from tests.kit.journal import START, Clock, decided, journal
 from tests.kit.parts import needs
 from tests.kit.relay import relay_config
 from tests.kit.toml import to_toml
@@ -188,12 +189,16 @@ async def test_more_old_rows_than_a_batch_go_and_what_is_of_one_moment_is_not_mi
     assert [one.line for one in await journals.find(IndexQuery(), 10)] == [9]
 
 
+def configured(root: Path, database: Database) -> Settings:
+    path = root / "smtpproxy.toml"
+    path.write_text(to_toml(relay_config(root, "127.0.0.1:9")))
+    return replace(load(path), store=database.settings())
+
+
 async def test_an_index_that_is_filled_anew_has_what_is_not_too_old_for_it(
     database: Database, journals: SharedJournals, tmp_path: Path
 ) -> None:
-    path = tmp_path / "smtpproxy.toml"
-    path.write_text(to_toml(relay_config(tmp_path, "127.0.0.1:9")))
-    settings = replace(load(path), store=database.settings())
+    settings = configured(tmp_path, database)
     clock = Clock()
     log = journal(settings.server.state_dir / "audit", clock)
     for days in (100, 1):
@@ -204,6 +209,41 @@ async def test_an_index_that_is_filled_anew_has_what_is_not_too_old_for_it(
     (found,) = await journals.find(IndexQuery(), 10)
     assert clock.now() - found.at < 2 * DAY
     assert (await journals.tell(ONE, "mx.example", clock.now()))[0] >= found.line > 1
+
+
+async def test_a_relay_tells_every_ten_seconds_that_it_is_alive(
+    database: Database, journals: SharedJournals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sooner where its clock was put back, or the store did not answer: another may take over."""
+    tell, told, clock = journals.tell, list[datetime](), Clock()
+
+    async def noted(relay: str, host: str, at: datetime) -> Mapping[int, int]:
+        told.append(at)
+        return await tell(relay, host, at)
+
+    async def unavailable(*_: object) -> None:
+        raise StoreUnavailable("locked")
+
+    monkeypatch.setattr(journals, "tell", noted)
+    indexer = Indexer(configured(tmp_path, database), journals, ONE, now=clock.now)
+    for seconds in (0, 9, 1, 9, -60, 9, 0):
+        clock.tick(seconds=seconds)
+        await indexer.look()
+    assert [(at - START).total_seconds() for at in told] == [0, 10, -41]
+
+    log = journal(tmp_path / "state" / "audit", clock)
+    await log.commit(decided(clock, ANNA))
+    log.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(journals, "add", unavailable)
+        with pytest.raises(StoreUnavailable):
+            await indexer.look()
+    await indexer.look()
+    assert len(told) == 4
+    assert len(await journals.find(IndexQuery(), 10)) == 1
+
+    monkeypatch.setattr(journals, "add", unavailable)
+    await Indexer(indexer.settings, journals, ONE, now=clock.now).look()  # which knows all of it
 
 
 async def test_who_could_use_the_tables_may_use_those_of_a_later_migration(
