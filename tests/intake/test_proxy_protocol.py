@@ -1,9 +1,12 @@
 """The PROXY protocol at the door: whose connection it is, and who may say so."""
 
 import asyncio
+import errno
 import ipaddress
+import os
 import socket
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +109,31 @@ def test_a_header_that_never_ends(listen: Listen) -> None:
 )
 def test_who_is_trusted(networks: list[str], peer: str, trusted: bool) -> None:
     assert (peer in TrustedHosts(networks)) is trusted
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOBUFS])
+def test_who_comes_while_the_system_has_no_file_is_taken_later(listen: Listen, number: int) -> None:
+    class Short:
+        def __init__(self, listening: socket.socket) -> None:
+            self.listening, self.fileno = listening, listening.fileno
+            self.close = listening.close
+            self.times = 2
+
+        def accept(self) -> tuple[socket.socket, Any]:
+            if self.times:
+                self.times -= 1
+                raise OSError(number, os.strerror(number))
+            return self.listening.accept()
+
+    intake = listen(**KEYS)
+    acceptor: Any = intake.door._acceptor
+    acceptor._socket = short = Short(acceptor._socket)
+    began = time.monotonic()
+    with intake.client() as client:
+        client.send(V1)
+        client.greet()
+    assert short.times == 0
+    assert time.monotonic() - began > 0.15, "the loop was kept busy"
 
 
 def test_limits_count_the_named_client(listen: Listen) -> None:
