@@ -29,6 +29,7 @@ _PREFIX = re.compile(
 _DOMAIN_TAG = re.compile(rb"(?:\A|;)\s*d\s*=\s*([A-Za-z0-9._-]{1,255})\s*(?:;|\Z)")
 _MAX_SIGNATURES = 20
 _LONGEST_FIELD = 4_096  # octets
+_MOST_IN_LETTERS = 20  # of List-Unsubscribe, which has two: each takes 0.1 ms
 _NOTHING = ContentFeatures()
 _BROKEN = "MTAs break its unsubscribe link, in a line of more than 998 octets"
 
@@ -86,7 +87,9 @@ def _shows_unsubscribe(stream: Stream, features: MessageFeatures, visible: Visib
     hosts, boxes = set[str](), set[str]()
     if not adds_unsubscribe(stream, features):
         hosts = {_host(uri) for uri in features.unsubscribe_https} - {""}
+        hosts |= {_in_letters(host) for host in list(hosts)[:_MOST_IN_LETTERS]}
         boxes = {_mailbox(uri) for uri in features.unsubscribe_mailto}
+        boxes |= {_in_letters(box) for box in list(boxes)[:_MOST_IN_LETTERS]}
     for link in visible.links:
         if link_fault(link) is not None:
             continue
@@ -103,6 +106,15 @@ def _host(uri: str) -> str:
         return (urlsplit(uri).hostname or "").lower().rstrip(".")
     except ValueError:
         return ""
+
+
+def _in_letters(name: str) -> str:
+    """A host or mailbox as a text may write it: bücher.example for xn--bcher-kva.example."""
+    before, at, host = name.rpartition("@")
+    try:
+        return before + at + host.encode("ascii").decode("idna")
+    except UnicodeError:
+        return name
 
 
 def _mailbox(uri: str) -> str:

@@ -110,6 +110,27 @@ def test_the_way_out_in_the_text_is_one_that_the_header_offers(
     assert reason(adding, f"{bare}\r\nTo unsubscribe: {link}") == "none"
 
 
+@pytest.mark.parametrize(
+    ("link", "expected"),
+    [
+        ("https://abmelden.bücher.test/1", "none"),
+        ("https://ABMELDEN.BÜCHER.test/1", "none"),
+        ("https://abmelden.xn--bcher-kva.test/1", "none"),
+        ("mailto:stop@bücher.test", "none"),
+        ("https://abmelden.bucher.test/1", "body_optout_missing"),
+        ("https://bücher.test/1", "body_optout_missing"),
+        ("https://bü\u2665\u200dcher.test/1", "body_optout_missing"),
+    ],
+)
+def test_a_host_in_the_text_may_have_letters_that_the_header_must_not(
+    link: str, expected: str
+) -> None:
+    offered = "<https://abmelden.xn--bcher-kva.test/u>, <mailto:stop@xn--bcher-kva.test>"
+    head = HEAD.replace(f"<{HOST}>,\r\n <{BOX}>", offered)
+    assert offered in head
+    assert reason(OPTOUT, f"{head}Content-Type: text/plain\r\n\r\nUnsubscribe: {link}") == expected
+
+
 SENTENCES = {
     "en": ("You no longer wish to receive our news? Opt out", "Manage your e-mail preferences"),
     "fr": (
