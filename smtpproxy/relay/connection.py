@@ -96,6 +96,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.place: Place = "", 0  # where it leads
         self.client = ""  # it is in use for: see UpstreamPool.acquire
         self.wanted_since = NEVER  # when its message began to wait for one
+        self.turn_at = 0.0  # when its client last had to continue
         self.idle_since = 0.0
         self._loop = asyncio.get_running_loop()
         self._deadlines = deadlines
@@ -251,7 +252,8 @@ class UpstreamConnection(asyncio.Protocol):
         The next command ends the hold, as does `end_hold`.
         """
         self._held = over
-        self._deadline.at = self._deadlines.now() + seconds
+        self.turn_at = self._deadlines.now()
+        self._deadline.at = self.turn_at + seconds
         if self._error is not None:
             self._deadlines.add(self._deadline)
 

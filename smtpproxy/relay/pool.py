@@ -27,11 +27,15 @@ _AT_A_TIME = 8  # connections being opened: the upstream's queue for new ones ma
 
 
 class _Waiter(asyncio.Future[UpstreamConnection]):
-    """A message that has a slot: it waits for any connection, or only for a `new` one."""
+    """A message that has a slot: it waits for any connection, or only for a `new` one. Its turn
+    is that of who waits `since` then, but what its client took until `turn_at` is no waiting."""
 
-    def __init__(self, client: str, since: float, *, new: bool = False) -> None:
+    def __init__(
+        self, client: str, since: float, turn_at: float = 0.0, *, new: bool = False
+    ) -> None:
         super().__init__()
         self.client, self.since, self.new = client, since, new
+        self.asked_at = max(since, turn_at)
 
 
 class UpstreamPool:
@@ -112,7 +116,8 @@ class UpstreamPool:
         idle ones may have ended too; or any, if the upstream accepted no more (`full`). Its other
         addresses are then tried first. Raises UpstreamError."""
         now = self.deadlines.now()
-        waiter = _Waiter(ended.client, min(ended.wanted_since, now), new=full is None)
+        since = min(ended.wanted_since, now)
+        waiter = _Waiter(ended.client, since, ended.turn_at, new=full is None)
         ended.close()
         self._lent.remove(ended)
         self._waiters = dict.fromkeys(sorted([*self._waiters, waiter], key=lambda w: w.since))
@@ -188,7 +193,7 @@ class UpstreamPool:
             self._opening[attempt] = self.deadlines.now()
         expired = self.deadlines.now() - self.settings.wait_timeout
         for waiter in waiting[len(self._opening) :]:
-            if waiter.since <= expired:
+            if waiter.asked_at <= expired:
                 waiter.set_exception(UpstreamBusy(f"{self._open} connections, and no more allowed"))
         if waiting and self._again is None:
             self._again = asyncio.get_running_loop().call_later(MORE_EVERY, self._try_again)
@@ -248,7 +253,7 @@ class UpstreamPool:
             self._refused(started, error)
         except Exception as error:
             waiting = self._still_waiting()
-            if len(waiting) > self._recent_attempts() and waiting[0].since <= started:
+            if len(waiting) > self._recent_attempts() and waiting[0].asked_at <= started:
                 waiting[0].set_exception(error)
             self._fail(started, error)
         else:
@@ -274,7 +279,7 @@ class UpstreamPool:
         always follows, which may fail as well."""
         limit = self.deadlines.now() - self.settings.wait_timeout
         for waiter in self._still_waiting():
-            if started == NEVER or waiter.since <= min(started, limit):
+            if started == NEVER or waiter.asked_at <= min(started, limit):
                 waiter.set_exception(error)
 
     def _hand_out(self, connection: UpstreamConnection, *, new: bool = False) -> None:
@@ -291,7 +296,8 @@ class UpstreamPool:
     def _give(self, connection: UpstreamConnection, waiter: _Waiter) -> None:
         self._waiters.pop(waiter, None)
         self._lent.add(connection)
-        connection.client, connection.wanted_since = waiter.client, waiter.since
+        connection.client = waiter.client
+        connection.wanted_since, connection.turn_at = waiter.since, waiter.asked_at
         waiter.set_result(connection)
 
     async def _connect(self) -> UpstreamConnection:

@@ -34,6 +34,7 @@ class Connection:
     def __init__(self, pool: "Pool", *, refused: bool = False) -> None:
         self.alive, self.used, self.private, self.client = True, False, False, ""
         self.place, self.idle_since, self.wanted_since = ("", 0), 0.0, 0.0
+        self.turn_at = 0.0
         self.due = NEVER
         self.refused = refused  # MAIL is answered 421
         self._pool = pool
@@ -274,6 +275,25 @@ def test_an_upstream_that_is_slow_to_accept_those_it_does_not_refuse(seconds: in
         assert answers == ["sent"] * 2 + [late] * 4
 
     began = 0.0
+    run(work())
+
+
+def test_the_time_that_a_client_takes_is_no_waiting() -> None:
+    """A message whose client named recipients for 40 seconds was answered 451 at the next 421."""
+
+    async def work() -> None:
+        await asyncio.sleep(1)  # a clock has never stood at 0
+        pool = Pool(2, greets_all=True)
+        other: Any = await pool.acquire()
+        named: Any = await pool.acquire()
+        other.used = named.used = True
+        await asyncio.sleep(40)
+        named.turn_at = pool.deadlines.now()
+        waiting = asyncio.create_task(pool.replace(named, UpstreamClosing("421")))
+        await asyncio.sleep(0.5)
+        pool.release(other)
+        pool.release(await waiting)
+
     run(work())
 
 
