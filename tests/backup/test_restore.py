@@ -126,7 +126,7 @@ async def test_the_proof_of_decisions_comes_with_journals_that_come_later(
     told = await asyncio.to_thread(machine.run, "audit", "verify")
     assert "nothing is wrong" in told.stdout
     assert f"{0 if changed else 1} decision" in told.stdout
-    assert any("it is the proof" in note for note in done["notes"]) is changed
+    assert any("it proves those decisions" in note for note in done["notes"]) is changed
 
 
 def test_the_machine_has_its_own_journals_still(machine: Machine, backup: Path) -> None:

@@ -188,7 +188,7 @@ def test_the_configuration_is_not_overwritten(stored: Stored, kind: str, link: b
 def test_nor_are_anchors_that_were_kept(stored: Stored) -> None:
     kept = stored.file("kept.ndjson", '{"n":1,"hash":"x"}\n')
     command = ("contact", "export", "user1@people.example", "--evidence", "--anchors", kept)
-    assert "is to be read" in stored.run(*command, "--output", kept, code=2).stderr
+    assert "is an input" in stored.run(*command, "--output", kept, code=2).stderr
     assert Path(kept).read_text() == '{"n":1,"hash":"x"}\n'
 
 
@@ -293,5 +293,5 @@ def test_the_audit_log_is_not_shipped_into_itself(own: Stored) -> None:
 
 def test_a_list_is_not_overwritten_with_its_keys(stored: Stored) -> None:
     path = stored.file("keys.txt", "anna@people.example\n")
-    assert "is to be read" in stored.run("suppress", "key", path, "--output", path, code=2).stderr
+    assert "is an input" in stored.run("suppress", "key", path, "--output", path, code=2).stderr
     assert Path(path).read_text() == "anna@people.example\n"

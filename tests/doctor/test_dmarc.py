@@ -102,7 +102,7 @@ JUDGED = [
     (f"v=DMARC1 p=reject {RUA}", "fail", "does not begin with"),
     (f'"v=DMARC1; p=reject; {RUA}"', "fail", "does not begin with"),
     (f"p=reject; v=DMARC1; {RUA}", "fail", "no DMARC record"),
-    ("v=DMARC1", "fail", "there is no p="),
+    ("v=DMARC1", "fail", "it has no p="),
     (f"v=DMARC1; p=reject; {RUA};{' ' * 4_096}", "fail", "longer than"),
     (f"v=DMARC1; p=none, {RUA}", "fail", "semicolons"),
     (f"v=DMARC1; p=none {RUA}", "fail", "semicolons"),

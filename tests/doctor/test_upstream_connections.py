@@ -103,7 +103,7 @@ REFUSED = Taken(20, "it greets with 421 too many")
             "set [server] workers = 20 and [upstream] max_connections = 1, or",
         ),
         (1, 0, Taken(0, "there is no connection"), "unknown", "there is no connection", "see"),
-        (1, 3, Taken(0, "silent", slow=True), "unknown", "not known how many", "run it again"),
+        (1, 3, Taken(0, "silent", slow=True), "unknown", "unknown how many", "run it again"),
     ],
 )  # fmt: skip
 def test_what_is_said_of_it(

@@ -156,7 +156,7 @@ def test_an_object_that_has_one_of_the_added_fields_is_put_aside() -> None:
         (b'{"address":"a@x.example"}\n{"address":"b@x.example","n":"\\ud800"}\n', 2, "at place 31"),
         (b"email\na@x.example\nnobody\n", 3, "there is no @"),
         (b"email,n\na@x.example,1\n ,2\n", 3, "it is empty"),
-        (b"email\na@x.example\nb c@x.example\n", 3, "holds a space"),
+        (b"email\na@x.example\nb c@x.example\n", 3, "contains a space"),
         (b'email\na@x.example\n"open\n', 3, "not closed"),
         (b"email,n\na@x.example,1\nb@x.example,1,2\n", 3, "3 cells"),
         (b'{"address":"a@x.example"}\n{"address":3}\n', 2, "not a text"),

@@ -15,12 +15,12 @@ def test_a_record_is_read_as_it_is_written() -> None:
 @pytest.mark.parametrize(
     ("text", "wrong"),
     [
-        (b"v=spf1 -all", "no DKIM record"),
-        (b"p=aGVsbG8=; v=DKIM1", "no DKIM record"),
+        (b"v=spf1 -all", "not a DKIM record"),
+        (b"p=aGVsbG8=; v=DKIM1", "not a DKIM record"),
         (b"v=DKIM1; k=rsa", "no p="),
         (b"v=DKIM1; p=", "revoked"),
         (b"v=DKIM1; p=!!!", "not base64"),
-        (b"v=DKIM1; k=dsa; p=aGVsbG8=", "type of key"),
+        (b"v=DKIM1; k=dsa; p=aGVsbG8=", "key type"),
         (b"v=DKIM1; h=sha1; p=aGVsbG8=", "sha256"),
         (b"v=DKIM1; s=tlsrpt; p=aGVsbG8=", "not for mail"),
         (b"hello", "tag=value"),

@@ -132,7 +132,7 @@ async def test_an_answer_that_comes_by_tcp_is_read(dns: NameServer, key: KeyFile
     [
         (None, "no key in the DNS"),
         ('"v=DKIM1; p="', "revoked"),
-        ('"v=spf1 -all"', "no DKIM record"),
+        ('"v=spf1 -all"', "not a DKIM record"),
         ('"v=DKIM1; k=ed25519; p=AAAA"', "another type"),
         ('"v=DKIM1; p=AAAA"', "contains no key"),
     ],
