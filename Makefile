@@ -1,7 +1,7 @@
 # Everything a developer or CI runs. `make help` lists the targets.
 
-# A distribution's own is optimised by profiles, and is what relays run on: what pyenv compiles
-# takes half as long again.
+# The distribution's own Python is profile-guided, and is what relays run on: pyenv's takes half as
+# long again.
 PYTHON ?= $(shell for it in /usr/bin/python3 python3; do $$it -c 'import sys; sys.exit( \
             sys.version_info < (3, 11))' 2>/dev/null && echo $$it && exit; done; echo python3)
 JOBS   ?= 8
@@ -15,49 +15,49 @@ unexport PYTHONDONTWRITEBYTECODE  # tests start hundreds of processes
 .DEFAULT_GOAL := help
 .PHONY: help test tests soak lint compiled fmt parts bench demo fresh lock clean
 
-help:  ## what can be made
+help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  PYTHON=python3.12 chooses the interpreter of a new .venv; JOBS=8 the tests run at once"
 
-test: parts  ## all checks and all tests; TESTS=tests/wire runs one folder
+test: parts  ## run all checks and tests; TESTS=tests/wire runs one folder
 	@$(MAKE) --no-print-directory -j 2 lint tests
 
 tests: compiled
 	$(BIN)/pytest -n $(JOBS) --dist worksteal $(TESTS)
 
-soak: $(VENV)/.dev parts  ## load, fuzzing and promises, for long; TESTS=tests/fuzz is a part
+soak: $(VENV)/.dev parts  ## run load, fuzzing and promises for longer; TESTS=tests/fuzz runs a part
 	SMTPPROXY_TEST_SOAK=1 $(BIN)/pytest -m soak -n $(JOBS) --dist worksteal -o timeout=1800 $(TESTS)
 
-lint: $(VENV)/.dev  ## formatting, lint, types, import floors
+lint: $(VENV)/.dev  ## check formatting, lint, types, layers
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Once, beside the checks: else each of the processes that run tests compiles all of them.
+# Once, next to the checks: otherwise each process that runs tests compiles all of them.
 compiled: $(VENV)/.dev
 	@$(BIN)/pytest --collect-only -qq $(TESTS) >/dev/null
 
-fmt: $(VENV)/.dev  ## put the code in form
+fmt: $(VENV)/.dev  ## format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 parts: $(VENV)/.dev  ## install the real programs that tests use (as root, on Debian)
 	@scripts/install-parts $(BIN)/python
 
-bench: $(VENV)/.dev parts  ## the benchmark's table; ARGS="--quick", "--large", "--postgres", "--milter"
+bench: $(VENV)/.dev parts  ## run the benchmark; ARGS="--quick", "--large", "--postgres", "--milter"
 	$(BIN)/python -m benchmarks $(ARGS)
 
-demo: $(VENV)/.runtime  ## the relay at work on invented people; KEEP=1 leaves it running
+demo: $(VENV)/.runtime  ## show the relay at work on invented people; KEEP=1 leaves it running
 	@$(BIN)/smtpproxy demo $(if $(KEEP),--keep)
 
-fresh:  ## `make demo` and `make test` in a clean Debian (as root, with debootstrap); DIR=, TESTS=
+fresh:  ## run `make demo` and `make test` in a clean Debian (as root, with debootstrap); DIR=, TESTS=
 	@TESTS="$(TESTS)" JOBS=$(JOBS) scripts/fresh $(DIR)
 
-lock:  ## the three requirements*.lock anew, with the newest releases
+lock:  ## rewrite the three requirements*.lock with the newest releases
 	@scripts/lock $(PYTHON)
 
-clean:  ## remove all that was made
+clean:  ## remove everything that was built
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -81,12 +81,12 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "undeclared_bulk_total",
-        "Messages on transactional streams with the marks of bulk mail, by what is done with them.",
+        "Messages on transactional streams with the marks of bulk mail, by what happens to them.",
         rows.by_bulk_action,
     ),
     Family(
         "tracking_pixels_total",
-        "Messages with tracking pixels, by what was done about them.",
+        "Messages with tracking pixels, by what happened to them.",
         rows.by_tracking,
     ),
     Family(
@@ -96,7 +96,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "transaction_seconds",
-        "Time the relay took for a message, without the client's own time.",
+        "Time the relay took for a message, excluding the client's own.",
         rows.by_listener,
         histogram=True,
     ),
@@ -130,7 +130,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "tls_handshakes_total",
-        "TLS handshakes with clients, by how they ended.",
+        "TLS handshakes with clients, by outcome.",
         rows.crossed(listener=rows.with_tls, outcome=rows.TLS_OUTCOMES),
     ),
     Family(
@@ -143,7 +143,7 @@ FAMILIES: tuple[Family, ...] = (
         "Certificate files reloaded after a change; failed: the old certificate stays in use.",
         rows.crossed(listener=rows.with_tls, outcome=("ok", "failed")),
     ),
-    Family("auth_total", "AUTH exchanges, by how they ended.", rows.by_auth_outcome),
+    Family("auth_total", "AUTH exchanges, by outcome.", rows.by_auth_outcome),
     Family(
         "senders_refused_total",
         "MAIL commands refused because the client's credential does not permit the reverse path.",
@@ -156,7 +156,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "upstream_connections_limit",
-        "The most connections to the upstream there can be, of all workers.",
+        "The most connections to the upstream there can be, for all workers together.",
         rows.one_row,
     ),
     Family("upstream_waiting", "Messages waiting for a connection to the upstream.", rows.one_row),
@@ -167,12 +167,12 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "store_connections",
-        "Connections of the workers to the database open now; none for a store in SQLite.",
+        "The workers' connections to the database open now; none with SQLite.",
         rows.crossed(state=("idle", "busy")),
     ),
     Family(
         "store_connections_limit",
-        "The most connections to the database there can be, of all workers.",
+        "The most connections to the database there can be, for all workers together.",
         rows.one_row,
     ),
     Family("store_waiting", "Queries waiting for a connection to the database.", rows.one_row),
@@ -208,7 +208,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "feedback_total",
-        "Feedback of people and mail servers: links used, and reports that came by mail.",
+        "Feedback from people and mail servers: links used, and reports that came by mail.",
         rows.by_feedback,
     ),
     Family(
@@ -223,7 +223,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "stream_heard",
-        "People with that feedback on these messages, proven by a valid token.",
+        "People who gave that feedback on these messages, proven by a valid token.",
         rows.by_heard,
     ),
     Family(
@@ -256,22 +256,22 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "replica_reads_total",
-        "Reads of the mail path where the store has a standby, by the server that answered.",
+        "Reads of the mail path, if the store has a standby, by the server that answered.",
         rows.crossed(server=rows.SERVERS),
     ),
     Family(
         "replica_lag_seconds",
-        "How far the standby of the store is behind the primary; 0: it lacks nothing.",
+        "How far the store's standby is behind the primary; 0: it lacks nothing.",
         rows.one_row,
     ),
     Family(
         "replica_unused",
-        "1 while the standby of the store is not read from: too far behind, or silent.",
+        "1 while the store's standby is not read from: too far behind, or silent.",
         rows.one_row,
     ),
     Family(
         "webhook_lag_seconds",
-        "Age of the oldest change that was not delivered, dead letters included; 0: none.",
+        "Age of the oldest undelivered change, dead letters included; 0: none.",
         rows.unknown("webhook"),
     ),
     Family(
@@ -286,7 +286,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "webhook_dead_letters",
-        "Messages that were not delivered in time and wait for somebody to decide.",
+        "Messages that were not delivered in time and await a decision.",
         rows.unknown("webhook"),
     ),
     Family(
@@ -325,8 +325,10 @@ FAMILIES: tuple[Family, ...] = (
         rows.crossed(kind=("key", "configuration")),
     ),
     Family("workers", "Relay processes alive.", rows.one_row),
-    Family("workers_configured", "Relay processes there should be.", rows.unknown()),
-    Family("worker_exits_total", "Relay processes that ended without being told to.", rows.one_row),
+    Family("workers_configured", "Relay processes that should be running.", rows.unknown()),
+    Family(
+        "worker_exits_total", "Relay processes that exited without being told to.", rows.one_row
+    ),
     Family("cpu_seconds_total", "Processor time used by all relay processes.", rows.one_row),
     Family(
         "observe_mode",
@@ -335,6 +337,6 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family("start_time_seconds", "When the relay was started, in Unix time.", rows.unknown()),
     Family("stream_info", "The brand of the stream.", rows.unknown("stream", "brand")),
-    Family("build_info", "The version running.", rows.unknown("version")),
+    Family("build_info", "The running version.", rows.unknown("version")),
     Family("config_info", "The configuration in use, by its hash.", rows.unknown("hash")),
 )
