@@ -29,6 +29,7 @@ _PREFIX = re.compile(
 _DOMAIN_TAG = re.compile(rb"(?:\A|;)\s*d\s*=\s*([A-Za-z0-9._-]{1,255})\s*(?:;|\Z)")
 _MAX_SIGNATURES = 20
 _LONGEST_FIELD = 4_096  # octets
+_MOST_ADDRESSES = 1_000  # of a text
 _MOST_IN_LETTERS = 20  # of List-Unsubscribe, which has two: each takes 0.1 ms
 _NOTHING = ContentFeatures()
 _BROKEN = "MTAs break its unsubscribe link, in a line of more than 998 octets"
@@ -77,7 +78,8 @@ def check_content(
 
 
 def _shows_unsubscribe(stream: Stream, features: MessageFeatures, visible: VisibleText) -> bool:
-    """Whether the text has words for unsubscribing, and a link to where List-Unsubscribe leads.
+    """Whether the text has words for unsubscribing, and a link to where List-Unsubscribe leads, or
+    the address of its mailbox: mail programs make that a link.
 
     If the message has none of its own, or the relay replaces it, any usable link will do; a
     placeholder or an impossible host is not usable.
@@ -98,7 +100,10 @@ def _shows_unsubscribe(stream: Stream, features: MessageFeatures, visible: Visib
             return True
         if _mailbox(link) in boxes if is_mail else _host(link) in hosts:
             return True
-    return False
+    written = [each.rstrip(".!?]}*_") for each in _ADDRESS.findall(visible.text)]
+    if hosts or boxes:
+        return not boxes.isdisjoint(written)
+    return any(link_fault(f"mailto:{each}") is None for each in written[:_MOST_ADDRESSES])
 
 
 def _host(uri: str) -> str:

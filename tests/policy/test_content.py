@@ -111,6 +111,30 @@ def test_the_way_out_in_the_text_is_one_that_the_header_offers(
 
 
 @pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("Pour vous désinscrire, écrivez à leave+1@shop.example.", "none"),
+        ("Unsubscribe: <Leave+1@Shop.example>", "none"),
+        ("leave+1@shop.example", "body_optout_missing"),  # what for?
+        ("Unsubscribe: xleave+1@shop.example", "body_optout_missing"),
+        ("Unsubscribe: leave+1@shop.example.org", "body_optout_missing"),
+        ("Unsubscribe: shop@shop.example", "body_optout_missing"),
+        ("Unsubscribe", "body_optout_missing"),
+    ],
+)
+def test_an_address_in_the_text_is_a_way_out_without_a_link(written: str, expected: str) -> None:
+    assert reason(OPTOUT, text(written)) == expected
+    assert reason(OPTOUT, html(f"<p>{written.replace('<', '&lt;')}</p>")) == expected
+
+
+def test_an_address_that_takes_no_mail_is_no_way_out() -> None:
+    for written, shows in (("shop@shop.example", True), ("shop@localhost", False), ("@", False)):
+        looked = features_of(OPTOUT, f"{ADDED}\r\nUnsubscribe: {written}").content
+        assert looked is not None
+        assert looked.shows_unsubscribe is shows
+
+
+@pytest.mark.parametrize(
     ("link", "expected"),
     [
         ("https://abmelden.bücher.test/1", "none"),
