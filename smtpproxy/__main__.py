@@ -11,7 +11,7 @@ _STREAMS = (
     ("stdout", "w", "backslashreplace"),
     ("stderr", "w", "backslashreplace"),
 )
-"""With what becomes of text that is not in the terminal's encoding."""
+"""Each with its mode, and what becomes of text that is not in the terminal's encoding."""
 
 
 def main() -> None:

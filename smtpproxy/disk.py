@@ -11,7 +11,7 @@ _LITTLE = 64 * 1024 * 1024  # octets of a disk
 
 
 def read_fault(path: Path, error: OSError) -> str:
-    """Return why the relay cannot read a file that it needs, and what would be right."""
+    """Return why the relay cannot read a file that it needs, and how to fix it."""
     text = f"{path} cannot be read: {error.strerror}"
     if isinstance(error, PermissionError):
         text += "; it has to belong to the user that smtpproxy runs as"

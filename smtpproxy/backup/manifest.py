@@ -40,7 +40,7 @@ _DATABASES = ("mailings", "streams", "feedback", "confirmations")
 
 
 class BackupFault(Exception):
-    """A backup cannot be made or restored; the text says why, and what would be right."""
+    """A backup cannot be made or restored; the text says why, and how to fix it."""
 
     exit_code = 1
 

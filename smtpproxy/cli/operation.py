@@ -52,7 +52,7 @@ def demo(keep: bool = flag("Leave the relay running until Ctrl-C.")) -> None:
 def check(config: Path) -> Result:
     """Check the configuration, and whether the relay can start.
 
-    Prints every fault as FILE: key.path: what is wrong and what would be right, and exits
+    Prints every fault as FILE: key.path: what is wrong and what is expected, and exits
     with 2. Without faults, prints a summary and what deserves a second look. Run it as the
     relay's own user: it also checks files, folders and addresses.
     """

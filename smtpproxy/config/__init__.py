@@ -119,7 +119,7 @@ def _rulebook_references(document: Mapping[str, Any]) -> Iterator[tuple[Location
 def read_rulebook(reference: str) -> Rulebook:
     """Return the rulebook of a built-in name or of `/abs/path.toml`.
 
-    Raises RulebookError with everything that is wrong, and what would be right.
+    Raises RulebookError with everything that is wrong, and what is expected.
     """
     if not reference.startswith("/"):
         if reference in BUILTIN_NAMES:

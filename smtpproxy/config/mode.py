@@ -24,7 +24,7 @@ _STANDS_BEFORE = ("purpose", "class", "rulebook", "name")
 
 
 class CannotChange(Exception):
-    """The file was left as it was; the text says why, and what would be right."""
+    """The file was left as it was; the text says why, and how to fix it."""
 
 
 class Change(Struct, frozen=True):
@@ -44,7 +44,7 @@ class Edit(Struct, frozen=True):
     changes: tuple[Change, ...]
 
     def write(self) -> None:
-        """Replace the old text by the new one, completely or not at all.
+        """Replace the old text with the new one, completely or not at all.
 
         Owner and permissions stay. Raises CannotChange, for example if the file has changed.
         """

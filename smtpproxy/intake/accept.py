@@ -286,7 +286,7 @@ class Handshakes:
 
 
 class _AfterHandshake(asyncio.Protocol):
-    """Replaces itself by a session once connected."""
+    """Replaces itself with a session once connected."""
 
     def __init__(self, session: Callable[[], asyncio.Protocol]) -> None:
         self._session = session

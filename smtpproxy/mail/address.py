@@ -38,7 +38,7 @@ _DOMAIN_OCTETS = 253  # RFC 1035 3.1, written without the root's dot
 
 
 class AddressError(ValueError):
-    """Not an address; the message says what is wrong and what would be right."""
+    """Not an address; the message says what is wrong and what is expected."""
 
 
 class AmbiguousAddress(AddressError):

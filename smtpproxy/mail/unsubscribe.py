@@ -207,7 +207,7 @@ def read_unsubscribe(value: bytes) -> UnsubscribeUris:
 
 
 def _read_any(text: str) -> UnsubscribeUris:
-    """As `read_unsubscribe`, for any value."""
+    """Like `read_unsubscribe`, for any value."""
     decoded = decode_words(text)
     uris = _uris(decoded)
     if not uris:

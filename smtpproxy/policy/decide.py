@@ -181,7 +181,7 @@ def decisive(
 def _whether_to_ask(
     cases: Sequence[RecipientCase], message: MessageFeatures | None
 ) -> tuple[RecipientCase, Verdict]:
-    """As `decisive`, for permission streams: if any collection allows mail, nobody is asked."""
+    """Like `decisive`, for permission streams: if any collection allows mail, nobody is asked."""
     decided = [(each, _by_basis(each, message)) for each in cases]
     allowed = next((one for one in decided if one[1].action is _ALLOW), decided[0])
     return next((one for one in decided if permission.has_nothing_to_ask(*one)), allowed)

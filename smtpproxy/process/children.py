@@ -153,7 +153,7 @@ told to end, or until the supervisor is gone, and returns the exit code."""
 
 
 def other_roles(settings: Settings) -> list[Role]:
-    """Return the roles beside workers whose children always run with these settings."""
+    """Return the roles besides workers whose children always run with these settings."""
     wanted: dict[Role, bool] = {
         "web": settings.web is not None,
         "webhooks": bool(settings.webhooks),

@@ -48,7 +48,7 @@ _PADDING, _PREHASHED = PKCS1v15(), Prehashed(SHA256())
 
 
 class KeyFault(Exception):
-    """A file cannot be used as a key; the text says why and what would be right."""
+    """A file cannot be used as a key; the text says why and how to fix it."""
 
 
 @dataclass(frozen=True, slots=True)

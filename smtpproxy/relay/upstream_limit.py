@@ -21,7 +21,7 @@ _SEEN_WITHIN = 6.0
 _ANSWERS_WITHIN = 24.0
 """Seconds until it answers a message that it was sent before its first refusal."""
 _CLOSED_FOR = 16.0
-"""Seconds until Sendmail, once it has stopped listening, looks whether it may listen again."""
+"""Seconds until Sendmail, once it has stopped listening, checks whether it may listen again."""
 _TURN = 2.5
 """Seconds that a worker keeps its last connection, or until another has what was given up."""
 GREETED_WITHIN = 2.0

@@ -1,7 +1,7 @@
 """How amounts are written: sizes, durations, calendar periods, moments, rates and caps.
 
 Each function takes a TOML value and returns plain units (bytes, seconds), or raises ValueError with
-what is wrong and what would be right. The types below apply them.
+what is wrong and what is expected. The types below apply them.
 """
 
 import contextlib

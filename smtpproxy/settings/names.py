@@ -1,7 +1,7 @@
 """How names and words are written: streams, purposes, senders, users, keys, text for people.
 
 Each function takes a TOML value and returns its canonical form, or raises ValueError with what is
-wrong and what would be right. The types below apply them.
+wrong and what is expected. The types below apply them.
 """
 
 import hashlib

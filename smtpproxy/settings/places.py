@@ -1,7 +1,7 @@
 """How places on the network and on the disk are written: addresses, host names, URLs, files.
 
 Each function takes a TOML value and returns its canonical form, or raises ValueError with what is
-wrong and what would be right. The types below apply them.
+wrong and what is expected. The types below apply them.
 """
 
 import contextlib

@@ -40,7 +40,7 @@ class File(Struct, frozen=True):
 
 
 class Machinery(Struct, frozen=True):
-    """What the files need beside the answers. `addresses` are for the doctor."""
+    """What the files need besides the answers. `addresses` are for the doctor."""
 
     config: Path
     command: Path

@@ -84,7 +84,7 @@ class Totals:
         self._retired = Snapshot()
 
     def update(self, worker: Hashable, snapshot: Snapshot) -> None:
-        """Replace a worker's snapshot by its newest one."""
+        """Replace a worker's snapshot with its newest one."""
         self._live[worker] = snapshot
 
     def retire(self, worker: Hashable, *, counts: bool = True) -> None:

@@ -1,4 +1,5 @@
-"""How a store refuses that was copied to another, or is still being filled with a copy."""
+"""How a store refuses work because it was copied to another, or is still being filled with a
+copy."""
 
 import re
 
@@ -8,7 +9,7 @@ FILLING = "the store is being filled with a copy of"
 
 
 def closed_text(url: str, place: str) -> str:
-    """Return why the store at `url`, which was copied to `place`, refuses, and what to do."""
+    """Return why the store at `url`, which was copied to `place`, refuses work, and what to do."""
     if place.startswith(FILLING):
         return f"{place}; smtpproxy store copy finishes it"
     return (

@@ -1,4 +1,4 @@
-"""The operations of a store beside reads and writes: imports, retention, rectification."""
+"""The operations of a store besides reads and writes: imports, retention, rectification."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

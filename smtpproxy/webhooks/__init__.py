@@ -18,7 +18,7 @@ _RIGHT = (
 
 
 class SecretFault(Exception):
-    """A webhook's file cannot be used; the text names it and says what would be right."""
+    """A webhook's file cannot be used; the text names it and says how to fix it."""
 
     exit_code = 2
 

@@ -122,7 +122,7 @@ _SETS = tuple(
 
 
 class RulebookError(ValueError):
-    """The rulebook cannot be used. `faults`: `key: what is wrong and what would be right`."""
+    """The rulebook cannot be used. `faults`: `key: what is wrong and what is expected`."""
 
     def __init__(self, faults: Sequence[str]) -> None:
         super().__init__("\n".join(faults))

@@ -1,7 +1,7 @@
 """How the parameters of a rulebook are written: one class for each kind of value.
 
-`read` takes the TOML value, calls `fault` with each thing that is wrong with it (and what would be
-right), and returns what it could read. `written` is the reverse, for people.
+`read` takes the TOML value, calls `fault` with each thing that is wrong with it (and what is
+expected), and returns what it could read. `written` is the reverse, for people.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -202,7 +202,7 @@ def _carried(folder: Path, cut: int) -> tuple[ExpiredFile, ...]:
 
 
 def _write_rest(path: Path, cut: int) -> None:
-    """Replace the anchors by a file without the first lines."""
+    """Replace the anchors with a file without the first lines."""
     aside = path.with_name(_ASIDE)
     aside.unlink(missing_ok=True)
     with path.open("rb") as old, aside.open("xb") as new:

@@ -281,7 +281,7 @@ _decode = msgspec.json.Decoder(ContactRecord).decode
 
 
 def read_contact(content: bytes, as_of: datetime) -> ContactUpdate:
-    """Read one line of NDJSON. Raises ValueError: the field, what is wrong, what would be right."""
+    """Read one line of NDJSON. Raises ValueError: the field, what is wrong, what is expected."""
     try:
         return read_object(_decode, content).update(as_of)
     except (msgspec.MsgspecError, RecursionError) as error:
@@ -333,7 +333,7 @@ _KNOWN = {
 
 
 def explain(error: Exception) -> str:
-    """Return an error message with the field, the fault, and what would be right."""
+    """Return an error message with the field, the fault, and what is expected."""
     text, _, path = str(error).partition(" - at `$")
     path = path.rstrip("`").lstrip(".")
     if not isinstance(error, msgspec.ValidationError):

@@ -31,7 +31,7 @@ _NOT_TEXT = {
 
 
 class ImportFault(Exception):
-    """The file as a whole cannot be imported; the text says why, and what would be right."""
+    """The file as a whole cannot be imported; the text says why, and how to fix it."""
 
 
 class UndatedConsent(ValueError):

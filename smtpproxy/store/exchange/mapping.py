@@ -153,7 +153,7 @@ class MappingFile:
 
 def read_mapping(path: Path, fields: Sequence[str] = FIELDS) -> Mapping:
     """Read and check a mapping file onto `fields`. Raises MappingFault: `FILE: key: what is wrong
-    and what would be right`, on a line for each."""
+    and what is expected`, on a line for each."""
     try:
         document = toml.read(path)
     except toml.TomlError as error:

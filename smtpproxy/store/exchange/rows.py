@@ -91,7 +91,7 @@ class Header:
         return (f"columns that are not read: {', '.join(others)[:200]}",) if others else ()
 
     def without_address(self, column: str, then: str) -> ImportFault:
-        """Return the fault of a header without `column`; `then` is what would be right."""
+        """Return the fault of a header without `column`; `then` is what is expected."""
         return ImportFault(
             f"line {self.number}: the header has no column {column} for the address, only "
             f"{', '.join(filter(None, self.columns))[:200]} (split at {self.delimiter!r}, unless "

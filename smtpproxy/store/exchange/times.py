@@ -22,7 +22,7 @@ def read_time(text: str, *, last_moment: bool = False) -> datetime:
 
     A date alone is its first moment, or with `last_moment` its last: for an unsubscribe that is
     the stricter, as it then comes after all that the person agreed to that day. Raises ValueError
-    with what is wrong and what would be right.
+    with what is wrong and what is expected.
     """
     try:
         return _placed(*_of_one(text, "iso"), None, last_moment=last_moment)

@@ -1,4 +1,4 @@
-"""Errors of PostgreSQL as errors of the store, with what would be right."""
+"""Errors of PostgreSQL as errors of the store, with how to fix it."""
 
 from smtpproxy.store.closed import says_closed
 from smtpproxy.store.records import StoreInaccessible, StoreMisconfigured, StoreUnavailable

@@ -1,4 +1,4 @@
-"""The tables beside contacts and suppressions in PostgreSQL, for all relays."""
+"""The tables besides contacts and suppressions in PostgreSQL, for all relays."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
