@@ -105,10 +105,6 @@ class MilterSession(Session):
         if self._due:
             self._answer(_TROUBLE)
 
-    def cut(self) -> None:
-        self._send_internal_failure()
-        super().cut()
-
     def _set_deadline(self, taken: int) -> None:
         """Set the MTA's deadline.
 

@@ -88,10 +88,6 @@ class PolicySession(Session):
         if self._due:
             self._answer(str(TEMPORARY_FAILURE))
 
-    def cut(self) -> None:
-        self._send_internal_failure()
-        super().cut()
-
     def _request(self, request: PolicyRequest) -> None:
         self._due = True
         self._within = False

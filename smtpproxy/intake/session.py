@@ -120,7 +120,8 @@ class Session(asyncio.Protocol, ABC):
         return 0.0
 
     def _send_shutdown(self) -> None:
-        """Say that the relay is shutting down."""
+        """Say that the relay is shutting down, as well as the protocol can."""
+        self._send_internal_failure()
 
     def _send_internal_failure(self) -> None:
         """Say that an internal failure ends the session."""

@@ -10,9 +10,12 @@ import pytest
 
 from smtpproxy.events import ConnectionClosed
 from smtpproxy.process.listening import CannotListen
+from smtpproxy.store.records import StoreUnavailable
 from tests.intake.conftest import Listen
 from tests.intake.listening import Intake
 from tests.kit.messages import marketing
+from tests.kit.mta import Mta, mta
+from tests.kit.policy import policy_client
 from tests.kit.ports import wait_for
 from tests.kit.upstream import At, FakeUpstream, Hold
 
@@ -281,6 +284,40 @@ def test_a_stuck_session_is_cut_after_the_drain_timeout(
         drained.result(10)
         upstream.release()
     intake.wait_closed(2)
+
+
+@pytest.mark.parametrize("protocol", ["milter", "policy"])
+def test_an_mta_whose_answer_would_outlast_the_drain_is_told_to_wait(
+    listen: Listen, monkeypatch: pytest.MonkeyPatch, protocol: str
+) -> None:
+    streams = {"streams": ["offers"], "default_stream": "offers"}
+    intake = listen({"server": {"drain_timeout": "200ms"}}, protocol=protocol, **streams)
+    asked, drained = asyncio.Event(), asyncio.Event()
+
+    async def read(*_: object) -> None:
+        asked.set()
+        await drained.wait()
+        raise StoreUnavailable("locked")
+
+    async def drain() -> None:
+        await asked.wait()
+        await intake.door.drain()
+        drained.set()
+
+    monkeypatch.setattr(intake.store, "read", read)
+    ended = intake.call(drain())
+    with mta(intake.port) if protocol == "milter" else policy_client(intake.port) as peer:
+        if isinstance(peer, Mta):
+            peer.negotiate()
+            peer.connect()
+            peer.mail("news@shop.example")
+            answer = peer.rcpt("consent@people.example").reply
+        else:
+            answer = peer.rcpt("consent@people.example")
+        assert answer == "451 4.3.0 temporary_failure"
+        assert peer.socket.recv(100) == b""
+    ended.result(10)
+    assert intake.wait_closed() == ["shutdown"]
 
 
 # other sockets

@@ -282,7 +282,18 @@ def test_a_broken_certificate_leaves_the_old_one(listen: Listen, authority: Auth
     assert intake.door.tls.expires() > 0
 
 
-def test_a_client_certificate_is_a_credential(listen: Listen, authority: Authority) -> None:
+@pytest.mark.parametrize("tls", ["starttls", "implicit"])
+def test_a_client_certificate_is_a_credential(
+    listen: Listen, authority: Authority, upstream: FakeUpstream, tls: str
+) -> None:
+    def enter(client: Client, pair: Pair | None = None) -> None:
+        if tls == "implicit":
+            client.secure(authority.client_context(pair))
+            client.greet()
+        else:
+            client.greet()
+            client.starttls(authority.client_context(pair))
+
     shop = authority.issue("shop.example")
     config = {
         "credential": [
@@ -297,18 +308,17 @@ def test_a_client_certificate_is_a_credential(listen: Listen, authority: Authori
     intake = listen(
         config,
         auth="required",
-        **keys(authority, client_ca=str(authority.path)),
+        **keys(authority, tls, client_ca=str(authority.path)),
     )
     with intake.client() as nobody:
-        nobody.greet()
-        nobody.starttls(authority.client_context())
+        enter(nobody)
         assert nobody.say("MAIL FROM:<news@shop.example>").startswith("530 5.7.0 auth")
     with intake.client() as client:
-        client.greet()
-        client.starttls(authority.client_context(shop))
+        enter(client, shop)
         assert client.say("MAIL FROM:<a@other.example>").startswith("550 5.7.1 ")
         client.begin("stranger@people.example", sender="news@shop.example")
         assert client.say("From: a@shop.example", "", "hello", ".").startswith("250 ")
+    assert b"with ESMTPS id" in upstream.messages[0].data
     (decided,) = intake.records.decided
     assert isinstance(decided, Decided)
     assert decided.decision.stream.name == "receipts"
