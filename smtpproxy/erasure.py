@@ -39,14 +39,27 @@ in it. A journal restored from a copy is therefore behind the store."""
 
 
 class Erasure(Struct, frozen=True):
-    """What was erased. `others` are addresses that may be the same person's and were not erased."""
+    """What was erased."""
 
     erased: bool  # False: there was no contact
     reports: int
     rows: int  # of the audit log
-    others: tuple[str, ...] = ()
     left: str | None = None  # what could not be erased yet, and why
     behind: tuple[str, ...] = ()  # relays that will erase it from their audit logs
+
+
+async def others_of(store: Store, address: str) -> Sequence[str]:
+    """Return the addresses that may be the same person's, and that erasing a canonical one leaves.
+
+    Former ones are on record with the contact, so they are known only until it is erased. Raises
+    StoreUnavailable.
+    """
+    others = [
+        *await store.variants(address),
+        *former_addresses(await store.rectifications(address)),
+        *await store.moved_to(address),
+    ]
+    return list(dict.fromkeys(others))
 
 
 async def erase(
@@ -63,11 +76,6 @@ async def erase(
     The audit log is rewritten in a thread, unless it is kept as proof (RGPD 17(3)(e)). Calling it
     again erases what was left. Raises StoreUnavailable, OSError.
     """
-    others = [
-        *await store.variants(address),
-        *former_addresses(await store.rectifications(address)),
-        *await store.moved_to(address),
-    ]
     erased = await store.erase_contact(address, at=at, scope=scope)
     reports = await forget_reports(settings, address)
     rows, left = 0, None
@@ -77,8 +85,7 @@ async def erase(
             rows, behind = await erase_record(settings, address, at)
     except StillWritten as error:
         left = str(error)
-    others = list(dict.fromkeys(others))
-    return Erasure(erased, reports, rows, tuple(others), left, behind)
+    return Erasure(erased, reports, rows, left, behind)
 
 
 async def erase_record(

@@ -222,18 +222,18 @@ def erase(
         where = "" if keep_record else ", in the audit log too,"
         return f"{address} is {found}: erase the person{where} for good?"
 
-    ask_first(question, yes=yes)
-    done = using_store(
-        settings,
-        lambda store: erasure.erase(
+    async def run(store: Store) -> erasure.Erasure:
+        for other in await erasure.others_of(store, address):  # known even if the rest fails
+            warn(
+                f"{other} may be the same person and is not erased by this command: unless you have"
+                f" erased it already, run smtpproxy contact erase {other}"
+            )
+        return await erasure.erase(
             settings, store, address, at=now(), scope=scope, keep_record=keep_record
-        ),
-    )
-    for other in done.others:
-        warn(
-            f"{other} may be the same person and is not erased by this command: unless you have"
-            f" erased it already, run smtpproxy contact erase {other}"
         )
+
+    ask_first(question, yes=yes)
+    done = using_store(settings, run)
     if done.left:
         fail(f"{address}: the contact is erased, but in the audit log {done.left}")
     data: dict[str, object] = {"address": address, "erased": done.erased}

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from smtpproxy import erasure
+from smtpproxy.store.records import StoreUnavailable
 from tests.cli.stored import DAY_ONE, Stored, first_line
 
 ANNA, NEW = "anna@people.example", "anna.b@people.example"
@@ -123,6 +125,21 @@ def test_erasing_names_who_may_be_the_same_person(stored: Stored) -> None:
     for other in (tagged, ANNA):
         assert f"{other} may be the same person and is not erased" in told
     assert stored.run("contact", "erase", tagged).stderr == ""
+
+
+def test_former_addresses_are_named_though_the_erasure_fails_once_they_are_gone(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: object) -> int:
+        raise StoreUnavailable("the database did not confirm it in time")
+
+    stored.run(*RECTIFY, "--new-address", NEW)
+    with monkeypatch.context() as patched:
+        patched.setattr(erasure, "forget_reports", fails)
+        told = stored.run("contact", "erase", NEW, code=1).stderr
+    assert f"{ANNA} may be the same person and is not erased" in told
+    assert "did not confirm it" in told
+    assert stored.run("contact", "erase", NEW).stderr == "", "nobody knows any more"
 
 
 @pytest.mark.parametrize(

@@ -181,16 +181,18 @@ class Contacts(Operations):
         """
         call.access.check_everything("an erasure")
         address = recorded_address(asked.address)
+        store = self.writer()
+        others = await erasure.others_of(store, address)
         done = await erasure.erase(
             self.settings,
-            self.writer(),
+            store,
             address,
             at=self.now(),
             scope=asked.scope,
             keep_record=asked.keep_record,
         )
-        others, left = len(done.others), done.left or UNSET
-        return Erased(done.erased, done.reports, done.rows, others, left, done.behind or UNSET)
+        left, behind = done.left or UNSET, done.behind or UNSET
+        return Erased(done.erased, done.reports, done.rows, len(others), left, behind)
 
     def _update(self, call: Call) -> tuple[ContactUpdate, ContactCheck]:
         """Read and check a contact. Raises Refused, OthersConcerned."""
