@@ -272,7 +272,8 @@ _STYLED = (*range(0xFF01, 0xFF5F), *range(0x1D400, 0x1D800))  # full-width; bold
 
 
 def _base_letters() -> dict[int, str | None]:
-    """Maps accented letters to their base; accents and invisible characters to nothing."""
+    """Maps accented letters and typographic marks to plain ones, and accents and invisible
+    characters to nothing."""
     table: dict[int, str | None] = dict.fromkeys(range(0x300, 0x370))
     table |= dict.fromkeys(map(ord, _INVISIBLE))
     for code in (*range(0xC0, 0x250), *range(0x1E00, 0x1F00)):
@@ -281,7 +282,8 @@ def _base_letters() -> dict[int, str | None]:
             table[code] = base
     for code in _STYLED:
         table[code] = unicodedata.normalize("NFKC", chr(code))[0]
-    table |= {ord("’"): "'", ord("‘"): "'", ord("‐"): "-", ord("‑"): "-", ord("–"): "-"}
+    for plain, marks in (("'", "’‘"), ('"', "“”„"), ("-", "‐‑–—")):
+        table |= dict.fromkeys(map(ord, marks), plain)
     return table
 
 
@@ -289,7 +291,7 @@ _BASE = _base_letters()
 
 
 def folded(text: str) -> str:
-    """Return text without case, accents, invisible characters and runs of white space.
+    """Return text without case, accents, typography, invisible characters and runs of white space.
 
     It uses no normalisation form, which would take quadratic time on hostile text.
     """

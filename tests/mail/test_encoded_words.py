@@ -10,6 +10,7 @@ DECODED = [
     ("=?UTF-8?b?Q2Fmw6k=?=", "Café"),
     ("=?UTF-8?b?Q2Fmw6k?=", "Café"),
     ("=?iso-8859-1?q?Caf=E9?= today", "Café today"),
+    ("=?iso-8859-1?q?L=92=E9t=E9?=", "L’été"),  # of Windows
     ("=?iso-8859-15*fr?q?5_=A4?=", "5 €"),
     ("=?koi8-r?B?8NLJ18XU?=", "Привет"),
     ("a =?utf-8?q?b?= c =?utf-8?q?d?= e", "a b c d e"),

@@ -153,5 +153,5 @@ def test_folding() -> None:
     assert folded("  SE\u00a0désInscrire\u200b\r\n ici ") == "se desinscrire ici"
     assert folded("De\u0301sinscrire") == folded("Désinscrire")
     assert folded("Straße") == "strasse"
-    assert folded("ACME’s ‘x’ a‐b‑c–d") == "acme's 'x' a-b-c-d"
+    assert folded("ACME’s ‘x’ a‐b‑c–d—e “f” „g“") == 'acme\'s \'x\' a-b-c-d-e "f" "g"'
     assert folded("Ạ Ｓｔｏｐ 𝐒𝐭𝐨𝐩 𝕾𝖙𝖔𝖕") == "a stop stop stop"
