@@ -149,15 +149,16 @@ def _anchored(folder: Path) -> Iterator[Head]:
 
 
 _ERASING_TAKES = timedelta(minutes=1)
+_AHEAD = timedelta(days=1)
 
 
-def erase_from_copy(audit: Path, people: Mapping[str, datetime]) -> Iterator[str]:
+def erase_from_copy(audit: Path, people: Mapping[str, datetime], now: datetime) -> Iterator[str]:
     """Erase people from decisions that were copied before the time of their erasure.
 
     Later copies show whether they were erased or kept, as proof. Yields what was left, and why.
     Raises OSError.
     """
-    copied = anchors.last_taken(audit)
+    copied = anchors.last_taken(audit, now + _AHEAD)
     if audit.is_dir():
         repeat(audit)
     for address, since in people.items():

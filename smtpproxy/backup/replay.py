@@ -130,7 +130,7 @@ async def replay(
         )
     events = [one for one in changes if not one.key]
     await _imports(store, events, done, now, lifting=not gaps)
-    await _people(settings, store, ring, found, done)
+    await _people(settings, store, ring, found, done, now)
     await _orders(store, found, done, now)
     await _pauses(store, events, done, now, lifting=not gaps)
 
@@ -219,7 +219,12 @@ def _gathered(changes: Iterable[Change], *, lifting: bool) -> _Found:
 
 
 async def _people(
-    settings: Settings, store: Store, ring: KeyRing, found: _Found, done: Replayed
+    settings: Settings,
+    store: Store,
+    ring: KeyRing,
+    found: _Found,
+    done: Replayed,
+    now: Callable[[], datetime],
 ) -> None:
     """Erase contacts that were erased, and record the refusals of others. Without a contact, the
     refusals become suppressions, so that a later import cannot revive the person."""
@@ -241,7 +246,7 @@ async def _people(
             found.suppressions[order] = max(at, found.suppressions.get(order, at))
             done.withdrawn += 1
     since = {address: found.erased[key][0] for key, address in gone.items()}
-    done.notes += tuple(erase_from_copy(settings.server.state_dir / FOLDER, since))
+    done.notes += tuple(erase_from_copy(settings.server.state_dir / FOLDER, since, now()))
 
 
 async def _refuse(store: Store, address: str, refused: Sequence[Change], done: Replayed) -> None:

@@ -335,15 +335,20 @@ def test_files_that_the_configuration_names_come_back(machine: Machine, tmp_path
     assert key.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize("years_ahead", [0, 10])
 async def test_an_older_copy_of_the_audit_log_brings_no_erased_person_back(
-    machine: Machine, backup: Path
+    machine: Machine, backup: Path, years_ahead: int
 ) -> None:
-    """The decisions were copied before the erasure, the journal of changes after it."""
+    """The decisions were copied before the erasure, the journal of changes after it; whatever the
+    clock was meanwhile."""
     audit = machine.state / "audit"
     clock = Clock()
     writing = journal(audit, clock)
     await writing.commit(decided(clock, CLEO))
     writing.close()
+    if years_ahead:
+        ahead = timedelta(days=365 * years_ahead)
+        anchors.take(audit, "asked", lambda: datetime.now(UTC) + ahead)
     await asyncio.to_thread(_burn_after_an_erasure, machine, backup)
 
 

@@ -44,19 +44,24 @@ class AnchorScheduler:
         self._due_after = 0.0
         self._known_size = 0
         self._unsealed = False
-        self._known_changes = 0  # octets of the journal of changes
+        self._changes = self.folder  # the newest file of the journal of changes, once there is one
+        self._known_changes = 0  # its octets
         self._unsealed_changes = False
         self._quiet_until = 0  # no news up to this line
+        self._set_back_from: datetime | None = None  # for the next anchor to say
 
     def file_started(self) -> None:
         self._ended = False
         self._asked = self._request()
+        self._changes = max(self.folder.glob("changes-*.ndjson"), default=self.folder)
         self._anchor("begin")
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(CHECK_SECONDS, self._check)
 
-    def time_went_back(self) -> None:
-        """Take an anchor: until one says that the clock was set back, new rows look forged."""
+    def time_went_back(self, before: datetime) -> None:
+        """Take an anchor. Until one says that the clock was set back, new rows look forged, and so
+        do those of before that no anchor has seen yet."""
+        self._set_back_from = before
         self._anchor("time")
 
     def close(self) -> None:
@@ -106,10 +111,13 @@ class AnchorScheduler:
 
     def _check_changes(self) -> None:
         """Note new changes: an anchor will expose a copy of their journal that lacks them."""
+        # After a clock that was ahead, it goes on in the file of that month.
+        path = max(self._changes, self.folder / f"changes-{self.now():%Y-%m}.ndjson")
         try:
-            size = (self.folder / f"changes-{self.now():%Y-%m}.ndjson").stat().st_size
+            size = path.stat().st_size
         except OSError:
             return
+        self._changes = path
         if size != self._known_changes:
             self._known_changes, self._unsealed_changes = size, True
 
@@ -137,9 +145,11 @@ class AnchorScheduler:
         with self._taking:
             if self._ended and why != "end":
                 return None
+            before, self._set_back_from = self._set_back_from, None
             try:
-                return take(self.folder, why, self.now, unless_within=unless_within)
+                return take(self.folder, why, self.now, before, unless_within=unless_within)
             except OSError as error:
+                self._set_back_from = before
                 log.warning("no audit anchor", why=why, error=str(error))
                 return None
 

@@ -40,7 +40,7 @@ class _Row(Struct, frozen=True, omit_defaults=True, tag_field="kind"):
 
 
 class AnchorRow(_Row, frozen=True, tag="anchor"):
-    """`set_back_from`, here and below: the time of the row before, if the clock went back.
+    """`set_back_from`, here and below: a time before, if the clock went back from there.
 
     `changes` is the end of the journal of changes.
     """
@@ -142,19 +142,25 @@ _decoder: msgspec.json.Decoder[_Line] = msgspec.json.Decoder(_Line)
 
 
 def take(
-    folder: Path, why: Why, now: Callable[[], datetime], *, unless_within: float = 0.0
+    folder: Path,
+    why: Why,
+    now: Callable[[], datetime],
+    set_back_from: datetime | None = None,
+    *,
+    unless_within: float = 0.0,
 ) -> Anchor | None:
     """Record the present end of every slot, once that is on the disk. Raises OSError.
 
-    Returns None if the newest anchor is younger than `unless_within` seconds.
+    Returns None if the newest anchor is younger than `unless_within` seconds, unless the clock was
+    set back from a time since then.
     """
 
     def row(at: datetime, heads: Heads) -> AnchorRow:
-        return AnchorRow(at, heads, why, changes=_end_of_changes(folder))
+        return AnchorRow(at, heads, why, set_back_from, _end_of_changes(folder))
 
     with journal_files.locked(folder / journal_files.ANCHORS) as file:
         newest = _newest(folder)
-        if newest is not None and isinstance(newest.row, AnchorRow):
+        if newest is not None and isinstance(newest.row, AnchorRow) and set_back_from is None:
             since = now() - newest.row.at
             if timedelta() <= since < timedelta(seconds=unless_within):
                 return None
@@ -181,10 +187,12 @@ def position(folder: Path) -> tuple[Head | None, Heads]:
     return None if last is None else last.head, _heads(folder, last)[0]
 
 
-def last_taken(folder: Path) -> datetime | None:
-    """Return when the journal was last anchored, or None. Raises OSError."""
+def last_taken(folder: Path, before: datetime) -> datetime | None:
+    """Return when the journal was last anchored, or None, not believing times from `before` on: a
+    clock that was ahead has written them. Raises OSError."""
     rows = [anchor.row for anchor in each(folder, b'"kind":"anchor"') if anchor is not None]
-    return max((row.at for row in rows if isinstance(row, AnchorRow)), default=None)
+    taken = (row.at for row in reversed(rows) if isinstance(row, AnchorRow))
+    return next((at for at in taken if at < before), None)
 
 
 def erasings(folder: Path) -> list[ErasingRow]:
@@ -248,7 +256,7 @@ def append(folder: Path, file: int, now: Callable[[], datetime], make: Make) -> 
     for path in changed:
         sync_path(path)
     if newest is not None and newest.row.at - row.at > CLOCK_TOLERANCE / 2:
-        row = replace(row, set_back_from=newest.row.at)
+        row = replace(row, set_back_from=max(newest.row.at, row.set_back_from or newest.row.at))
     if torn:  # cut short by a crash: it never counted
         os.ftruncate(file, os.fstat(file).st_size - torn)
     chain = Chain(START if newest is None else newest.head)

@@ -74,7 +74,7 @@ class Journal:
             lambda: self._segment.head.n,
             self._anchored,
             self.rotate,
-            self._time_passed,
+            self._time_moved,
         )
 
     def commit(self, decided: Decided) -> Pending[None]:
@@ -139,21 +139,17 @@ class Journal:
                     self._waiting.clear()
 
     def _time_moved(self, at: datetime) -> None:
-        """Note that time has passed, or record that it goes back."""
-        latest = self._segment.latest
-        if at < self._earliest and latest is not None:
-            self._waiting.append(plain(ClockEntry(at, latest)))
-            self._segment.latest = at
-            self._set_bounds()
-            self._anchor_scheduler.time_went_back()
-        else:
-            self._time_passed(at)
-
-    def _time_passed(self, at: datetime) -> None:
-        latest = self._segment.latest
-        if latest is None or at > latest:
-            self._segment.latest = at
-            self._set_bounds()
+        """Note that time has passed, or record that it goes back, if only for a late decision."""
+        now, latest = self._now(), self._segment.latest
+        before = latest or now  # the first line of all comes now
+        if at < before - _BACK:
+            self._waiting.append(plain(ClockEntry(at, before)))
+        if now < before - _BACK:
+            self._anchor_scheduler.time_went_back(before)
+        elif latest is None or at <= latest:
+            return
+        self._segment.latest = max(at, now)
+        self._set_bounds()
 
     def _set_bounds(self) -> None:
         latest = self._segment.latest

@@ -56,7 +56,7 @@ class SegmentWriter:
         self._lock: SlotLock | None = None
         self._chain = Chain()
         self._size = 0
-        self._set_back_to: datetime | None = None
+        self._started: datetime | None = None  # the newest recorded time after a first line
         self._after: After | None = None  # the last line of all
         self._torn: dict[str, int] = {}  # for the next first line to report
 
@@ -108,8 +108,7 @@ class SegmentWriter:
         ) from failure
 
     def _note_started(self) -> None:
-        if self._set_back_to is not None:
-            self.latest = self._set_back_to
+        self.latest = self._started
 
     def leave(self) -> None:
         """Close the current file for good. If that raises OSError, it is still open."""
@@ -163,9 +162,9 @@ class SegmentWriter:
         anchor = self._newest_anchor()
         newest = None if anchor is None else anchor.head
         at, before = self.now(), self.latest
+        self._started = at
         if before is not None and before - at <= CLOCK_TOLERANCE / 2:
-            before = None
-        self._set_back_to = None if before is None else at
+            self._started, before = max(at, before), None
         return plain(BeginEntry(self.name, at, self._after, self._torn, newest, FORMAT, before))
 
     def _take_slot(self) -> SlotLock:
