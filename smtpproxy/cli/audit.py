@@ -33,6 +33,7 @@ from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit.anchors import Anchor
 from smtpproxy.sinks.audit.reader import Record, verdicts
 from smtpproxy.sinks.audit.verify import State, is_anchored, seal
+from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.journals import IndexQuery, IndexRow
 from smtpproxy.terminal import counted, printable
 
@@ -189,7 +190,7 @@ def _fields(record: Record, state: State, relay: str) -> Iterator[tuple[str, str
     yield from {
         "id": decided.id,
         "relay": relay or None,
-        "time": decided.at.isoformat(timespec="milliseconds"),
+        "time": written_time(decided.at),
         "stage": "RCPT" if decided.stage == "rcpt" else "end of data",
         "client": f"{client.peer}, HELO {client.helo}, listener {client.listener}",
         "login": client.login or None,

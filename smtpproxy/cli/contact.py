@@ -108,7 +108,7 @@ def import_contacts(settings: Settings, file: FileOrStdin, options: ContactImpor
     access = access_of(settings, options.job)
     settings = access.settings
     as_of, purpose, own = options.as_of, options.purpose or "", options.own_format is not None
-    others = {"as-of": as_of.isoformat() if as_of else "", "purpose": purpose}
+    others = {"as-of": written_time(as_of) if as_of else "", "purpose": purpose}
     if options.brand is not None:
         check_brand(settings, options.brand)
         others["brand"] = options.brand

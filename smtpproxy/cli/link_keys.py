@@ -163,7 +163,9 @@ def _shown(found: Mapping[int, LinkKey], used: Fingerprints, relays: Sequence[Re
             return "seals new links"
         if key.version > sealing:
             return "waits: smtpproxy unsubscribe rekey activates it once every relay has it"
-        return "reads links made with it" if not used or key.version in used else "retired"
+        if not used or key.version in used:
+            return "reads links made with it"
+        return "retired, but its links work here until its line is removed, and a reload"
 
     def text() -> Iterator[Part]:
         for key in found.values():

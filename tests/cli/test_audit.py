@@ -68,6 +68,8 @@ def test_one_decision_for_people(bench: Bench) -> None:
     out, _ = bench.run("audit", "show", decision_id, code=0)
     text = " ".join(out.split())
     assert f"id {decision_id}" in text
+    (record,) = bench.json("audit", "show", decision_id)
+    assert f"time {record['at']} " in text
     assert "message refuse, recipients_refused" in text
     assert "consent@people.example: allow, consent" in text
     assert "nothing@people.example: refuse, consent_missing" in text

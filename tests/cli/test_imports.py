@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -170,6 +171,8 @@ class TestUndo:
         error = stored.run("import", "undo", first["id"]).stderr
         assert "1 later import had profiles no newer" in error
         assert second["id"] in error
+        shown = stored.run("import", "show", second["id"]).stdout
+        assert re.search("--as-of +2026-01-01T00:00:00Z", shown)
 
 
 class TestResume:

@@ -85,6 +85,18 @@ def test_commands_that_replace_keys_run_one_at_a_time(config: Path) -> None:
     assert invoke(config, "retire", "1")[0] == 0
 
 
+def test_a_key_retired_on_another_machine_is_to_be_removed(config: Path) -> None:
+    """The relay reads whatever keys its file has."""
+    file = config.parent / "state" / LINK_KEY_FILE
+    for _ in range(2):
+        assert invoke(config, "rekey")[0] == 0
+    before = file.read_text()
+    assert invoke(config, "retire", "1")[0] == 0
+    file.write_text(before)
+    _, out, _ = invoke(config, "keys")
+    assert "retired, but its links work here until its line is removed, and a reload" in out
+
+
 def test_no_key_and_a_wrong_file(config: Path) -> None:
     code, _, err = invoke(config, "keys")
     assert code == 1
