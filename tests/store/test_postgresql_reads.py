@@ -16,7 +16,9 @@ from smtpproxy.store.keys import Partner, SuppressionKey
 from smtpproxy.store.postgres import reader, target
 from smtpproxy.store.postgres.connection import Database as PostgresDatabase
 from smtpproxy.store.postgres.connection import Lease, session_settings
+from smtpproxy.store.postgres.session import translated
 from smtpproxy.store.postgres.statements import VERSION, facts_query
+from smtpproxy.store.sql.session import ASKED_EXACT, ASKED_SUPPRESSIONS, ASKED_WIDE
 from tests.kit import postgres
 from tests.kit.parts import needs
 from tests.store.conftest import Database, OnPostgresql
@@ -215,39 +217,65 @@ def test_a_store_holds_no_event_loop_that_is_over(tmp_path: Path) -> None:
         assert [loop() for loop in loops[:-1]] == [None] * 2
 
 
-def test_a_plan_made_while_tables_were_empty_looks_rows_up_later(database: Database) -> None:
-    """Among them those of a partner's first snapshot."""
+SUPPRESSIONS = """
+INSERT INTO suppression (wide_key, exact_key, scope, origin, since, key_version, renewed_at)
+SELECT sha224(n::text::bytea), sha256(n::text::bytea), 'all', 'bounce', 0, 1, 0
+FROM generate_series(1, 1000) AS n;
+"""
+
+
+def explained(database: Database, statement: str, values: str, rows: str) -> str:
+    """Return how a statement is answered whose plan was made before there were any rows."""
     settings = "".join(f"SET {n} = '{v}';" for n, v in session_settings(2.0).items())
-    name = database.url.partition("///")[2].partition("?")[0]
-    key = SuppressionKey(bytes(32))
-    texts = ", ".join(f"'{digits}'" for digits in ("1" * 32, "1" * 64, "1" * 32) * 2)
-    said = postgres.cluster().sql(
-        name,
+    return postgres.cluster().sql(
+        database.url.partition("///")[2].partition("?")[0],
         f"""
         {settings}
         ANALYZE;
-        PREPARE facts AS {facts_query([Partner("boots", key)])};
-        EXECUTE facts (ARRAY['p1@x.example'], {texts});
-        INSERT INTO contact (id, address, audience)
-        SELECT n, 'p' || n || '@x.example', 'consumer' FROM generate_series(1, 1000) AS n;
-        INSERT INTO consent_act (contact, sequence, at, withdrawal, purpose)
-        SELECT n, 0, 0, 0, 'offers' FROM generate_series(1, 1000) AS n;
-        INSERT INTO suppression (wide_key, exact_key, scope, origin, since, key_version, renewed_at)
-        SELECT sha224(n::text::bytea), sha256(n::text::bytea), 'all', 'bounce', 0, 1, 0
-        FROM generate_series(1, 1000) AS n;
-        INSERT INTO partner_snapshot (partner, snapshot, key, sender, taken_at, imported_at, count,
-            digest) VALUES ('boots', 1, '{key.fingerprint}', 'b.example', 0, 0, 1000, '');
-        INSERT INTO partner_entry (snapshot, wide_key, exact_key, scope, origin, since)
-        SELECT 1, wide_key, exact_key, scope, origin, since FROM suppression;
-        EXPLAIN (ANALYZE, TIMING OFF) EXECUTE facts (ARRAY['p1@x.example'], {texts});
+        PREPARE asked AS {statement};
+        EXECUTE asked ({values});
+        {rows}
+        EXPLAIN (ANALYZE, TIMING OFF) EXECUTE asked ({values});
         """,
     )
-    rows = re.findall(
+
+
+def test_people_are_looked_up_whenever_the_plan_was_made(database: Database) -> None:
+    """Among others in a partner's first snapshot."""
+    key = SuppressionKey(bytes(32))
+    texts = ", ".join(f"'{digits}'" for digits in ("1" * 32, "1" * 64, "1" * 32) * 2)
+    rows = f"""
+    INSERT INTO contact (id, address, audience)
+    SELECT n, 'p' || n || '@x.example', 'consumer' FROM generate_series(1, 1000) AS n;
+    INSERT INTO consent_act (contact, sequence, at, withdrawal, purpose)
+    SELECT n, 0, 0, 0, 'offers' FROM generate_series(1, 1000) AS n;
+    {SUPPRESSIONS}
+    INSERT INTO partner_snapshot (partner, snapshot, key, sender, taken_at, imported_at, count,
+        digest) VALUES ('boots', 1, '{key.fingerprint}', 'b.example', 0, 0, 1000, '');
+    INSERT INTO partner_entry (snapshot, wide_key, exact_key, scope, origin, since)
+    SELECT 1, wide_key, exact_key, scope, origin, since FROM suppression;
+    """
+    statement = facts_query([Partner("boots", key)])
+    said = explained(database, statement, f"ARRAY['p1@x.example'], {texts}", rows)
+    found = re.findall(
         r" on (contact|consent_act|suppression|partner_entry)\b.*actual rows=(\d+)", said
     )
-    assert sorted(rows) == [
+    assert sorted(found) == [
         *(("consent_act", "1"), ("contact", "1")),
         *(("partner_entry", "0"), ("partner_entry", "0")),
         *(("suppression", "0"), ("suppression", "0")),
     ], said
+    assert "Removed by" not in said, said
+
+
+def test_who_is_suppressed_again_is_looked_up_whenever_the_plan_was_made(
+    database: Database,
+) -> None:
+    """A single unsubscribe otherwise reads all suppressions, until the database analyses them."""
+    asked = f"SELECT * FROM {ASKED_SUPPRESSIONS} WHERE {ASKED_WIDE} AND {ASKED_EXACT}"
+    statement, places = translated(asked)
+    octets = "1" * (16 + 32) * 2
+    values = ", ".join([f"'\\x{octets}'", "'[0]'"][place] for place in places)
+    said = explained(database, statement, values, SUPPRESSIONS)
+    assert re.findall(r"using suppression_pkey.*actual rows=(\d+)", said) == ["0"], said
     assert "Removed by" not in said, said

@@ -20,6 +20,7 @@ from smtpproxy.store.sql.live_keys import ADDRESSES
 from smtpproxy.store.sql.rows import WIDENED, Row, from_micros, optional_moment, to_micros
 from smtpproxy.store.sql.session import (
     ASKED_EXACT,
+    ASKED_SUPPRESSIONS,
     ASKED_WIDE,
     Connections,
     Session,
@@ -44,7 +45,7 @@ _OBJECTION = "origin = 'objection' AND scope IN ('marketing', 'all') AND since <
 _ANY_OBJECTION = f"SELECT EXISTS (SELECT 1 FROM suppression WHERE {_OBJECTION})"
 # The number of each key, and the time of its objection.
 _OBJECTED = f"""
-SELECT asked.key, min(since) FROM json_each(?2) AS asked CROSS JOIN suppression
+SELECT asked.key, min(since) FROM {ASKED_SUPPRESSIONS}
 WHERE {ASKED_WIDE} AND {ASKED_EXACT} AND {_OBJECTION.replace("?1", "?3")} GROUP BY asked.key
 """
 _UNDATED = "UPDATE contact SET undated_since = ? WHERE id = ? AND undated_since IS NULL"
@@ -64,7 +65,7 @@ CREATE TEMP TABLE kept (
 """
 _KEEP = f"""
 INSERT INTO kept
-SELECT wide_key, exact_key, scope, origin FROM json_each(?2) AS asked CROSS JOIN suppression
+SELECT wide_key, exact_key, scope, origin FROM {ASKED_SUPPRESSIONS}
 WHERE {ASKED_WIDE} AND ({ASKED_EXACT} OR origin IN ({WIDENED})) AND {_OLD.replace("?1", "?3")}
 ON CONFLICT DO NOTHING
 """

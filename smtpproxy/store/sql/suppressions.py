@@ -29,6 +29,7 @@ from smtpproxy.store.sql.rows import Row, from_micros, record_of, to_micros
 from smtpproxy.store.sql.said_last import agreed_ahead, dated
 from smtpproxy.store.sql.session import (
     ASKED_EXACT,
+    ASKED_SUPPRESSIONS,
     ASKED_WIDE,
     Connections,
     Session,
@@ -81,14 +82,14 @@ _PAGE_OF_SCOPES = _PAGE.replace("\nORDER", " AND scope IN (SELECT value FROM jso
 _PAGE_SIZE = 2_000
 # With the scope and origin of each.
 _ENTRIES = f"""
-SELECT asked.key AS place, suppression.* FROM json_each(?2) AS asked CROSS JOIN suppression
+SELECT asked.key AS place, suppression.* FROM {ASKED_SUPPRESSIONS}
 WHERE {ASKED_WIDE} AND {ASKED_EXACT}
 AND scope = json_extract(asked.value, '$[0]') AND origin = json_extract(asked.value, '$[1]')
 """
 _STANDING = f"SELECT place, since FROM ({_ENTRIES}) AS found"
 _ERASURES = "SELECT CAST(sum(n) AS BIGINT) FROM tally WHERE origin = 'erasure'"
 _ERASED = f"""
-SELECT DISTINCT asked.key FROM json_each(?2) AS asked CROSS JOIN suppression
+SELECT DISTINCT asked.key FROM {ASKED_SUPPRESSIONS}
 WHERE {ASKED_WIDE} AND origin = 'erasure'
 """
 KEY = "wide_key = ? AND exact_key = ? AND scope = ? AND origin = ?"
