@@ -112,7 +112,6 @@ class Indexer:
 
     async def look(self) -> None:
         """Add everything new. Raises StoreUnavailable, OSError."""
-        self._behind, self._oldest = self._tail.backlog(self._read)
         try:
             if not timedelta() <= self.now() - self._told_at < _TELL:
                 host = self.settings.server.hostname
@@ -125,6 +124,8 @@ class Indexer:
         except StoreUnavailable:
             self._told_at = _NEVER  # perhaps another database answers next
             raise
+        finally:  # not before: how far the index goes is not known at first
+            self._behind, self._oldest = self._tail.backlog(self._read)
 
     async def _add(self, slot: int, rows: Iterator[Row], erased: int) -> bool:
         """Add some rows; return whether there were any. After an erasure beyond `erased`, nothing:

@@ -211,6 +211,10 @@ async def test_an_index_that_is_filled_anew_has_what_is_not_too_old_for_it(
     assert (await journals.tell(ONE, "mx.example", clock.now()))[0] >= found.line > 1
 
 
+def behind(indexer: Indexer) -> float:
+    return indexer.snapshot().gauges["audit_index_backlog_rows"][()]
+
+
 async def test_a_relay_tells_every_ten_seconds_that_it_is_alive(
     database: Database, journals: SharedJournals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,12 +242,16 @@ async def test_a_relay_tells_every_ten_seconds_that_it_is_alive(
         patch.setattr(journals, "add", unavailable)
         with pytest.raises(StoreUnavailable):
             await indexer.look()
+        assert behind(indexer) > 0
     await indexer.look()
+    assert behind(indexer) == 0
     assert len(told) == 4
     assert len(await journals.find(IndexQuery(), 10)) == 1
 
     monkeypatch.setattr(journals, "add", unavailable)
-    await Indexer(indexer.settings, journals, ONE, now=clock.now).look()  # which knows all of it
+    again = Indexer(indexer.settings, journals, ONE, now=clock.now)
+    await again.look()  # which knows all of it
+    assert behind(again) == 0
 
 
 async def test_who_could_use_the_tables_may_use_those_of_a_later_migration(
