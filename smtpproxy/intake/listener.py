@@ -15,7 +15,7 @@ from smtpproxy.intake.accept import Handshakes, ProxyAcceptor, TrustedHosts
 from smtpproxy.intake.limits import ClientRates, ConnectionLimits, RateTable, Refusal
 from smtpproxy.open_files import next_file, room_for_clients
 from smtpproxy.relay.content import Spool
-from smtpproxy.settings import ListenerSettings, ServerSettings
+from smtpproxy.settings import ListenerSettings, ServerSettings, TcpAddress
 from smtpproxy.tls import ServerTls, TlsError, TlsFiles
 from smtpproxy.waiting import NEVER, Deadlines, wait_for_accepted
 from smtpproxy.wire.session import BASE, PRDR, STARTTLS, Extension, HeaderLimits, Terms, auth
@@ -105,14 +105,15 @@ class Listener:
             self._server = await loop.create_server(protocol, sock=sock, backlog=1024)
 
     def peer(self, transport: asyncio.BaseTransport) -> str:
-        """Return the client's address: an IP address, or "unix"."""
+        """Return the client's address: an IP address, "unix", or "unknown" if it has gone."""
         if self._named:
             named = self._named.pop(transport.get_extra_info("socket").fileno(), None)
             if named is not None:
                 self._limits.closed(named)  # from now on its session is counted instead
                 return named
         address = transport.get_extra_info("peername")
-        return address[0] if isinstance(address, tuple) else "unix"
+        otherwise = "unknown" if isinstance(self.settings.address, TcpAddress) else "unix"
+        return address[0] if isinstance(address, tuple) else otherwise
 
     def takes_xclient(self, peer: str) -> bool:
         """Whether this host, the socket's own peer, may send XCLIENT and XFORWARD."""

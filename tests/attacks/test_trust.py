@@ -2,6 +2,7 @@
 
 import re
 import socket
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from smtpproxy.auth.users import empty, write
 from smtpproxy.config import ConfigError, parse
 from smtpproxy.config.warnings import warnings
+from smtpproxy.events import Authentication, ConnectionOpened
 from tests.intake.conftest import Listen
 from tests.intake.listening import Client, Intake
 from tests.intake.test_proxy_protocol import version_2
@@ -139,6 +141,24 @@ def test_an_address_that_xclient_names_gains_nothing(listen: Listen) -> None:
         client.reply()
         assert "XCLIENT" not in offered(client)
         assert client.say("XCLIENT ADDR=192.0.2.7") == NOT_OFFERED.format("XCLIENT")
+
+
+def test_who_hangs_up_before_being_taken_is_not_taken_for_somebody_on_a_unix_socket(
+    listen: Listen, config: dict[str, Any]
+) -> None:
+    """The kernel no longer knows the address, and still hands over what was sent."""
+    keys = {"auth": "optional", "auth_without_tls": True, "early_commands": "permit"}
+    intake = listen(config, xclient_trusted=["unix"], **keys)
+
+    async def come_and_go() -> None:  # on the listener's loop, which takes nobody meanwhile
+        with socket.create_connection((LOOPBACK, intake.port)) as client:
+            client.sendall(b"EHLO attacker.example\r\nAUTH PLAIN AGEAYg==\r\n")
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    intake.call(come_and_go()).result(10)
+    assert intake.wait_closed() == ["error"]
+    assert {event.peer for event in intake.of(Authentication)} <= {"unknown"}
+    assert [event.peer for event in intake.of(ConnectionOpened)] == ["unknown"]
 
 
 def test_who_may_send_xclient_may_not_send_a_proxy_header(listen: Listen) -> None:
