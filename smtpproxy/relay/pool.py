@@ -121,10 +121,12 @@ class UpstreamPool:
         ended.close()
         self._lent.remove(ended)
         self._waiters = dict.fromkeys(sorted([*self._waiters, waiter], key=lambda w: w.since))
+        was_new = full is not None or not ended.used
+        has_another = was_new and self._connector.has_another(ended.place)
         if full is None:
             self._surplus = max(self._surplus - 1, 0)
             self._limit.ended(took=ended.used)
-        elif not self._connector.has_another(ended.place):
+        elif not has_another:
             self._refused(now, full)
         return await self._next(waiter)
 

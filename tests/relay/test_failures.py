@@ -181,6 +181,13 @@ async def test_a_name_whose_first_address_greets_but_takes_no_message(
         assert len(second.messages) == 21
 
 
+async def test_a_name_whose_first_address_closes_at_mail(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeUpstream(At("mail", Close())) as first, FakeUpstream() as second:
+        named(monkeypatch, first.port, second.port)
+        async with pooled(NAME) as pool:
+            assert (await send(pool)).last.code == 250
+
+
 @pytest.mark.parametrize("other", ["refuses", "dead", "greets with 554", "answers MAIL with 421"])
 async def test_a_name_none_of_whose_addresses_takes_a_message(
     monkeypatch: pytest.MonkeyPatch, other: str
