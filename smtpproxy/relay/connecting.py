@@ -19,8 +19,8 @@ from smtpproxy.settings import TcpAddress, UpstreamSettings
 from smtpproxy.tls import client_context
 from smtpproxy.waiting import Deadlines
 
-_LAST_FOR = 6.0
-"""Seconds for which an address that accepted no connection or message is tried last."""
+_FAILED_FOR = 6.0
+"""Seconds for which an address that accepted no connection or message is taken to accept none."""
 
 
 class Connector:
@@ -36,8 +36,10 @@ class Connector:
         self._settings, self._hostname = settings, hostname
         self._deadlines, self._replies = deadlines, replies
         address = settings.address
-        # The addresses of the name as last looked up, and until when to try some of them last.
+        # The addresses of the name as last looked up, until when some are taken to accept nothing,
+        # and which of them to try last: those that greet, but accept no message.
         self._places = [] if isinstance(address, TcpAddress) else [(str(address.path), 0)]
+        self._failed: dict[Place, float] = {}
         self._last: dict[Place, float] = {}
         self._start_tls: StartTls | None = None
         self._implicit: dict[str, Any] = {}
@@ -70,11 +72,12 @@ class Connector:
             del failure  # its traceback refers to us
 
     def has_another(self, place: Place) -> bool:
-        """Try an address last for a while, as it accepts no messages. Return whether there is one
-        that need not be tried last."""
-        self._ask_last(place)
+        """Try an address last for a while, as it accepts no messages. Return whether another may
+        accept one."""
+        self._note_failure(place)
+        self._last[place] = self._failed[place]
         now = self._deadlines.now()
-        return any(self._last.get(each, now) <= now for each in self._places)
+        return any(self._failed.get(each, now) <= now for each in self._places)
 
     async def _connect(self, closed: Callable[[], None], left: list[Place]) -> UpstreamConnection:
         """Connect to the first of the addresses that are `left`, which are looked up if there are
@@ -105,7 +108,7 @@ class Connector:
             raise UpstreamUnreachable(f"{settings.address}: {error!r}") from error
         connection.place = place
         for slower in left[: left.index(place)]:
-            self._ask_last(slower)
+            self._note_failure(slower)
         left.remove(place)
         return connection
 
@@ -113,11 +116,12 @@ class Connector:
         address, now = self._settings.address, self._deadlines.now()
         if isinstance(address, TcpAddress):
             self._places = await addresses(address.host, address.port)
+        self._failed = {place: until for place, until in self._failed.items() if until > now}
         self._last = {place: until for place, until in self._last.items() if until > now}
         return sorted(self._places, key=lambda place: self._last.get(place, now))
 
-    def _ask_last(self, place: Place) -> None:
-        self._last[place] = self._deadlines.now() + _LAST_FOR
+    def _note_failure(self, place: Place) -> None:
+        self._failed[place] = self._deadlines.now() + _FAILED_FOR
 
     async def _greeted(self, connection: UpstreamConnection) -> None:
         try:
@@ -125,5 +129,5 @@ class Connector:
         except BaseException as error:  # a cancellation too
             connection.close()
             if isinstance(error, UpstreamError):
-                self._ask_last(connection.place)
+                self._note_failure(connection.place)
             raise
