@@ -2,6 +2,7 @@
 
 import os
 import re
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from smtpproxy.cli import main
+from smtpproxy.store.sqlite.connection import unavailable
 from tests.cli.stored import Stored
 from tests.cli.test_help import COMMANDS_OF_HELP
+from tests.kit.disk import fill, tiny_disk
+from tests.kit.parts import needs
 
 ANNA = "anna@people.example"
 READING = [
@@ -324,3 +328,23 @@ def test_every_number_of_a_command_is_read_the_same_way() -> None:
         for parameter in command.params
         if isinstance(parameter.type, of_click)
     ]
+
+
+@needs("tmpfs")
+def test_a_full_disk_of_the_database_is_1(tmp_path: Path) -> None:
+    """SQLite then cannot make its shared memory: SQLITE_IOERR_SHMSIZE."""
+    with tiny_disk(tmp_path / "full", "4m") as full:
+        stored = Stored(full)
+        stored.run("suppress", "add", ANNA)
+        (full / "state" / "smtpproxy.db-shm").unlink(missing_ok=True)
+        fill(full)
+        for command in (("suppress", "add", "b@c.example"), ("import", "list"), ("migrate",)):
+            told = stored.run(*command, code=1).stderr
+            assert "the disk of the database is full; free some space" in told
+
+
+def test_a_disk_that_fails_is_named() -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode, error.sqlite_errorname = 778, "SQLITE_IOERR_WRITE"
+    text = str(unavailable(error))
+    assert "(SQLITE_IOERR_WRITE): its disk may be full, over a quota or failing" in text

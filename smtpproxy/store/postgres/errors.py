@@ -40,7 +40,7 @@ def unavailable(error: BaseException, where: str = "store.url") -> StoreUnavaila
                 f"{where}: {error}; make PgBouncer accept it (ignore_startup_parameters)"
             )
         case pg.DiskFullError():
-            return StoreUnavailable("the disk of the database is full")
+            return StoreUnavailable("the disk of the database is full; free some space")
         case pg.ClientConfigurationError():
             text = " ".join(str(error).split())  # its hint is on a line of its own
             return StoreMisconfigured(f"{where}: {text}")

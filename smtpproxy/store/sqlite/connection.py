@@ -138,14 +138,19 @@ def unavailable(error: BaseException) -> StoreUnavailable:
     """Return the error to raise `from error` after a failed read or write."""
     if is_busy(error):
         return StoreUnavailable("another process holds the database")
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    extended, name = getattr(error, "sqlite_errorcode", 0), getattr(error, "sqlite_errorname", "")
+    code = extended & 0xFF
     if code == sqlite3.SQLITE_CONSTRAINT and says_closed(str(error)):
         return StoreUnavailable(str(error))
-    if code == sqlite3.SQLITE_FULL:
-        return StoreUnavailable("the disk of the database is full")
+    if code == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE:
+        return StoreUnavailable("the disk of the database is full; free some space")
+    if code == sqlite3.SQLITE_IOERR:
+        return StoreUnavailable(
+            f"the database cannot be read or written ({name}): its disk may be full, over a quota"
+            " or failing; see df, and the kernel's log"
+        )
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return StoreUnavailable("the database is damaged: restore it from the backup")
-    name = getattr(error, "sqlite_errorname", "")
     return StoreUnavailable(f"the database failed{f' ({name})' if name else ''}")
 
 
