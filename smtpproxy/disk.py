@@ -63,6 +63,17 @@ def make_file(path: Path) -> None:
         give_to_owner_of(path.parent, path)
 
 
+def lock(file: int, path: Path, kind: int) -> None:
+    """Lock an open file. Raises BlockingIOError, and OSError where its disk has no locks."""
+    try:
+        fcntl.flock(file, kind)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        why = f"it cannot be locked ({error.strerror}); it has to be on a local disk, not NFS"
+        raise OSError(error.errno, why, str(path)) from error
+
+
 @contextmanager
 def locked(
     path: Path, busy: Exception | None, *, makes: bool = False, shared: bool = False
@@ -78,7 +89,7 @@ def locked(
             give_to_owner_of(path.parent, handle)
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         try:
-            fcntl.flock(handle, kind if busy is None else kind | fcntl.LOCK_NB)
+            lock(handle, path, kind if busy is None else kind | fcntl.LOCK_NB)
         except BlockingIOError:
             assert busy is not None
             raise busy from None

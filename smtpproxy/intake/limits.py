@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from smtpproxy.auth import network_of
+from smtpproxy.disk import lock
 from smtpproxy.events import Limit
 from smtpproxy.settings import Credential, ListenerSettings, Rate
 
@@ -74,7 +75,7 @@ class RateTable:
         """Create the file, or use the one that another worker created. Raises OSError."""
         self._now = now
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        lock(self._file, path, fcntl.LOCK_EX)
         try:
             if os.fstat(self._file).st_size != _SIZE:
                 os.ftruncate(self._file, 0)

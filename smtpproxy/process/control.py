@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from smtpproxy.disk import lock
 from smtpproxy.process.children import SLOWEST_START
 from smtpproxy.process.listening import answers
 from smtpproxy.sinks.snapshots import Snapshot
@@ -79,7 +80,9 @@ class Control:
     def open(self) -> None:
         """Listen, unless another relay already does so for this state_dir."""
         with _path(self._state_dir, os.O_RDONLY) as (path, folder):
-            fcntl.flock(folder, fcntl.LOCK_EX)  # of relays that start together, only one listens
+            lock(
+                folder, self._state_dir, fcntl.LOCK_EX
+            )  # of relays that start together, only one listens
             if answers(path):
                 log.warning("another relay is controlled here", state_dir=str(self._state_dir))
                 return

@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 from msgspec import Struct
 
-from smtpproxy.disk import flush, give_to_owner_of, sync_path
+from smtpproxy.disk import flush, give_to_owner_of, lock, sync_path
 from smtpproxy.store.operations import Kind
 
 T = TypeVar("T")
@@ -157,9 +157,10 @@ class ImportJobs:
     def lock(self) -> int | None:
         """Return a descriptor that holds the lock, or None; a child may inherit it."""
         _private_folder(self._root)
-        descriptor = os.open(self._root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        path = self._root / "lock"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(descriptor, path, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
             return None

@@ -1,5 +1,7 @@
 """The same cause ends every command with the same code."""
 
+import errno
+import fcntl
 import os
 import re
 import sqlite3
@@ -348,3 +350,31 @@ def test_a_disk_that_fails_is_named() -> None:
     error.sqlite_errorcode, error.sqlite_errorname = 778, "SQLITE_IOERR_WRITE"
     text = str(unavailable(error))
     assert "(SQLITE_IOERR_WRITE): its disk may be full, over a quota or failing" in text
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("suppress", "add", ANNA),
+        ("suppress", "rekey"),
+        ("purge", "--yes"),
+        ("audit", "anchor"),
+        ("backup", "BACKUP"),
+        ("audit", "ship", "FOLDER"),
+    ],
+    ids=" ".join,
+)
+def test_a_disk_without_locks_is_named(
+    stored: Stored, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored.run("suppress", "add", "b@c.example")
+    (folder := stored.folder / "copies").mkdir()
+    places = {"BACKUP": str(stored.folder / "backup"), "FOLDER": str(folder)}
+
+    def none(file: int, kind: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    told = stored.run(*[places.get(each, each) for each in command], code=1).stderr
+    assert re.search(r"/.*: it cannot be locked \(No locks available\)", told), told
+    assert "has to be on a local disk, not NFS" in told

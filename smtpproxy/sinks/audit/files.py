@@ -18,7 +18,7 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from smtpproxy.disk import give_to_owner_of
+from smtpproxy.disk import give_to_owner_of, lock
 from smtpproxy.events import successor
 from smtpproxy.events import time_of as time_of_id
 from smtpproxy.sinks.audit.chain import Head, NotALine, head_of
@@ -251,10 +251,11 @@ class SlotLock:
         """Take the worker's slot, or one further on if another process has it."""
         self.slot = worker
         while True:
-            self._file = _open_lock(_lock_path(folder, self.slot))
+            path = _lock_path(folder, self.slot)
+            self._file = _open_lock(path)
             for _ in range(_TRIES):
                 with suppress(BlockingIOError):
-                    fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    lock(self._file, path, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     return
                 time.sleep(0.005)  # another process may just be checking whether it is taken
             os.close(self._file)
@@ -267,11 +268,12 @@ class SlotLock:
 def is_written(folder: Path, slot: int) -> bool:
     """Whether a process has the slot."""
     try:
-        file = os.open(_lock_path(folder, slot), os.O_RDONLY | os.O_CLOEXEC)
+        path = _lock_path(folder, slot)
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(file, path, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:
@@ -296,7 +298,7 @@ def locked(path: Path, *, shared: bool = False) -> Iterator[int]:
     while True:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if shared else _open_lock(path)
         try:
-            fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+            lock(file, path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
             if not _is_at(path, file):  # the previous holder replaced the file
                 continue
             yield file
