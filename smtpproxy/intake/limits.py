@@ -77,19 +77,21 @@ class RateTable:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         lock(self._file, path, fcntl.LOCK_EX)
         try:
-            if os.fstat(self._file).st_size != _SIZE:
+            size = os.fstat(self._file).st_size
+            if size > _SIZE:  # of another version
                 os.ftruncate(self._file, 0)
-                self._make(os.urandom(_SECRET))
+            if size != _SIZE:
+                self._make()
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
-        # Without a secret, a client could choose whose bucket it shares.
-        self._secret = os.pread(self._file, _SECRET, 0)
 
     def close(self) -> None:
         os.close(self._file)
 
-    def _make(self, secret: bytes) -> None:
-        os.pwrite(self._file, secret, 0)
+    def _make(self) -> None:
+        if len(os.pread(self._file, _SECRET, 0)) < _SECRET:
+            # Without a secret, a client could choose whose bucket it shares.
+            os.pwrite(self._file, os.urandom(_SECRET), 0)
         os.posix_fallocate(self._file, 0, _SIZE)  # or counting would fail once the disk is full
 
     def take(self, key: str, rate: Rate, count: int = 1) -> int:
@@ -101,13 +103,11 @@ class RateTable:
         self._change(key, rate, -count)
 
     def _change(self, key: str, rate: Rate, count: int) -> int:
-        digest = blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8, key=self._secret)
-        (name,) = struct.unpack("=Q", digest.digest())
-        start = _SECRET + name % _BUCKETS * _BUCKET.size
         fcntl.flock(self._file, fcntl.LOCK_EX)
         try:
             now = self._now()
-            entries = _BUCKET.unpack(self._read(start))
+            name, start, bucket = self._read(key.encode("utf-8", "surrogateescape"))
+            entries = _BUCKET.unpack(bucket)
             place, moment = _find(entries, name)
             if not now < moment <= now + rate.period * 1.001:  # unused, or from before a reboot
                 moment = now
@@ -122,14 +122,21 @@ class RateTable:
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
-    def _read(self, start: int) -> bytes:
-        """Return a bucket. Whoever finds the file cut short restores it."""
-        bucket = b""
-        with suppress(OSError):
-            bucket = os.pread(self._file, _BUCKET.size, start)
-            if len(bucket) < _BUCKET.size:
-                self._make(self._secret)  # the one that the other workers have
-        return bucket.ljust(_BUCKET.size, b"\0")
+    def _read(self, key: bytes) -> tuple[int, int, bytes]:
+        """Return the name of a key, and where its bucket is, and the bucket. Whoever finds the file
+        cut short restores it; if its secret is gone, all workers find the new one there."""
+        secret = bucket = b""
+        for _ in range(2):
+            with suppress(OSError):
+                secret = os.pread(self._file, _SECRET, 0)
+            (name,) = struct.unpack("=Q", blake2b(key, digest_size=8, key=secret).digest())
+            start = _SECRET + name % _BUCKETS * _BUCKET.size
+            with suppress(OSError):
+                bucket = os.pread(self._file, _BUCKET.size, start)
+                if len(bucket) == _BUCKET.size:
+                    break
+                self._make()
+        return name, start, bucket.ljust(_BUCKET.size, b"\0")
 
 
 def _find(entries: tuple[float, ...], name: int) -> tuple[int, float]:

@@ -114,6 +114,19 @@ def test_a_file_that_is_cut_while_workers_run(
         each.close()
 
 
+@pytest.mark.parametrize("left", [0, 8, 16])
+def test_a_worker_that_starts_after_a_file_was_cut_counts_with_the_others(
+    table: RateTable, tmp_path: Path, clock: Clock, left: int
+) -> None:
+    """It found other buckets than they did, by a secret of its own."""
+    table.take("a", SIXTY)
+    os.truncate(tmp_path / "rates", left)
+    later = RateTable(tmp_path / "rates", clock)
+    assert later.take("a", SIXTY, 60) == 60
+    assert table.take("a", SIXTY, 60) == 0
+    later.close()
+
+
 def rates(table: RateTable, **keys: Rate) -> ClientRates:
     return ClientRates(ListenerSettings("apps", TcpAddress("127.0.0.1", 25), **keys), table)  # type: ignore[arg-type]
 
