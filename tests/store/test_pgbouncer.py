@@ -1,6 +1,7 @@
 """PgBouncer between us and PostgreSQL, where no statement and no setting outlives a transaction."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -146,6 +147,21 @@ async def test_prepared_statements_that_are_gone_are_a_fault_that_says_what_to_d
     finally:
         await other.close()
         await store.close()
+
+
+async def test_prepared_statements_that_a_newer_pgbouncer_keeps_are_a_fault_too(
+    database: Pooled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From 1.21 on it names them itself, in transaction mode alone."""
+    numbers = itertools.count(1)
+    name = database.url.rpartition("/")[2]
+    monkeypatch.setattr(
+        asyncpg.Connection, "_get_unique_id", lambda _, prefix: f"PGBOUNCER_{next(numbers)}"
+    )
+    store = Database(database.folder, postgres.cluster().url(name)).open()
+    with pytest.raises(StoreMisconfigured, match=r"store\.prepared_statements = false"):
+        await store.version()
+    await store.close()
 
 
 async def test_a_session_gets_its_settings_whatever_pgbouncer_passes_on(

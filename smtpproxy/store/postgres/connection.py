@@ -23,13 +23,15 @@ from smtpproxy.store.postgres.session import (
     is_over,
     transaction,
 )
-from smtpproxy.store.records import StoreUnavailable
+from smtpproxy.store.records import StoreMisconfigured, StoreUnavailable
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
 
 _BEGIN_WRITING = "UPDATE store_state SET version = version + 1, written_in = pg_current_xact_id()"
 _SECRET = "SELECT octets FROM secret WHERE part = $1 OR part IS NULL ORDER BY part LIMIT 1"
+_PREPARED_BY_POOLER = "SELECT name FROM pg_prepared_statements WHERE name LIKE 'PGBOUNCER%' LIMIT 1"
+"""Also finds itself, as 1.21 and later name it on the server, unless a client has its own."""
 _ONLY_A_PRIMARY = re.compile(r"[?&]target_session_attrs=(?:primary|read-write)(?:&|\Z)")
 _LONGEST_STATEMENT = 60.0  # seconds of any statement, and of any pause within a transaction
 _NETWORK = 5.0  # seconds longer than that: the network is dead, or the machine
@@ -237,6 +239,11 @@ class Database:
             return
         settings = session_settings(self.target.timeout).items()
         await connection.execute("; ".join(f"SET {name} = '{value}'" for name, value in settings))
+        if await connection.fetchval(_PREPARED_BY_POOLER):
+            raise StoreMisconfigured(
+                "PgBouncer is in transaction mode, where a session's settings are lost: set"
+                " store.prepared_statements = false, or name the server itself"
+            )
         if self.target.synchronous:
             check_waits(await connection.fetchval(f"SELECT {WAITS}"))
 
