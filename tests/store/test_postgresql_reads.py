@@ -18,7 +18,12 @@ from smtpproxy.store.postgres.connection import Database as PostgresDatabase
 from smtpproxy.store.postgres.connection import Lease, session_settings
 from smtpproxy.store.postgres.session import translated
 from smtpproxy.store.postgres.statements import VERSION, facts_query
-from smtpproxy.store.sql.session import ASKED_EXACT, ASKED_SUPPRESSIONS, ASKED_WIDE
+from smtpproxy.store.sql.session import (
+    ASKED_EXACT,
+    ASKED_SUPPRESSIONS,
+    ASKED_WIDE,
+    looked_up,
+)
 from tests.kit import postgres
 from tests.kit.parts import needs
 from tests.store.conftest import Database, OnPostgresql
@@ -265,6 +270,18 @@ def test_people_are_looked_up_whenever_the_plan_was_made(database: Database) -> 
         *(("partner_entry", "0"), ("partner_entry", "0")),
         *(("suppression", "0"), ("suppression", "0")),
     ], said
+    assert "Removed by" not in said, said
+
+
+def test_contacts_that_change_are_looked_up_whenever_the_plan_was_made(database: Database) -> None:
+    found = looked_up("contact", "address = asked.value")
+    statement, _ = translated(f"SELECT address FROM json_each(?) AS asked {found}")
+    rows = """
+    INSERT INTO contact (id, address, audience)
+    SELECT n, 'p' || n || '@x.example', 'consumer' FROM generate_series(1, 1000) AS n;
+    """
+    said = explained(database, statement, """'["p1@x.example"]'""", rows)
+    assert re.findall(r"using contact_address_key.*actual rows=(\d+)", said) == ["1"], said
     assert "Removed by" not in said, said
 
 

@@ -18,7 +18,7 @@ from smtpproxy.store.sql import imported_contacts, rows
 from smtpproxy.store.sql.imported_contacts import Origin
 from smtpproxy.store.sql.rows import ACT_COLUMNS, CONTACT_COLUMNS, Row, from_micros, to_micros
 from smtpproxy.store.sql.said_last import as_known, said_last
-from smtpproxy.store.sql.session import Connections, Session, listed
+from smtpproxy.store.sql.session import Connections, Session, listed, looked_up
 from smtpproxy.store.undo_contact import repeated_items
 
 _COLUMNS = f"{CONTACT_COLUMNS}, as_of"
@@ -34,11 +34,16 @@ VALUES (?, ?{", ?" * len(ACT_COLUMNS.split(","))})
 """
 _FORGET_ACTS = "DELETE FROM consent_act WHERE contact = ?"
 _LISTED = "SELECT CAST(value AS BIGINT) FROM json_each(?)"
-_BY_ADDRESS = f"SELECT {_COLUMNS} FROM contact WHERE address IN (SELECT value FROM json_each(?))"
+_BY_ADDRESS = f"""
+SELECT contact.{_COLUMNS} FROM json_each(?) AS asked
+{looked_up("contact", "address = asked.value")} WHERE address = asked.value
+"""
 _BY_NUMBER = f"SELECT {_COLUMNS} FROM contact WHERE id IN ({_LISTED})"
 _BY_ID = f"SELECT {_COLUMNS} FROM contact WHERE id > ? ORDER BY id LIMIT ?"
+_OF_ASKED = "contact = CAST(asked.value AS BIGINT)"
 _ACTS = f"""
-SELECT contact, {ACT_COLUMNS} FROM consent_act WHERE contact IN ({_LISTED})
+SELECT contact, {ACT_COLUMNS} FROM json_each(?) AS asked
+{looked_up("consent_act", _OF_ASKED)} WHERE {_OF_ASKED}
 ORDER BY contact, at, withdrawal, sequence
 """
 _PAGE_SIZE = 1_000
@@ -215,7 +220,7 @@ def _known(row: Row, acts: dict[int, tuple[ConsentAct, ...]]) -> Known:
 
 
 async def _stored(session: Session, addresses: list[str]) -> dict[str, _Entry]:
-    found = await session.fetch_all(_BY_ADDRESS, listed(addresses))
+    found = await session.fetch_all(_BY_ADDRESS, listed(dict.fromkeys(addresses)))
     acts = await _acts(session, found)
     return {row[1]: _Entry(row[0], _known(row, acts)) for row in found}
 

@@ -11,7 +11,7 @@ from smtpproxy.store.collected import included_in
 from smtpproxy.store.merge import Known
 from smtpproxy.store.records import ContactUpdate
 from smtpproxy.store.sql.rows import Row
-from smtpproxy.store.sql.session import Session, listed
+from smtpproxy.store.sql.session import Session, listed, looked_up
 from smtpproxy.store.undo_contact import Repeated, Replaced
 
 _INSERT = """
@@ -31,9 +31,10 @@ _CHAINS = """
 SELECT contact, import, replaced_by, state FROM contact_version
 WHERE contact IN (SELECT CAST(value AS BIGINT) FROM json_each(?)) ORDER BY contact, number
 """
-_ORIGINS = """
-SELECT id, import, withdrawal_confirmed, told FROM contact
-WHERE id IN (SELECT CAST(value AS BIGINT) FROM json_each(?))
+_OF_ASKED = "contact.id = CAST(asked.value AS BIGINT)"
+_ORIGINS = f"""
+SELECT contact.id, import, withdrawal_confirmed, told FROM json_each(?) AS asked
+{looked_up("contact", _OF_ASKED)} WHERE {_OF_ASKED}
 """
 # Contacts that the import created, and that nobody else has touched since.
 _MADE = """

@@ -14,13 +14,14 @@ from smtpproxy.store.keys import is_key_text, suppressed_name
 from smtpproxy.store.merge import STRICTNESS, Known
 from smtpproxy.store.records import ContactUpdate, SuppressionEntry
 from smtpproxy.store.sql.rows import from_micros, to_micros
-from smtpproxy.store.sql.session import Session, listed
+from smtpproxy.store.sql.session import Session, listed, looked_up
 
 _YIELDING = frozenset({Origin.UNSUBSCRIBE, Origin.COMPLAINT, Origin.OBJECTION, Origin.ERASURE})
-_AHEAD = """
-SELECT address, CAST(max(at) AS BIGINT) FROM contact
-JOIN consent_act ON consent_act.contact = contact.id
-WHERE address IN (SELECT value FROM json_each(?1)) AND at > ?2 AND withdrawal = 0
+_AHEAD = f"""
+SELECT address, CAST(max(at) AS BIGINT) FROM json_each(?1) AS asked
+{looked_up("contact", "address = asked.value")}
+{looked_up("consent_act", "consent_act.contact = contact.id")}
+WHERE address = asked.value AND consent_act.contact = contact.id AND at > ?2 AND withdrawal = 0
 GROUP BY address
 """
 

@@ -51,14 +51,20 @@ def listed(values: Iterable[object]) -> str:
     return msgspec.json.encode(tuple(values)).decode()
 
 
+def looked_up(table: str, condition: str) -> str:
+    """Return the join with the rows of a table that a condition, which an index serves, holds for.
+
+    A plan that PostgreSQL made while the table was small would otherwise read all of it each time.
+    """
+    return (
+        f"CROSS JOIN /*LATERAL (SELECT * FROM*/ {table} /*WHERE {condition} OFFSET 0) AS {table}*/"
+    )
+
+
 ASKED_WIDE = "wide_key = substr(CAST(?1 AS BLOB), asked.key * 48 + 1, 16)"
 ASKED_EXACT = "exact_key = substr(CAST(?1 AS BLOB), asked.key * 48 + 17, 32)"
 """The conditions for the keys of `asked`, where a statement has `json_each(?2) AS asked`."""
-# In PostgreSQL, a plan made while the table was small would otherwise read all of it each time.
-ASKED_SUPPRESSIONS = f"""
-json_each(?2) AS asked CROSS JOIN
-/*LATERAL (SELECT * FROM*/ suppression /*WHERE {ASKED_WIDE} OFFSET 0) AS suppression*/
-"""
+ASKED_SUPPRESSIONS = f"json_each(?2) AS asked {looked_up('suppression', ASKED_WIDE)}"
 
 
 def asked(pairs: Iterable[KeyPair], about: Sequence[object] = ()) -> tuple[bytes, str]:
