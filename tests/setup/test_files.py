@@ -70,7 +70,7 @@ def test_apps_need_no_lines_and_the_usual_machine_no_drop_in() -> None:
 def test_the_unit_may_bind_the_ports_of_the_configuration(listen: int, web: int, low: str) -> None:
     places = TcpAddress("127.0.0.1", listen), TcpAddress("127.0.0.1", web)
     lines = written(Route.APPS, places).get("smtpproxy.conf", "")
-    assert (f"\n# Below 1024: {low}\n" in lines) is bool(low)
+    assert (f"\n# For ports below 1024: {low}\n" in lines) is bool(low)
     assert ("\nAmbientCapabilities=CAP_NET_BIND_SERVICE\n" in lines) is bool(low)
 
 
