@@ -14,6 +14,7 @@ LINE_LIMIT = 4096  # octets before the LF; RFC 5321 4.5.3.1.5 requires at least 
 LINES_LIMIT = 200
 
 _LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])(.*))?", re.DOTALL)
+_SIZE = re.compile("[0-9]{1,20}")  # RFC 1870, section 4
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # must not reach the client
 _ENHANCED = re.compile(rb"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$)")
 
@@ -123,7 +124,7 @@ class Capabilities:
             if not words:
                 continue
             keywords.add(words[0])
-            if words[0] == "SIZE" and len(words) > 1 and words[1].isdigit():
+            if words[0] == "SIZE" and len(words) > 1 and _SIZE.fullmatch(words[1]):
                 size = int(words[1]) or None
             elif words[0] in ("XFORWARD", "XCLIENT"):
                 extensions[words[0].lower()] = frozenset(words[1:])

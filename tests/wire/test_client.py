@@ -144,6 +144,8 @@ def test_a_reply_is_mirrored_as_it_came(code: int, texts: list[bytes], sizes: li
         (("up.example", "pipelining", "size 0"), {"PIPELINING", "SIZE"}, None, True),
         (("up.example", "SIZE", "AUTH PLAIN", ""), {"SIZE", "AUTH"}, None, False),
         (("up.example", "SIZE x"), {"SIZE"}, None, False),
+        (("up.example", "SIZE ²"), {"SIZE"}, None, False),
+        (("up.example", "SIZE " + "9" * 30), {"SIZE"}, None, False),
         (("PIPELINING is my name",), set(), None, False),
     ],
 )

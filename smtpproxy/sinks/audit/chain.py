@@ -22,6 +22,7 @@ from msgspec import Struct
 
 _OPEN = b'{"hash":"'
 _HASH_END = len(_OPEN) + 64
+_MOST_DIGITS = 19
 _NUMBER = b'","n":'
 _NUMBER_START = _HASH_END + len(_NUMBER)
 _PERSONAL = b',"personal":['
@@ -158,7 +159,7 @@ def take_apart(line: bytes) -> Sealed:
 def number_of(line: bytes) -> int:
     """Return the number that a line claims, without reading the rest. Raises NotALine."""
     number = line[_NUMBER_START : line.find(b",", _NUMBER_START)]
-    if not line.startswith(_OPEN) or not number.isdigit():
+    if not line.startswith(_OPEN) or not number.isdigit() or len(number) > _MOST_DIGITS:
         raise NotALine("it does not have the form of a line")
     return int(number)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from smtpproxy.policy.model import Origin, RecipientFacts, Suppression
+from smtpproxy.sinks.audit.chain import NotALine, number_of
 from smtpproxy.sinks.audit.erase import pseudonymise
 from smtpproxy.sinks.audit.expire import expire
 from smtpproxy.sinks.audit.following import Matches, Tail, matches
@@ -150,3 +151,9 @@ async def test_no_row_is_missed_where_an_erasure_replaced_the_file(
     pseudonymise(folder, "anna@people.example", now=clock.now)
     pseudonymise(folder, "paul@people.example", now=clock.now)
     assert [n for _, rows in tail.unread({0: 3}) for _, n, _ in rows] == [4, 5, 6]
+
+
+@pytest.mark.parametrize("number", [b"9" * 5_000, b"x", b""])
+def test_a_line_without_a_number_is_none(number: bytes) -> None:
+    with pytest.raises(NotALine):
+        number_of(b'{"hash":"' + b"0" * 64 + b'","n":' + number + b',"entry":{},"personal":[]}\n')
