@@ -170,6 +170,23 @@ async def test_a_client_that_is_far_ahead_is_not_read_from_until_we_have_caught_
     assert wire.written.count(b"250 2.0.0 OK\r\n") == 600
 
 
+async def test_a_client_that_leaves_replies_unread_is_answered_once_it_reads_them(
+    session: tuple[SmtpSession, Wire],
+) -> None:
+    protocol, wire = session
+    protocol.connection_made(wire)
+    await turns()
+    protocol.data_received(b"EHLO a.example\r\n")
+    protocol.pause_writing()
+    assert not wire.reading
+    before = wire.written
+    protocol.data_received(b"NOOP\r\n")  # it was on its way
+    assert wire.written == before
+    protocol.resume_writing()
+    assert wire.reading
+    assert wire.written == before + b"250 2.0.0 OK\r\n"
+
+
 async def test_others_have_their_turn_between_what_is_judged_at_once(
     session: tuple[SmtpSession, Wire],
 ) -> None:
