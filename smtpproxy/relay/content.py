@@ -89,13 +89,14 @@ class Content(Struct, eq=False):
 
     def header(self) -> bytes:
         """The header section with its empty line, dot-stuffed; everything if that is missing."""
-        header = b""
+        header, searched = b"", 0
         for piece in self.pieces():
             header += piece
-            end = _header_end(header)
+            end = _header_end(header, searched)
             if end >= 0:
                 header = header[:end]
                 break
+            searched = max(len(header) - 3, 0)
         self._header_size = len(header)
         return header
 
@@ -164,9 +165,9 @@ class Content(Struct, eq=False):
         self._chunks.clear()
 
 
-def _header_end(data: bytes) -> int:
+def _header_end(data: bytes, searched: int) -> int:
     """Where the header section ends, after its empty line; -1 if there is none."""
     if data.startswith(b"\r\n"):
         return 2
-    end = data.find(b"\r\n\r\n")
+    end = data.find(b"\r\n\r\n", searched)
     return end + 4 if end >= 0 else -1
