@@ -295,14 +295,10 @@ class _Reader:
         address = fields.get("address", "")
         if self._of_provider and is_whole_domain(address) and origin not in DOMAIN_ORIGINS:
             origin = Origin.EXTERNAL  # whatever the list, the provider blocks the domain
-        return self._defaults.entry(
-            address,
-            scope,
-            origin,
-            fields.get("since", ""),
-            unguarded(fields.get("note", "")),
-            self._notation,
-        )
+        note = fields.get("note", "")
+        note = unguarded(note) if note else ""
+        since = fields.get("since", "")
+        return self._defaults.entry(address, scope, origin, since, note, self._notation)
 
     def _scope(self, origin: Origin, fields: dict[str, str]) -> str:
         if self._defaults.scope:
