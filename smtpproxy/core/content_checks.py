@@ -268,8 +268,7 @@ def _with_confirm_link(
     """Note the state of the link by which the reader can consent."""
     found, links = ConfirmLink.MISSING, services.confirm_links
     if visible is not None and links is not None:
-        whole = [link for link in visible.links if link not in visible.broken]
-        found = links.found(whole, people, stream, services.now())
+        found = links.found(visible.unbroken().links, people, stream, services.now())
     look = replace(features.content or ContentFeatures(), confirm_link=found)
     return replace(features, content=look)
 
@@ -354,8 +353,7 @@ def _visible_text(headers: HeaderBlock, body: Body | None) -> VisibleText:
     visible = visible_text(read_body(headers, octets))
     delivered = with_broken_lines(octets)
     if delivered is not None:
-        links = visible_text(read_body(headers, delivered)).links
-        visible = replace(visible, broken=frozenset(visible.links).difference(links))
+        visible = visible.delivered(visible_text(read_body(headers, delivered)))
     return visible if whole else replace(visible, whole=False)
 
 

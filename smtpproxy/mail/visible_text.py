@@ -10,6 +10,7 @@ import re
 import unicodedata
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from smtpproxy.mail.html_syntax import COMMENT_END, attributes_of, plain_of
 from smtpproxy.mail.mime import Body
@@ -247,10 +248,12 @@ def _font_size(style: str) -> bool | None:
 
 
 class VisibleText(Struct, frozen=True):
-    """`text` is folded (see `folded`); `links` are URIs as written, in order.
+    """`text` is folded (see `folded`); `links` are URIs as written, in order; `addresses` those
+    written in the text, in lower case.
 
     `whole`: nothing that may have been text was left out. `malformed`: why a reader may see another
-    text; `unclear`: why a reader may see less. `broken`: the links that MTAs break, in long lines.
+    text; `unclear`: why a reader may see less. `broken`: the links and addresses that MTAs break,
+    in long lines.
     """
 
     text: str
@@ -259,6 +262,22 @@ class VisibleText(Struct, frozen=True):
     malformed: str | None = None
     unclear: str | None = None
     broken: frozenset[str] = frozenset()
+    addresses: tuple[str, ...] = ()
+
+    def delivered(self, later: "VisibleText") -> "VisibleText":
+        """Note what is broken in the text as MTAs deliver it."""
+        broken = frozenset((*self.links, *self.addresses))
+        return replace(self, broken=broken.difference(later.links, later.addresses))
+
+    def unbroken(self) -> "VisibleText":
+        """The same without broken links and addresses."""
+        if not self.broken:
+            return self
+        return replace(
+            self,
+            links=tuple(each for each in self.links if each not in self.broken),
+            addresses=tuple(each for each in self.addresses if each not in self.broken),
+        )
 
 
 _URI = re.compile(r"(?:https?://|mailto:)[^\s<>\"]{1,2000}", re.IGNORECASE)
@@ -268,14 +287,21 @@ _INVISIBLE = (
     "\u115f\u1160\u2800\u3164\uffa0"  # blanks
     "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # of direction
 )
+_AROUND = r"\s<>@\"'’‘“”„(),;:\[\]«»‹›…·•"  # what stands around an address, not in it
+_ADDRESS = re.compile(rf"(?<![^{_AROUND}])[^{_AROUND}]++@[^{_AROUND}|/{{}}*!?]{{1,255}}")
+_BEFORE_ADDRESS = "*|/{=-–—→"
+_AFTER_ADDRESS = "._-–—"
 _STYLED = (*range(0xFF01, 0xFF5F), *range(0x1D400, 0x1D800))  # full-width; bold, italic, double
+
+
+_NOTHING_SEEN = dict.fromkeys(map(ord, _INVISIBLE))
 
 
 def _base_letters() -> dict[int, str | None]:
     """Maps accented letters and typographic marks to plain ones, and accents and invisible
     characters to nothing."""
     table: dict[int, str | None] = dict.fromkeys(range(0x300, 0x370))
-    table |= dict.fromkeys(map(ord, _INVISIBLE))
+    table |= _NOTHING_SEEN
     for code in (*range(0xC0, 0x250), *range(0x1E00, 0x1F00)):
         base = unicodedata.normalize("NFD", chr(code))[0]
         if ord(base) != code:
@@ -307,6 +333,16 @@ def _without_marks(found: str) -> str:
     return link + "_" * (len(behind) - len(behind.lstrip("_")))
 
 
+def _addresses(text: str) -> tuple[str, ...]:
+    """Return the addresses in a text as they are, since other accents make another address."""
+    if "@" not in text:
+        return ()
+    return tuple(
+        each.translate(_NOTHING_SEEN).lstrip(_BEFORE_ADDRESS).rstrip(_AFTER_ADDRESS).lower()
+        for each in _ADDRESS.findall(text)
+    )
+
+
 def visible_text(body: Body) -> VisibleText:
     """Return what most readers see."""
     texts: list[str] = []
@@ -322,4 +358,11 @@ def visible_text(body: Body) -> VisibleText:
         links += read.links
     text = "\n".join(texts)
     links += map(_without_marks, _URI.findall(text))
-    return VisibleText(folded(text), tuple(links), body.whole, body.malformed, body.unclear)
+    return VisibleText(
+        folded(text),
+        tuple(links),
+        body.whole,
+        body.malformed,
+        body.unclear,
+        addresses=_addresses(text),
+    )

@@ -99,6 +99,11 @@ def test_a_link_that_postfix_breaks_is_no_way_out(started: Start, tmp_path: Path
         asked = ("--mail-from", "news@shop.example", "--rcpt", SUBSCRIBER)
         told = relay.command("explain", str(tmp_path / "mail.eml"), *asked)[1]
         assert "MTAs break its unsubscribe link" in " ".join(told.split())
+        mail = marketing(
+            body=f"Unsubscribe:\r\n{'x' * 980} leave@shop.example",
+            unsubscribe="<https://unsubscribe.shop.example/x>, <mailto:leave@shop.example>",
+        )
+        assert "header_malformed" in relay.send(mail, SUBSCRIBER)[1]
         # one link that works will do
         twice = f"<p>{'x' * 980}{link}</p>\r\n{link}\r\n"
         assert relay.send(marketing(body=twice, headers=html), SUBSCRIBER)[0] == 250

@@ -6,8 +6,10 @@ import pytest
 from msgspec.structs import replace
 
 from smtpproxy.mail.headers import HeaderBlock
-from smtpproxy.mail.mime import read_body
+from smtpproxy.mail.mime import Body, TextPart, read_body
+from smtpproxy.mail.unsubscribe import UriFault, link_fault
 from smtpproxy.mail.visible_text import visible_text
+from smtpproxy.policy import content_checks
 from smtpproxy.policy.bulk_text import UNSUBSCRIBE
 from smtpproxy.policy.content_checks import check_content
 from smtpproxy.policy.decide import judge, needs
@@ -115,6 +117,17 @@ def test_the_way_out_in_the_text_is_one_that_the_header_offers(
     [
         ("Pour vous désinscrire, écrivez à leave+1@shop.example.", "none"),
         ("Unsubscribe: <Leave+1@Shop.example>", "none"),
+        ("Se désinscrire : «leave+1@shop.example»", "none"),
+        ("Unsubscribe [leave+1@shop.example]", "none"),
+        ("Unsubscribe: *leave+1@shop.example*", "none"),
+        ("Unsubscribe: leave+1@shop.example/our terms", "none"),
+        ("Unsubscribe: leave+1@shop.example… or leave+1@shop.example|terms", "none"),
+        (
+            "Unsubscribe: leave+1\u200b@shop.example",
+            "none",
+        ),  # so that no program makes a link of it
+        ("Unsubscribe: leave+1@shöp.example", "body_optout_missing"),
+        ("Unsubscribe: https://x.test/?leave+1@shop.example", "body_optout_missing"),
         ("leave+1@shop.example", "body_optout_missing"),  # what for?
         ("Unsubscribe: xleave+1@shop.example", "body_optout_missing"),
         ("Unsubscribe: leave+1@shop.example.org", "body_optout_missing"),
@@ -125,6 +138,40 @@ def test_the_way_out_in_the_text_is_one_that_the_header_offers(
 def test_an_address_in_the_text_is_a_way_out_without_a_link(written: str, expected: str) -> None:
     assert reason(OPTOUT, text(written)) == expected
     assert reason(OPTOUT, html(f"<p>{written.replace('<', '&lt;')}</p>")) == expected
+
+
+def test_an_address_that_mtas_break_is_no_way_out() -> None:
+    raw = text("Unsubscribe: leave+1@shop.example")
+    headers = HeaderBlock(raw.partition("\r\n\r\n")[0].encode() + b"\r\n\r\n")
+    features = read_features(headers, "X-Mail-Stream")
+    written, later = (
+        visible_text(Body((TextPart(True, f"Unsubscribe: leave+1@{host}"),), whole=True))
+        for host in ("shop.example", "sh\r\n op.example")
+    )
+    shown = written.delivered(written)
+    assert check_content(OPTOUT, features, headers, "", shown).malformed is None
+    found = check_content(OPTOUT, features, headers, "", written.delivered(later)).malformed
+    assert found is not None
+    assert "MTAs break" in found
+
+
+@pytest.mark.parametrize("one", ["a@{}ابجدهوزحطي-.1", "mailto:a@я{}.1"])
+def test_of_many_addresses_that_take_no_mail_few_are_examined(
+    one: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the event loop: each may take half a millisecond."""
+    examined = list[str]()
+
+    def fault(uri: str) -> UriFault | None:
+        examined.append(uri)
+        return link_fault(uri)
+
+    monkeypatch.setattr(content_checks, "link_fault", fault)
+    body = "\r\n".join(one.format(n) for n in range(2_000))
+    looked = features_of(OPTOUT, f"{ADDED}Content-Type: text/plain\r\n\r\nUnsubscribe\r\n{body}")
+    assert looked.content is not None
+    assert not looked.content.shows_unsubscribe
+    assert len(examined) == 100
 
 
 def test_an_address_that_takes_no_mail_is_no_way_out() -> None:
@@ -141,6 +188,10 @@ def test_an_address_that_takes_no_mail_is_no_way_out() -> None:
         ("https://ABMELDEN.BÜCHER.test/1", "none"),
         ("https://abmelden.xn--bcher-kva.test/1", "none"),
         ("mailto:stop@bücher.test", "none"),
+        ("stop@bücher.test", "none"),
+        ("https://straße.test/1", "none"),  # by Python's codec that is strasse.test
+        ("stop@bucher.test", "body_optout_missing"),
+        ("https://strasse.test/1", "body_optout_missing"),
         ("https://abmelden.bucher.test/1", "body_optout_missing"),
         ("https://bücher.test/1", "body_optout_missing"),
         ("https://bü\u2665\u200dcher.test/1", "body_optout_missing"),
@@ -149,7 +200,10 @@ def test_an_address_that_takes_no_mail_is_no_way_out() -> None:
 def test_a_host_in_the_text_may_have_letters_that_the_header_must_not(
     link: str, expected: str
 ) -> None:
-    offered = "<https://abmelden.xn--bcher-kva.test/u>, <mailto:stop@xn--bcher-kva.test>"
+    offered = (
+        "<https://abmelden.xn--bcher-kva.test/u>, <https://xn--strae-oqa.test>,"
+        " <mailto:stop@xn--bcher-kva.test>"
+    )
     head = HEAD.replace(f"<{HOST}>,\r\n <{BOX}>", offered)
     assert offered in head
     assert reason(OPTOUT, f"{head}Content-Type: text/plain\r\n\r\nUnsubscribe: {link}") == expected
