@@ -144,10 +144,10 @@ def _undefined(stream: str, defined: list[str]) -> str:
 def _standby(document: Document) -> Iterator[Fault]:
     store = table(document, "store")
     url, replica = store.get("url"), store.get("replica_url")
-    none = "a store in SQLite has no standby: set url to {} of PostgreSQL, or leave it out"
+    none = "a store in SQLite has no standby: set store.url to {}, or leave this out"
     is_file = not str(url).startswith("postgresql://")
     if store.get("require_synchronous") is True and is_file:
-        yield Fault(("store", "require_synchronous"), none.format("a database"))
+        yield Fault(("store", "require_synchronous"), none.format("a PostgreSQL database"))
     if replica is None and "max_replica_lag" in store:
         text = "there is no replica_url whose lag it could limit: add one, or leave it out"
         yield Fault(("store", "max_replica_lag"), text)

@@ -46,7 +46,7 @@ def test_facts_of_the_future_are_put_aside_and_named(
 ) -> None:
     aside = imported(stored, code=1, **fields)
     assert f"{part}" in aside
-    assert "is in the future; expected when it happened" in aside
+    assert "is in the future; expected the time when it happened" in aside
     stored.run("contact", "show", ANNA, code=1)
 
 

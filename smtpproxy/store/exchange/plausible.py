@@ -316,5 +316,5 @@ def yet_to_come(contact: Contact, now: datetime) -> str | None:
         facts += [("provenance: chain: at", link.at) for link in contact.provenance.chain]
     for name, at in facts:
         if at is not None and at > facts_until:
-            return f"{name} {written_time(at)} is in the future; expected when it happened"
+            return f"{name} {written_time(at)} is in the future; expected the time when it happened"
     return None
