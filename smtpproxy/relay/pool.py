@@ -126,7 +126,9 @@ class UpstreamPool:
         if full is None:
             self._surplus = max(self._surplus - 1, 0)
             self._limit.ended(took=ended.used)
-        elif not has_another:
+        elif has_another:
+            self._fail(now, full)  # slow refusals could lead from one to the other for ever
+        else:
             self._refused(now, full)
         return await self._next(waiter)
 

@@ -14,6 +14,7 @@ import uvloop
 from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Debugging
 
+from smtpproxy.relay import connecting
 from smtpproxy.relay.connection import UpstreamError, UpstreamLost, UpstreamTimeout
 from smtpproxy.relay.mail_parameters import MailParameters
 from smtpproxy.relay.transaction import UpstreamTransaction
@@ -27,6 +28,7 @@ from tests.kit.upstream import (
     Action,
     At,
     Close,
+    Delay,
     FakeUpstream,
     Hold,
     Raw,
@@ -201,6 +203,18 @@ async def test_a_name_none_of_whose_addresses_takes_a_message(
         async with pooled(NAME) as pool, asyncio.timeout(5):
             assert str((await failing(pool)).reply) == LOST
         assert first.connections <= 2
+
+
+async def test_a_name_all_of_whose_addresses_are_slow_to_refuse(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each was tried again for ever, as its last refusal was too old to count."""
+    monkeypatch.setattr(connecting, "_FAILED_FOR", 0.1)
+    slow = At("mail", Delay(0.2), Says("421 4.3.2 closing"))
+    with FakeUpstream(slow) as first, FakeUpstream(slow) as second:
+        named(monkeypatch, first.port, second.port)
+        async with pooled(NAME, wait_timeout=1.0) as pool, asyncio.timeout(5):
+            assert str((await failing(pool)).reply) == LOST
 
 
 async def test_a_full_address_beside_a_dead_one_keeps_nobody_waiting_for_longer(
