@@ -108,7 +108,8 @@ _SETTLE = "UPDATE report SET kept = 0, why = '' WHERE id = ? AND kept = 1 RETURN
 # Without the bounces that are still to be forwarded.
 _OLD = """
 SELECT id FROM report WHERE (at < ? /*OR erased*/) /*AND mailbox = ?*/
-AND id NOT IN (SELECT report FROM hand_on WHERE due IS NOT NULL) ORDER BY at LIMIT ?
+AND id NOT IN (SELECT report FROM hand_on WHERE due IS NOT NULL /*AND hand_on.report = report.id*/)
+ORDER BY at LIMIT ?
 """
 _REMOVE = "DELETE FROM report WHERE id = ? /*AND mailbox = ?*/"
 _HIDE = "UPDATE report SET erased = TRUE, kept = 0, why = '' WHERE id = ?"

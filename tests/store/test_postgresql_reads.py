@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from smtpproxy.policy.model import Lookups, Stream
-from smtpproxy.store import open_mailings
+from smtpproxy.store import feedback, open_mailings
 from smtpproxy.store.keys import Partner, SuppressionKey
 from smtpproxy.store.postgres import reader, target
 from smtpproxy.store.postgres.connection import Database as PostgresDatabase
@@ -283,6 +283,18 @@ def test_contacts_that_change_are_looked_up_whenever_the_plan_was_made(database:
     said = explained(database, statement, """'["p1@x.example"]'""", rows)
     assert re.findall(r"using contact_address_key.*actual rows=(\d+)", said) == ["1"], said
     assert "Removed by" not in said, said
+
+
+def test_reports_are_purged_without_a_look_at_all_bounces_that_wait(database: Database) -> None:
+    """With 150,000 of them, each 1,000 reports took half a minute."""
+    rows = """
+    INSERT INTO report
+    SELECT 'R' || n, n, 'bounce', '', 0, 'a' FROM generate_series(1, 1000) AS n;
+    INSERT INTO hand_on
+    SELECT sha256(n::text::bytea), 'R' || n, '', n, 0, n, 'a' FROM generate_series(2, 1000) AS n;
+    """
+    said = explained(database, translated(feedback._OLD)[0], "2000, 'a', 10", rows)
+    assert re.findall(r" on hand_on .*actual rows=(\d+) loops=1000", said) == ["1"], said
 
 
 def test_who_is_suppressed_again_is_looked_up_whenever_the_plan_was_made(
