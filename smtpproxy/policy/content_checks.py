@@ -63,9 +63,11 @@ def check_content(
     prefix = _fake_prefix(headers) if stream.honest_subject else None
     if visible is None:
         return replace(features, content=ContentFeatures(senders=senders, fake_prefix=prefix))
-    shows_unsubscribe = stream.body_optout and _shows_unsubscribe(stream, features, visible)
+    shows_unsubscribe = stream.body_optout and _shows_unsubscribe(
+        stream, features, headers, visible
+    )
     breaks = shows_unsubscribe and bool(visible.broken)
-    if breaks and not _shows_unsubscribe(stream, features, visible.unbroken()):
+    if breaks and not _shows_unsubscribe(stream, features, headers, visible.unbroken()):
         features = replace(features, malformed=features.malformed or _BROKEN)
     look = ContentFeatures(
         senders=senders,
@@ -78,12 +80,14 @@ def check_content(
     return replace(features, content=look, source_statement=statement)
 
 
-def _shows_unsubscribe(stream: Stream, features: MessageFeatures, visible: VisibleText) -> bool:
+def _shows_unsubscribe(
+    stream: Stream, features: MessageFeatures, headers: HeaderBlock, visible: VisibleText
+) -> bool:
     """Whether the text has words for unsubscribing, and a link to where List-Unsubscribe leads, or
     the address of its mailbox: mail programs make that a link.
 
     If the message has none of its own, or the relay replaces it, any usable link will do; a
-    placeholder or an impossible host is not usable.
+    placeholder, an impossible host or the reader's own address is not usable.
     """
     if not mentions_unsubscribing(visible.text):
         return False
@@ -100,8 +104,12 @@ def _shows_unsubscribe(stream: Stream, features: MessageFeatures, visible: Visib
             return True
     mails += [f"mailto:{address}" for address in visible.addresses]
     if named:
-        mails = [link for link in mails if _mailbox(link) in boxes]
-    return any(link_fault(link) is None for link in mails[:_MOST_MAILBOXES])
+        return any(_mailbox(link) in boxes and link_fault(link) is None for link in mails)
+    readers = b" ".join(headers.values("To"))[:_LONGEST_FIELD].decode("utf-8", "replace").lower()
+    return any(
+        link_fault(link) is None and _mailbox(link) not in readers
+        for link in mails[:_MOST_MAILBOXES]
+    )
 
 
 def _host(uri: str) -> str:

@@ -175,8 +175,16 @@ def test_of_many_addresses_that_take_no_mail_few_are_examined(
 
 
 def test_an_address_that_takes_no_mail_is_no_way_out() -> None:
-    for written, shows in (("shop@shop.example", True), ("shop@localhost", False), ("@", False)):
-        looked = features_of(OPTOUT, f"{ADDED}\r\nUnsubscribe: {written}").content
+    """Nor is the reader's own: "This was sent to …" below words for a link that is missing."""
+    for written, shows in (
+        ("shop@shop.example", True),
+        ("shop@localhost", False),
+        ("@", False),
+        ("sent to Jeanne@people.example", False),
+        ("mailto:jeanne@people.example", False),
+    ):
+        to = "To: J. <jeanne@People.example>\r\n"
+        looked = features_of(OPTOUT, f"{ADDED}{to}\r\nUnsubscribe: {written}").content
         assert looked is not None
         assert looked.shows_unsubscribe is shows
 
