@@ -97,7 +97,7 @@ def _shows_unsubscribe(
         boxes = _with_letters([_mailbox(uri) for uri in features.unsubscribe_mailto])
     named = bool(hosts or boxes)
     mails: list[str] = []
-    for link in visible.links:
+    for link in (each.replace("\\", "/") for each in visible.links):  # as browsers do
         if link[:7].lower() == "mailto:":
             mails.append(link)
         elif link_fault(link) is None and (host := _host(link)) and (not named or host in hosts):

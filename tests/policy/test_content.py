@@ -77,6 +77,11 @@ WAYS = [
     (html(f"<div style='display:none'>unsubscribe {LINK}</div>"), "body_optout_missing"),
     (html(f"<!-- unsubscribe {LINK} -->"), "body_optout_missing"),
     (html("<p>Unsubscribe <a href='https://[broken'>x</a>"), "body_optout_missing"),
+    (  # leads to elsewhere.example
+        html("<p>Unsubscribe <a href='https://elsewhere.example\\@u.shop.example/'>x</a>"),
+        "body_optout_missing",
+    ),
+    (html("<p>Unsubscribe <a href='https:\\\\u.shop.example\\x'>x</a>"), "none"),
     (
         html("<p>Unsubscribe <a href='https://u.shop.example/{{token}}'>x</a>"),
         "body_optout_missing",
