@@ -149,7 +149,7 @@ def _with_content_checks(
         found = features
         if stream.checks_content:
             sender = _leaving(services, stream, reverse_path)
-            found = check_content(stream, features, headers, sender, visible)
+            found = check_content(stream, features, headers, sender, visible, people)
         if stream.permission:
             found = _with_confirm_link(services, stream, found, visible, people)
         found = _with_pixels(services, stream, found, message)
@@ -169,7 +169,7 @@ def _with_content_checks(
     def undeclared() -> MessageFeatures:
         read = in_force.reads_text and visible is None
         seen = _visible_text(headers, text) if read else visible
-        judged = _as_undeclared(stream, in_force, found, headers, reverse_path, seen)
+        judged = _as_undeclared(stream, in_force, found, headers, reverse_path, seen, people)
         return _with_pixels(services, in_force, judged, message)
 
     return (yield from _in_thread_if_large(text, undeclared))
@@ -287,10 +287,11 @@ def _as_undeclared(
     headers: HeaderBlock,
     reverse_path: str,
     visible: VisibleText | None,
+    people: Sequence[str],
 ) -> MessageFeatures:
     """Return the features of undeclared bulk, with those that its stream in force looks at."""
     found = features.content or ContentFeatures()
-    features = check_content(undeclared, features, headers, reverse_path, visible)
+    features = check_content(undeclared, features, headers, reverse_path, visible, people)
     look = replace(
         features.content or ContentFeatures(),
         bulk_markers=found.bulk_markers,

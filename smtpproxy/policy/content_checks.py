@@ -43,11 +43,12 @@ def check_content(
     headers: HeaderBlock,
     reverse_path: str,
     visible: VisibleText | None,
+    people: Sequence[str] = (),
 ) -> MessageFeatures:
     """Return the features with what else the rules of the stream need.
 
-    `visible` is the text that readers see, None if no rule needs it. How many people were sent the
-    same text is counted elsewhere.
+    `visible` is the text that readers see, None if no rule needs it; `people` are the canonical
+    recipients. How many people were sent the same text is counted elsewhere.
     """
     if visible is not None and visible.malformed is not None:
         features = replace(features, malformed=features.malformed or visible.malformed)
@@ -63,11 +64,9 @@ def check_content(
     prefix = _fake_prefix(headers) if stream.honest_subject else None
     if visible is None:
         return replace(features, content=ContentFeatures(senders=senders, fake_prefix=prefix))
-    shows_unsubscribe = stream.body_optout and _shows_unsubscribe(
-        stream, features, headers, visible
-    )
+    shows_unsubscribe = stream.body_optout and _shows_unsubscribe(stream, features, visible, people)
     breaks = shows_unsubscribe and bool(visible.broken)
-    if breaks and not _shows_unsubscribe(stream, features, headers, visible.unbroken()):
+    if breaks and not _shows_unsubscribe(stream, features, visible.unbroken(), people):
         features = replace(features, malformed=features.malformed or _BROKEN)
     look = ContentFeatures(
         senders=senders,
@@ -81,13 +80,14 @@ def check_content(
 
 
 def _shows_unsubscribe(
-    stream: Stream, features: MessageFeatures, headers: HeaderBlock, visible: VisibleText
+    stream: Stream, features: MessageFeatures, visible: VisibleText, people: Sequence[str]
 ) -> bool:
     """Whether the text has words for unsubscribing, and a link to where List-Unsubscribe leads, or
     the address of its mailbox: mail programs make that a link.
 
     If the message has none of its own, or the relay replaces it, any usable link will do; a
-    placeholder, an impossible host or the reader's own address is not usable.
+    placeholder or an impossible host is not usable. Nor is the reader's own address in the text:
+    "This was sent to …".
     """
     if not mentions_unsubscribing(visible.text):
         return False
@@ -102,14 +102,11 @@ def _shows_unsubscribe(
             mails.append(link)
         elif link_fault(link) is None and (host := _host(link)) and (not named or host in hosts):
             return True
-    mails += [f"mailto:{address}" for address in visible.addresses]
+    reader = people[0] if len(people) == 1 and not named else ""
+    mails += [f"mailto:{address}" for address in visible.addresses if address != reader]
     if named:
         return any(_mailbox(link) in boxes and link_fault(link) is None for link in mails)
-    readers = b" ".join(headers.values("To"))[:_LONGEST_FIELD].decode("utf-8", "replace").lower()
-    return any(
-        link_fault(link) is None and _mailbox(link) not in readers
-        for link in mails[:_MOST_MAILBOXES]
-    )
+    return any(link_fault(link) is None for link in mails[:_MOST_MAILBOXES])
 
 
 def _host(uri: str) -> str:
