@@ -76,8 +76,13 @@ class Connector:
         accept one."""
         self._note_failure(place)
         self._last[place] = self._failed[place]
+        return self.avoids(place)
+
+    def avoids(self, place: Place) -> bool:
+        """Whether an address accepts no messages, while another may accept one."""
         now = self._deadlines.now()
-        return any(self._failed.get(each, now) <= now for each in self._places)
+        another = any(self._failed.get(each, now) <= now for each in self._places)
+        return another and self._last.get(place, now) > now
 
     async def _connect(self, closed: Callable[[], None], left: list[Place]) -> UpstreamConnection:
         """Connect to the first of the addresses that are `left`, which are looked up if there are

@@ -110,18 +110,17 @@ class UpstreamPool:
         return await self._next(_Waiter(client, self.deadlines.now()))
 
     async def replace(
-        self, ended: UpstreamConnection, full: UpstreamError | None = None
+        self, ended: UpstreamConnection, full: UpstreamError | None = None, *, was_new: bool
     ) -> UpstreamConnection:
         """Return another connection for the same message, which keeps its turn: a new one, since
-        idle ones may have ended too; or any, if the upstream accepted no more (`full`). Its other
-        addresses are then tried first. Raises UpstreamError."""
+        idle ones may have ended too; or any, if the upstream accepted no more (`full`). If the one
+        that ended `was_new`, other addresses are tried first. Raises UpstreamError."""
         now = self.deadlines.now()
         since = min(ended.wanted_since, now)
         waiter = _Waiter(ended.client, since, ended.turn_at, new=full is None)
         ended.close()
         self._lent.remove(ended)
         self._waiters = dict.fromkeys(sorted([*self._waiters, waiter], key=lambda w: w.since))
-        was_new = full is not None or not ended.used
         has_another = was_new and self._connector.has_another(ended.place)
         if full is None:
             self._surplus = max(self._surplus - 1, 0)
@@ -261,8 +260,11 @@ class UpstreamPool:
                 waiting[0].set_exception(error)
             self._fail(started, error)
         else:
-            self._hand_out(connection, new=True)
-            self._limit.opened(self._open)
+            if self._connector.avoids(connection.place):  # as is known since the attempt began
+                connection.quit()
+            else:
+                self._hand_out(connection, new=True)
+                self._limit.opened(self._open)
         self._open_more()
 
     def _refused(self, started: float, error: UpstreamError) -> None:

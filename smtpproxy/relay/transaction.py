@@ -327,7 +327,7 @@ class UpstreamTransaction(Struct, eq=False):
         if self._connection is not ended:
             raise UpstreamLost("given up before its answer")
         self._connection = None
-        self._begin_on(await self._pool.replace(ended, full), offer)
+        self._begin_on(await self._pool.replace(ended, full, was_new=not self._used), offer)
 
     async def _send_each(
         self, connection: UpstreamConnection, offer: Offer, commands: Sequence[bytes]
