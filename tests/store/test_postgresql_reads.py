@@ -4,7 +4,7 @@ import asyncio
 import gc
 import re
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,13 @@ from smtpproxy.store.postgres.connection import Database as PostgresDatabase
 from smtpproxy.store.postgres.connection import Lease, session_settings
 from smtpproxy.store.postgres.session import translated
 from smtpproxy.store.postgres.statements import VERSION, facts_query
+from smtpproxy.store.sql import contacts, imported_contacts, live_keys
+from smtpproxy.store.sql.rows import Row
 from smtpproxy.store.sql.session import (
     ASKED_EXACT,
     ASKED_SUPPRESSIONS,
     ASKED_WIDE,
+    Session,
     looked_up,
 )
 from tests.kit import postgres
@@ -308,3 +311,61 @@ def test_who_is_suppressed_again_is_looked_up_whenever_the_plan_was_made(
     said = explained(database, statement, values, SUPPRESSIONS)
     assert re.findall(r"using suppression_pkey.*actual rows=(\d+)", said) == ["0"], said
     assert "Removed by" not in said, said
+
+
+CONTACTS = """
+INSERT INTO contact (id, address, audience)
+SELECT n, 'p' || n || '@x.example', 'consumer' FROM generate_series(1, 1000) AS n;
+INSERT INTO contact_version (contact, number, state)
+SELECT n, 1, '[]' FROM generate_series(1, 1000) AS n;
+INSERT INTO rectification (contact, at, reason, changes) SELECT n, 0, 'wrong', replace(
+    '[{"field":"address","before":"o?@x.example","after":"p?@x.example"}]', '?', n::text)
+FROM generate_series(1, 1000) AS n;
+"""
+LIFTED = f"""
+{SUPPRESSIONS}
+INSERT INTO lifted_suppression
+    (wide_key, exact_key, scope, origin, since, key_version, lifted_at, reason)
+SELECT wide_key, exact_key, scope, origin, since, key_version, 0, 'asked' FROM suppression;
+"""
+
+
+class NotingSession:
+    """One that answers nothing, and notes what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, tuple[object, ...]]] = []
+
+    async def fetch_all(self, sql: str, *values: object) -> list[Row]:
+        self.asked.append((sql, values))
+        return []
+
+    async def run(self, sql: str, *values: object) -> int:
+        raise AssertionError(sql)
+
+    async def run_many(self, sql: str, values: Iterable[Row]) -> int:
+        assert not list(values), sql
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("asks", "rows"),
+    [
+        (lambda session: contacts.by_number(session, [1]), CONTACTS),
+        (lambda session: contacts.moved_to(session, ["o1@x.example"]), CONTACTS),
+        (lambda session: imported_contacts.chains(session, [1]), CONTACTS),
+        (lambda session: imported_contacts.origins(session, [1]), CONTACTS),
+        (lambda session: live_keys.move(session, [(bytes(16), bytes(32)) * 2 + (2,)]), LIFTED),
+    ],
+)
+async def test_few_rows_are_looked_up_whenever_the_plan_was_made(
+    database: Database, asks: Callable[[Session], Awaitable[object]], rows: str
+) -> None:
+    session = NotingSession()
+    await asks(session)
+    ((sql, values),) = session.asked
+    statement, places = translated(sql)
+    literals = [f"'\\x{v.hex()}'" if isinstance(v, bytes) else f"'{v}'" for v in values]
+    given = ", ".join(literals[place] for place in places)
+    said = await asyncio.to_thread(explained, database, statement, given, rows)
+    assert not re.search(r"(?:Removed by .*: |actual rows=)\d{3}", said), said

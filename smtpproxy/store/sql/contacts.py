@@ -15,7 +15,7 @@ from smtpproxy.store.merge import Known, merge, refusals
 from smtpproxy.store.operations import Change, Rectification
 from smtpproxy.store.records import BatchResult, ContactUpdate
 from smtpproxy.store.sql import imported_contacts, rows
-from smtpproxy.store.sql.imported_contacts import Origin
+from smtpproxy.store.sql.imported_contacts import IS_ASKED, OF_ASKED, Origin
 from smtpproxy.store.sql.rows import ACT_COLUMNS, CONTACT_COLUMNS, Row, from_micros, to_micros
 from smtpproxy.store.sql.said_last import as_known, said_last
 from smtpproxy.store.sql.session import Connections, Session, listed, looked_up
@@ -33,17 +33,18 @@ INSERT INTO consent_act (contact, sequence, {ACT_COLUMNS})
 VALUES (?, ?{", ?" * len(ACT_COLUMNS.split(","))})
 """
 _FORGET_ACTS = "DELETE FROM consent_act WHERE contact = ?"
-_LISTED = "SELECT CAST(value AS BIGINT) FROM json_each(?)"
 _BY_ADDRESS = f"""
 SELECT contact.{_COLUMNS} FROM json_each(?) AS asked
 {looked_up("contact", "address = asked.value")} WHERE address = asked.value
 """
-_BY_NUMBER = f"SELECT {_COLUMNS} FROM contact WHERE id IN ({_LISTED})"
+_BY_NUMBER = f"""
+SELECT contact.{_COLUMNS} FROM json_each(?) AS asked
+{looked_up("contact", IS_ASKED)} WHERE {IS_ASKED}
+"""
 _BY_ID = f"SELECT {_COLUMNS} FROM contact WHERE id > ? ORDER BY id LIMIT ?"
-_OF_ASKED = "contact = CAST(asked.value AS BIGINT)"
 _ACTS = f"""
 SELECT contact, {ACT_COLUMNS} FROM json_each(?) AS asked
-{looked_up("consent_act", _OF_ASKED)} WHERE {_OF_ASKED}
+{looked_up("consent_act", OF_ASKED)} WHERE {OF_ASKED}
 ORDER BY contact, at, withdrawal, sequence
 """
 _PAGE_SIZE = 1_000
@@ -245,11 +246,13 @@ WHERE address = ? ORDER BY at, rectification.id
 # As in the index of them: the address is the first field that a correction names.
 _IS_MOVE = """changes LIKE '[{"field":"address",%'"""
 _ANYBODY_MOVED = f"SELECT 1 FROM rectification WHERE {_IS_MOVE} LIMIT 1"
+_BEFORE = "json_extract(json_extract(changes, '$[0]'), '$.before')"
+_OF_NAME = f"{_BEFORE} = asked.value AND {_IS_MOVE}"
+_OF_MOVE = "contact.id = rectification.contact"
 _MOVED_TO = f"""
-SELECT asked.value, contact.address FROM json_each(?) AS asked CROSS JOIN rectification
-JOIN contact ON contact.id = rectification.contact
-WHERE json_extract(json_extract(changes, '$[0]'), '$.before') = asked.value AND {_IS_MOVE}
-AND contact.address <> asked.value
+SELECT asked.value, contact.address FROM json_each(?) AS asked
+{looked_up("rectification", _OF_NAME)} {looked_up("contact", _OF_MOVE)}
+WHERE {_OF_NAME} AND {_OF_MOVE} AND contact.address <> asked.value
 """
 # Tags begin with +, and a comma is the next character after it.
 _TAGGED = "SELECT address FROM contact WHERE address >= ? AND address < ? ORDER BY address"

@@ -27,14 +27,15 @@ SELECT contact FROM (
     WHERE id > ?1 AND told IS NOT NULL AND (import = ?2 OR told LIKE ?4) ORDER BY id LIMIT ?3
 ) AS told ORDER BY 1 LIMIT ?3
 """
-_CHAINS = """
-SELECT contact, import, replaced_by, state FROM contact_version
-WHERE contact IN (SELECT CAST(value AS BIGINT) FROM json_each(?)) ORDER BY contact, number
+OF_ASKED = "contact = CAST(asked.value AS BIGINT)"
+_CHAINS = f"""
+SELECT contact, import, replaced_by, state FROM json_each(?) AS asked
+{looked_up("contact_version", OF_ASKED)} WHERE {OF_ASKED} ORDER BY contact, number
 """
-_OF_ASKED = "contact.id = CAST(asked.value AS BIGINT)"
+IS_ASKED = "contact.id = CAST(asked.value AS BIGINT)"
 _ORIGINS = f"""
 SELECT contact.id, import, withdrawal_confirmed, told FROM json_each(?) AS asked
-{looked_up("contact", _OF_ASKED)} WHERE {_OF_ASKED}
+{looked_up("contact", IS_ASKED)} WHERE {IS_ASKED}
 """
 # Contacts that the import created, and that nobody else has touched since.
 _MADE = """

@@ -65,11 +65,11 @@ async def _live(session: Session) -> Live:
     return [(version, fingerprint) for version, fingerprint in await session.fetch_all(LIVE)]
 
 
-# Finds the old keys with rows.
+# Finds the old keys with rows. Without OFFSET 0, PostgreSQL may read both tables instead.
 _STORED = f"""
 SELECT asked.key FROM json_each(?2) AS asked
-WHERE EXISTS (SELECT 1 FROM suppression WHERE {ASKED_WIDE} AND {ASKED_EXACT})
-   OR EXISTS (SELECT 1 FROM lifted_suppression WHERE {ASKED_EXACT})
+WHERE EXISTS (SELECT 1 FROM suppression WHERE {ASKED_WIDE} AND {ASKED_EXACT} /*OFFSET 0*/)
+   OR EXISTS (SELECT 1 FROM lifted_suppression WHERE {ASKED_EXACT} /*OFFSET 0*/)
 """
 # ?1 and ?2 are the old keys of an address, ?3 and ?4 those under the key of version ?5.
 _NEW_KEYS = "wide_key = ?3, exact_key = ?4, key_version = ?5"
