@@ -1,5 +1,7 @@
 """A copy that was begun and did not come to its end is named, with what to do."""
 
+import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,8 +9,10 @@ import pytest
 from smtpproxy.store.configurations import Misfit
 from smtpproxy.store.move import sqlite
 from smtpproxy.store.move.traces import traces
+from smtpproxy.store.records import StoreUnavailable
+from tests.kit import postgres
 from tests.kit.parts import needs
-from tests.store.conftest import Database
+from tests.store.conftest import Database, OnPostgresql
 from tests.store.test_move_meanwhile import PEOPLE, Killed, kinds, known, moved, reopened
 from tests.store.test_move_trouble import FROM_FILE, Step, at
 
@@ -67,3 +71,18 @@ async def test_a_file_that_was_closed_in_part_is_named(
     )
     await reopened(database.url)
     assert await found(database) == []
+
+
+async def test_a_database_that_only_answers_is_named(tmp_path: Path) -> None:
+    cluster = postgres.cluster()
+    with await asyncio.to_thread(OnPostgresql, tmp_path) as database:
+        name = database.url.partition("///")[2].partition("?")[0]
+        cluster.sql("postgres", f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        (one,) = await found(database)
+        assert one.text.startswith("default_transaction_read_only is on, so every write fails")
+        with pytest.raises(StoreUnavailable):
+            await database.open().put_contacts([known(PEOPLE[0])])
+        pooled = replace(database.settings(), prepared_statements=False)
+        assert await traces(pooled) == [], "each transaction then says that it writes"
+        cluster.sql("postgres", f"ALTER DATABASE {name} RESET default_transaction_read_only")
+        await database.close()

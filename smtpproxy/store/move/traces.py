@@ -1,4 +1,5 @@
-"""Finding the remains of an unfinished copy: it is easily forgotten, and still costs writes."""
+"""Finding the remains of an unfinished copy, which is easily forgotten and still costs writes, and
+a database that takes no writes at all."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -21,14 +22,18 @@ from smtpproxy.store.sqlite.side_file import part_path
 _LOOK = f"""
 SELECT moved_to IS NULL AND (EXISTS (SELECT 1 FROM pg_trigger WHERE tgname = 'copying')
                              OR to_regclass('{STATE}') IS NOT NULL),
-       obj_description(to_regclass('{STATE}'), 'pg_class') FROM store_state
+       obj_description(to_regclass('{STATE}'), 'pg_class'),
+       current_setting('transaction_read_only')::boolean FROM store_state
 """  # a store that is closed or being filled refuses anyway, and says why
 _ROWS = "SELECT EXISTS (SELECT 1 FROM contact) OR EXISTS (SELECT 1 FROM suppression)"
 _WAIT = 5.0  # seconds for a lock
 
 
 async def traces(settings: StoreSettings) -> list[Misfit]:
-    """Return the unfinished copies of, or beside, a store that answers. Raises StoreUnavailable."""
+    """Return the unfinished copies of, or beside, a store that answers, or why it only answers.
+
+    Raises StoreUnavailable.
+    """
     if is_postgresql(settings):
         return await _in_database(settings)
     with store_errors():
@@ -63,8 +68,15 @@ async def _in_database(settings: StoreSettings) -> list[Misfit]:
 
     with closing(Lease(target(settings))) as lease:
         async with lease.database.connection() as connection:
-            begun, other = await connection.fetchrow(_LOOK)
-    return [_unfinished(settings.url, other)] if begun else []
+            begun, other, read_only = await connection.fetchrow(_LOOK)
+    found = [_unfinished(settings.url, other)] if begun else []
+    if read_only:
+        text = "default_transaction_read_only is on, so every write fails, even an unsubscribe"
+        found.append(Misfit(without_password(settings.url), text, _LET_WRITE))
+    return found
+
+
+_LET_WRITE = "set it to off for the role, the database or the server, and restart the relay"
 
 
 def _in_files(path: Path) -> Iterator[Misfit]:
