@@ -149,7 +149,7 @@ def to_resume(
         fail(f"{record.id} is {state}: {right if state != 'running' else 'wait until it ends'}")
     for name in sorted({*options, *record.options}):
         now_given, was = options.get(name, ""), record.options.get(name, "")
-        if now_given != was:
+        if now_given not in (was, was.replace("+00:00", "Z")):  # as times were once recorded
             with_what = f"with --{name} {was}" if was else f"without --{name}"
             fail(f"{record.id} was started {with_what}: resume it in the same way", 2)
     return record

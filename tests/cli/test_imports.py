@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,17 @@ class TestResume:
         assert len(stored.run("suppress", "export").stdout.splitlines()) == 1_991
         assert (records(stored)[0]["state"], records(stored)[0]["refusals"]) == ("complete", 5)
         assert stored.json("import", "undo", id)["removed"] == 1_990
+
+    def test_it_goes_on_from_a_version_that_recorded_times_otherwise(self, stored: Stored) -> None:
+        path, as_of = stored.file("people.csv", f"address\n{ANNA}\n"), "2026-01-01T00:00:00Z"
+        stored.run("contact", "import", path, "--as-of", as_of)
+        with sqlite3.connect(stored.folder / "state/smtpproxy.db") as database:
+            changes = "'$.ended_at', NULL, '$.state', 'running', '$.options.as-of', ?"
+            times = as_of.replace("Z", "+00:00")
+            database.execute(f"UPDATE import SET record = json_set(record, {changes})", (times,))
+        (id,) = [record["id"] for record in records(stored)]
+        stored.run("contact", "import", path, "--resume", id, "--as-of", "2026-01-02", code=2)
+        assert stored.json("contact", "import", path, "--resume", id, "--as-of", as_of)["id"] == id
 
     def test_nothing_is_left_to_do_of_a_complete_one(self, stored: Stored) -> None:
         path = stored.file("list.csv", ANNA_CSV)
