@@ -273,6 +273,7 @@ def test_people_are_looked_up_whenever_the_plan_was_made(database: Database) -> 
         *(("partner_entry", "0"), ("partner_entry", "0")),
         *(("suppression", "0"), ("suppression", "0")),
     ], said
+    assert len(re.findall(r"Index Cond: \(\(snapshot = .*wide_key = ", said)) == 2, said
     assert "Removed by" not in said, said
 
 

@@ -93,8 +93,11 @@ def _sources(partners: Sequence[Partner]) -> list[dict[str, str]]:
     own = {"table": "suppression", "condition": "TRUE", "columns": "origin, since, note"}
     return [own] + [
         {
-            "table": "partner_snapshot JOIN partner_entry USING (snapshot)",
-            "condition": f"partner = '{name}' AND key = '{key.fingerprint}'",
+            "table": "partner_entry",
+            "condition": f"""snapshot = (
+                SELECT snapshot FROM partner_snapshot
+                WHERE partner = '{name}' AND key = '{key.fingerprint}'
+            )""",
             "columns": f"'external'::text, since, 'partner {name}: ' || origin",
         }
         for name, key in partners
