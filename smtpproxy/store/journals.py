@@ -99,9 +99,11 @@ _PUT_READ = "UPDATE journal SET rows = ? WHERE relay = ?"
 _FIND = """
 SELECT relay, file, line, recipient, id, at, stream, brand, verdict, reason, observed, NULL,
     journal.host
-FROM decision JOIN journal USING (relay)
+FROM (SELECT * FROM decision {where} {few}) AS decision JOIN journal USING (relay)
+ORDER BY at DESC, id DESC, relay, file, line, recipient LIMIT {limit:d}
 """
-_NEWEST = " ORDER BY at DESC, id DESC, relay, file, line, recipient LIMIT {limit:d}"
+# Else PostgreSQL, which plans for any id, may read all decisions from the newest on.
+_FEW = "OFFSET 0"
 # Each batch starts where the last one ended, to skip deleted rows that are still in the index.
 _OLD = """
 WITH gone AS (
@@ -193,10 +195,10 @@ class SharedJournals(SideTable):
         }
         asked = {text: value for text, value in conditions.items() if value is not None}
         where = f"WHERE {' AND '.join(asked)}" if asked else ""
+        few = _FEW if wanted.id is not None or wanted.recipients else ""
+        query = _FIND.format(where=where, few=few, limit=limit)
         async with self._tables.reading() as session:
-            found = await session.fetch_all(
-                _FIND + where + _NEWEST.format(limit=limit), *asked.values()
-            )
+            found = await session.fetch_all(query, *asked.values())
         return [record_of(IndexRow, row) for row in found]
 
     async def prune(self, before: datetime, *, journals_before: datetime) -> int:

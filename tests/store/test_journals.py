@@ -1,6 +1,7 @@
 """What relays of one PostgreSQL know of each other's journals."""
 
 import asyncio
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -19,7 +20,9 @@ from smtpproxy.store.journals import IndexQuery, IndexRow, Outstanding, SharedJo
 from smtpproxy.store.postgres import target
 from smtpproxy.store.postgres.connection import Lease
 from smtpproxy.store.postgres.migrations import migrate
+from smtpproxy.store.postgres.session import PostgresSession, translated
 from smtpproxy.store.records import StoreUnavailable
+from smtpproxy.store.sql.rows import Row
 from smtpproxy.web.api.elsewhere import elsewhere
 from tests.kit import postgres
 from tests.kit.journal import START, Clock, decided, journal
@@ -28,6 +31,7 @@ from tests.kit.relay import relay_config
 from tests.kit.toml import to_toml
 from tests.store.conftest import Database, OnPostgresql
 from tests.store.contract import ANNA, DAY, T0
+from tests.store.test_postgresql_reads import explained
 
 pytestmark = needs("postgresql")
 ONE, TWO = "00000000000000aa", "00000000000000bb"
@@ -270,3 +274,40 @@ async def test_who_could_use_the_tables_may_use_those_of_a_later_migration(
     assert await journals.add_erasure(ANNA, T0)
     journals.close()
     postgres.cluster().sql(name, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
+DECISIONS = """
+INSERT INTO journal (relay, host, told_at) VALUES ('mx1', 'mx1.example', 0);
+INSERT INTO decision
+SELECT 'mx1', 'f', n, 0, 'ID' || n, n, 'offers', 'shop', 'allow', 'none', FALSE,
+    sha224(n::text::bytea)
+FROM generate_series(1, 1000) AS n;
+"""
+
+
+@pytest.mark.parametrize(
+    ("wanted", "values"),
+    [
+        (IndexQuery(id="ID77"), "'ID77', 'ID77~'"),
+        (IndexQuery(recipients=(ANNA,)), "ARRAY[sha224('77')]"),
+    ],
+)
+async def test_few_rows_are_looked_up_whenever_the_plan_was_made(
+    journals: SharedJournals,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: IndexQuery,
+    values: str,
+) -> None:
+    """Those of an id otherwise even in a table that is known well: the plan is for any id."""
+    asked: list[str] = []
+    fetch_all = PostgresSession.fetch_all
+
+    async def noted(session: PostgresSession, sql: str, *more: object) -> list[Row]:
+        asked.append(translated(sql)[0])
+        return await fetch_all(session, sql, *more)
+
+    monkeypatch.setattr(PostgresSession, "fetch_all", noted)
+    await journals.find(wanted, 10)
+    said = await asyncio.to_thread(explained, database, asked[-1], values, DECISIONS)
+    assert not re.search(r"(?:Removed by .*: |actual rows=)\d{3}", said), said
