@@ -18,7 +18,7 @@ from smtpproxy.store.postgres.connection import Database as PostgresDatabase
 from smtpproxy.store.postgres.connection import Lease, session_settings
 from smtpproxy.store.postgres.session import translated
 from smtpproxy.store.postgres.statements import VERSION, facts_query
-from smtpproxy.store.sql import contacts, imported_contacts, live_keys
+from smtpproxy.store.sql import contacts, imported_contacts, live_keys, stream_counts
 from smtpproxy.store.sql.rows import Row
 from smtpproxy.store.sql.session import (
     ASKED_EXACT,
@@ -329,6 +329,10 @@ INSERT INTO lifted_suppression
     (wide_key, exact_key, scope, origin, since, key_version, lifted_at, reason)
 SELECT wide_key, exact_key, scope, origin, since, key_version, 0, 'asked' FROM suppression;
 """
+CAMPAIGNS = """
+INSERT INTO campaign_person (campaign, person, id, dead)
+SELECT 'c' || n, '', 'ID' || n, 0 FROM generate_series(1, 1000) AS n;
+"""
 
 
 class NotingSession:
@@ -357,6 +361,7 @@ class NotingSession:
         (lambda session: imported_contacts.chains(session, [1]), CONTACTS),
         (lambda session: imported_contacts.origins(session, [1]), CONTACTS),
         (lambda session: live_keys.move(session, [(bytes(16), bytes(32)) * 2 + (2,)]), LIFTED),
+        (lambda session: session.fetch_all(stream_counts._BEGAN, "c999"), CAMPAIGNS),
     ],
 )
 async def test_few_rows_are_looked_up_whenever_the_plan_was_made(

@@ -52,7 +52,10 @@ SELECT stream, {_CAMPAIGN} FROM campaign
 WHERE people >= ?1 AND (full_at IS NULL OR full_at >= ?2 OR dead_at >= ?2)
 ORDER BY coalesce(full_at, seen_at)
 """
-_BEGAN = "SELECT min(id) FROM campaign_person WHERE campaign = ?"
+# Without OFFSET 0, PostgreSQL may look through the people of all campaigns, from the oldest on.
+_BEGAN = """
+SELECT min(id) FROM (SELECT id FROM campaign_person WHERE campaign = ? /*OFFSET 0*/) AS counted
+"""
 _NEW_CAMPAIGN = """
 INSERT INTO campaign (key, stream, people, strangers, dead, seen_at) VALUES (?, ?, 0, 0, 0, ?)
 ON CONFLICT DO NOTHING
