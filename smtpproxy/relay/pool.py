@@ -109,19 +109,31 @@ class UpstreamPool:
             await self._shares.wait(client)
         return await self._next(_Waiter(client, self.deadlines.now()))
 
+    def has_another(self, ended: UpstreamConnection) -> bool:
+        """Try the address of a connection last for a while, as it accepted no message on it.
+        Return whether another may accept one."""
+        return self._connector.has_another(ended.place)
+
+    def takes_elsewhere(self, ended: UpstreamConnection) -> bool:
+        """Whether another address has taken a message on a connection that is open."""
+        return any(c.used and c.place != ended.place for c in chain(self._lent, self._idle))
+
     async def replace(
-        self, ended: UpstreamConnection, full: UpstreamError | None = None, *, was_new: bool
+        self,
+        ended: UpstreamConnection,
+        full: UpstreamError | None = None,
+        *,
+        has_another: bool = False,
     ) -> UpstreamConnection:
         """Return another connection for the same message, which keeps its turn: a new one, since
-        idle ones may have ended too; or any, if the upstream accepted no more (`full`). If the one
-        that ended `was_new`, other addresses are tried first. Raises UpstreamError."""
+        idle ones may have ended too; or any, if the upstream accepted no more (`full`). Then
+        `has_another` says whether another address may accept some. Raises UpstreamError."""
         now = self.deadlines.now()
         since = min(ended.wanted_since, now)
         waiter = _Waiter(ended.client, since, ended.turn_at, new=full is None)
         ended.close()
         self._lent.remove(ended)
         self._waiters = dict.fromkeys(sorted([*self._waiters, waiter], key=lambda w: w.since))
-        has_another = was_new and self._connector.has_another(ended.place)
         if full is None:
             self._surplus = max(self._surplus - 1, 0)
             self._limit.ended(took=ended.used)

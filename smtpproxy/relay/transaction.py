@@ -307,27 +307,35 @@ class UpstreamTransaction(Struct, eq=False):
 
     def _failed(self, offer: Offer, error: BaseException) -> None:
         """Fail, unless another connection will do, since no content was sent. One that is lost, or
-        was used before, is replaced once. A 421 on a new one means that the upstream accepts no
-        more; the next may be one that it accepted."""
-        connection = self._connection
-        full = error if isinstance(error, UpstreamClosing) and not self._used else None
-        lost = isinstance(error, UpstreamLost) and not self._last
-        if connection is not None and (full or lost):
-            self._last = self._last or full is None
+        was used before, is replaced once; a new one, while another address may accept the message.
+        A 421 on a new one means that this address accepts no more; the next may be one that it
+        accepted."""
+        connection, once_more = self._connection, not (self._last and self._used)
+        if connection is not None and isinstance(error, UpstreamLost) and once_more:
             connection.close()  # nobody else may have it
-            offer.after(self._begin_again(connection, offer, full), partial(self._failed, offer))
+            offer.after(self._begin_again(connection, offer, error), partial(self._failed, offer))
             return
         if isinstance(error, UpstreamError):
             self._lose(error)
         offer.fail(error)
 
     async def _begin_again(
-        self, ended: UpstreamConnection, offer: Offer, full: UpstreamError | None
+        self, ended: UpstreamConnection, offer: Offer, error: UpstreamLost
     ) -> None:
         if self._connection is not ended:
             raise UpstreamLost("given up before its answer")
+        pool, new = self._pool, not self._used
+        has_another = new and pool.has_another(ended)
+        closing = isinstance(error, UpstreamClosing) or pool.takes_elsewhere(ended)
+        full = error if has_another or (new and closing) else None
+        if full is None and self._last:
+            self._lose(error)
+            offer.fail(error)
+            return
+        self._last = self._last or full is None
         self._connection = None
-        self._begin_on(await self._pool.replace(ended, full, was_new=not self._used), offer)
+        another = await pool.replace(ended, full, has_another=has_another)
+        self._begin_on(another, offer)
 
     async def _send_each(
         self, connection: UpstreamConnection, offer: Offer, commands: Sequence[bytes]

@@ -184,14 +184,30 @@ async def test_a_name_whose_first_address_greets_but_takes_no_message(
 
 
 @pytest.mark.parametrize("step", ["mail", "rcpt", "data"])
-async def test_a_name_whose_first_address_closes(
+async def test_a_name_all_but_one_of_whose_addresses_close(
     monkeypatch: pytest.MonkeyPatch, step: Step
 ) -> None:
-    """Some mail was answered 451 by connections that opened late, and all of it at DATA."""
-    with FakeUpstream(At(step, Close())) as first, FakeUpstream() as second:
-        named(monkeypatch, first.port, second.port)
+    """All mail was answered 451 where two did, and was again whenever six seconds had passed."""
+    closing = At(step, Close())
+    with FakeUpstream(closing) as first, FakeUpstream(closing) as second, FakeUpstream() as third:
+        named(monkeypatch, first.port, second.port, third.port)
+        async with pooled(NAME) as pool:
+            assert (await send(pool)).last.code == 250
         async with pooled(NAME) as pool:
             sent = await asyncio.gather(*(send(pool) for _ in range(50)))
+        assert {each.last.code for each in sent} == {250}
+
+
+@pytest.mark.parametrize("step", ["mail", "rcpt", "data"])
+async def test_a_name_whose_first_address_is_full_and_whose_second_closes(
+    monkeypatch: pytest.MonkeyPatch, step: Step
+) -> None:
+    """Messages wait for the connection to the first: most of them were answered 451."""
+    full = [At("connect", Says("421 4.3.2 too many"), nth=nth) for nth in range(2, 50)]
+    with FakeUpstream(*full) as first, FakeUpstream(At(step, Close())) as second:
+        named(monkeypatch, first.port, second.port)
+        async with pooled(NAME) as pool:
+            sent = await asyncio.gather(*(send(pool) for _ in range(20)))
         assert {each.last.code for each in sent} == {250}
 
 

@@ -204,12 +204,10 @@ class Walk:
             connection: Any = pool.acquire_idle(client) or await pool.acquire(client)
             for again in (draw.random() < 0.5, False):
                 while connection.refused:
-                    connection = await pool.replace(
-                        connection, UpstreamClosing("421"), was_new=True
-                    )
+                    connection = await pool.replace(connection, UpstreamClosing("421"))
                 if await self._use(pool, connection, again=again):
                     break
-                connection = await pool.replace(connection, was_new=False)
+                connection = await pool.replace(connection)
             self.results["sent"] += 1
         except UpstreamError as error:
             self.results[type(error).__name__] += 1
@@ -237,7 +235,7 @@ class Walk:
 async def _send(pool: Pool, seconds: float) -> None:
     connection: Any = pool.acquire_idle("") or await pool.acquire()
     while connection.refused:
-        connection = await pool.replace(connection, UpstreamClosing("421"), was_new=True)
+        connection = await pool.replace(connection, UpstreamClosing("421"))
     connection.used = True
     try:
         await asyncio.sleep(seconds)
@@ -258,7 +256,7 @@ def test_an_upstream_that_is_slow_to_accept_those_it_does_not_refuse(seconds: in
         try:
             connection: Any = await pool.acquire()
             while connection.refused:
-                connection = await pool.replace(connection, UpstreamClosing("421"), was_new=True)
+                connection = await pool.replace(connection, UpstreamClosing("421"))
         except UpstreamError:
             return f"451 after {pool.deadlines.now() - began:.0f} s"
         connection.due = pool.deadlines.now() + pool.settings.command_timeout
@@ -291,7 +289,7 @@ def test_the_time_that_a_client_takes_is_no_waiting() -> None:
         other.used = named.used = True
         await asyncio.sleep(40)
         named.turn_at = pool.deadlines.now()
-        waiting = asyncio.create_task(pool.replace(named, UpstreamClosing("421"), was_new=True))
+        waiting = asyncio.create_task(pool.replace(named, UpstreamClosing("421")))
         await asyncio.sleep(0.5)
         pool.release(other)
         pool.release(await waiting)
@@ -308,7 +306,7 @@ def test_a_message_that_needs_a_new_connection_gets_the_place_of_an_idle_one() -
         ended.close()
         pool.release(await pool.acquire("b"))
         async with asyncio.timeout(5):
-            pool.release(await pool.replace(ended, was_new=False))
+            pool.release(await pool.replace(ended))
         assert len(pool.connections) == 1
 
     run(work())
@@ -413,7 +411,7 @@ def test_nor_does_one_because_of_an_idle_connection_that_has_ended_since() -> No
         ended: Any = await pool.acquire()
         ended.close()
         pool.release(await pool.acquire())
-        waiting = asyncio.create_task(pool.replace(ended, was_new=False))
+        waiting = asyncio.create_task(pool.replace(ended))
         await asyncio.sleep(0.005)  # its attempt is under way
         (idle,) = pool._idle
         idle.close()
@@ -576,7 +574,7 @@ def test_421_to_all_keeps_nobody_waiting(workers: int, after: float, greets_all:
         connection: Any = pool.acquire_idle("") or await pool.acquire()
         while True:
             await asyncio.sleep(after)
-            connection = await pool.replace(connection, UpstreamClosing("421"), was_new=True)
+            connection = await pool.replace(connection, UpstreamClosing("421"))
 
     async def work() -> None:
         pools, beats = await _beside(workers, 0, greets=lambda: after, greets_all=greets_all)
