@@ -183,18 +183,24 @@ def _contact(random: Random) -> Contact:
         ),
         _acts(random),
         profiling_objected_at=random.choice([None, None, None, NOW - DAY]),
-        preferences=tuple(
-            Preference(
-                random.choice(PURPOSES),
-                random.choice(list(Frequency)),
-                random.choice([*MAILED, *MOMENTS]),
-                random.choice(BRANDS),
-            )
-            for _ in range(random.choice([0, 0, 0, 1, 2]))
-        ),
+        preferences=_wishes(random),
         brand=random.choice(SAID_TO),
         others=tuple(_collection(random) for _ in range(random.choice([0, 0, 0, 1, 2]))),
     )
+
+
+def _wishes(random: Random) -> tuple[Preference, ...]:
+    """One for each purpose and brand, as the store keeps them."""
+    wishes = [
+        Preference(
+            random.choice(PURPOSES),
+            random.choice(list(Frequency)),
+            random.choice([*MAILED, *MOMENTS]),
+            random.choice(BRANDS),
+        )
+        for _ in range(random.choice([0, 0, 0, 1, 2]))
+    ]
+    return tuple({(one.purpose, one.brand): one for one in wishes}.values())
 
 
 def _collection(random: Random) -> Collection:
