@@ -21,6 +21,9 @@ from smtpproxy.waiting import Deadlines
 
 _FAILED_FOR = 6.0
 """Seconds for which an address that accepted no connection or message is taken to accept none."""
+_GREETS_WITHIN = 1.5
+"""Seconds until an address that leaves a connection without a greeting comes after the others: less
+than until more connections are opened than the first few (GREETED_WITHIN)."""
 
 
 class Connector:
@@ -37,10 +40,12 @@ class Connector:
         self._deadlines, self._replies = deadlines, replies
         address = settings.address
         # The addresses of the name as last looked up, until when some are taken to accept nothing,
-        # and which of them to try last: those that greet, but accept no message.
+        # and which of them to try last: those that greet, but accept no message; so are those that
+        # leave a connection without a greeting.
         self._places = [] if isinstance(address, TcpAddress) else [(str(address.path), 0)]
         self._failed: dict[Place, float] = {}
         self._last: dict[Place, float] = {}
+        self._ungreeted: dict[UpstreamConnection, float] = {}  # since when
         self._start_tls: StartTls | None = None
         self._implicit: dict[str, Any] = {}
         if settings.tls != "none":
@@ -123,12 +128,15 @@ class Connector:
             self._places = await addresses(address.host, address.port)
         self._failed = {place: until for place, until in self._failed.items() if until > now}
         self._last = {place: until for place, until in self._last.items() if until > now}
-        return sorted(self._places, key=lambda place: self._last.get(place, now))
+        since = now - _GREETS_WITHIN
+        silent = {each.place for each, began in self._ungreeted.items() if began <= since}
+        return sorted(self._places, key=lambda p: (self._last.get(p, now), p in silent))
 
     def _note_failure(self, place: Place) -> None:
         self._failed[place] = self._deadlines.now() + _FAILED_FOR
 
     async def _greeted(self, connection: UpstreamConnection) -> None:
+        self._ungreeted[connection] = self._deadlines.now()
         try:
             await connection.open(self._hostname, self._settings.command_timeout, self._start_tls)
         except BaseException as error:  # a cancellation too
@@ -136,3 +144,5 @@ class Connector:
             if isinstance(error, UpstreamError):
                 self._note_failure(connection.place)
             raise
+        finally:
+            del self._ungreeted[connection]

@@ -211,6 +211,16 @@ async def test_a_name_whose_first_address_is_full_and_whose_second_closes(
         assert {each.last.code for each in sent} == {250}
 
 
+async def test_a_name_whose_first_address_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its kernel answers, but no greeting comes: all mail waited for it for `command_timeout`."""
+    with FakeUpstream(At("connect", Hold())) as first, FakeUpstream() as second:
+        named(monkeypatch, first.port, second.port)
+        async with pooled(NAME, max_connections=10) as pool, asyncio.timeout(10):
+            sent = await asyncio.gather(*(send(pool) for _ in range(20)))
+        first.release()
+        assert {each.last.code for each in sent} == {250}
+
+
 @pytest.mark.parametrize("other", ["refuses", "dead", "greets with 554", "answers MAIL with 421"])
 async def test_a_name_none_of_whose_addresses_takes_a_message(
     monkeypatch: pytest.MonkeyPatch, other: str
