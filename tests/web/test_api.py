@@ -285,6 +285,11 @@ async def test_the_description_is_of_what_is_there(served: Served) -> None:
         each["name"]: each["schema"] for each in described["paths"][CHANGES]["get"]["parameters"]
     }
     assert bounds["limit"] == {"type": "integer", "minimum": 1, "maximum": 10_000, "default": 1_000}
+    for methods in described["paths"].values():
+        for parameter in (
+            one for method in methods.values() for one in method.get("parameters", ())
+        ):
+            assert "null" not in str(parameter["schema"])  # a URL has no way to say it
     request = schemas["CheckRequest"]
     assert (request["required"], request["additionalProperties"]) == (["addresses"], False)
 

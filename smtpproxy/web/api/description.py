@@ -159,7 +159,7 @@ def _parameters(operation: Operation) -> list[Json]:
                 "name": name,
                 "in": "query",
                 "description": schema.pop("description"),
-                "schema": schema,
+                "schema": _without_null(schema),
                 **({"required": True} if name in fields.get("required", ()) else {}),
             }
             for name, schema in fields["properties"].items()
@@ -172,6 +172,12 @@ def _parameters(operation: Operation) -> list[Json]:
         for name, text in headers
     ]
     return found
+
+
+def _without_null(schema: Json) -> Json:
+    """Return the schema of a parameter of the query, which can be left out but never be null."""
+    kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
+    return kinds[0] if len(kinds) == 1 else schema
 
 
 def _resolved(schema: Any, kinds: Json) -> Any:
