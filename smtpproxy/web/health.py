@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-from smtpproxy.first_address import Place, addresses, first_address
+from smtpproxy.first_address import addresses, first_address
 from smtpproxy.settings import UnixAddress, UpstreamSettings
 from smtpproxy.tls import client_context
 
@@ -128,34 +128,37 @@ def _write_and_forget(folder: Path) -> None:
         file.write(bytes(_ROOM))
 
 
-async def greet(upstream: UpstreamSettings, left: list[Place] | None = None) -> None:
-    """Return if the upstream greets with 220 at one of its addresses, or of those that are `left`;
-    raise `OSError` otherwise."""
+async def greet(upstream: UpstreamSettings) -> None:
+    """Return if the upstream greets with 220 at one of its addresses; raise `OSError` otherwise."""
     address, tls = upstream.address, dict[str, Any]()
     if upstream.tls == "implicit":
         context = await asyncio.to_thread(client_context, upstream.ca_file)
         tls = {"ssl": context, "server_hostname": upstream.certificate_name}
-    if isinstance(address, UnixAddress):
-        reader, writer = await asyncio.open_unix_connection(address.path, **tls)
-    else:
 
-        async def connect(host: str, port: int) -> tuple[tuple[Place, StreamReader], StreamWriter]:
-            reader, writer = await asyncio.open_connection(host, port, **tls)
-            return ((host, port), reader), writer
+    async def greeted(host: str, port: int) -> tuple[StreamReader, StreamWriter]:
+        reader, writer = await (
+            asyncio.open_unix_connection(host, **tls)
+            if isinstance(address, UnixAddress)
+            else asyncio.open_connection(host, port, **tls)
+        )
+        try:
+            greeting = b""
+            with suppress(OSError):
+                greeting = await reader.readline()
+            if not greeting.startswith(b"220"):
+                refusal = f"{address} does not greet with 220: {greeting[:80]!r}"
+                raise ConnectionRefusedError(refusal)
+        except BaseException:  # a cancellation too, when another greets first
+            writer.close()
+            raise
+        return reader, writer
 
-        if left is None:
-            left = await addresses(address.host, address.port)
-        (place, reader), writer = await first_address(left, connect)
-        left.remove(place)
+    reader, writer = (
+        await greeted(str(address.path), 0)
+        if isinstance(address, UnixAddress)
+        else await first_address(await addresses(address.host, address.port), greeted)
+    )
     try:
-        greeting = b""
-        with suppress(OSError):
-            greeting = await reader.readline()
-        if not greeting.startswith(b"220"):
-            if left:
-                with suppress(OSError):
-                    return await greet(upstream, left)
-            raise ConnectionRefusedError(f"{address} does not greet with 220: {greeting[:80]!r}")
         writer.write(b"QUIT\r\n")
         with suppress(OSError):
             await reader.read()  # its 221 and the close: otherwise it would log a lost connection

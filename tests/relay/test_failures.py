@@ -217,6 +217,7 @@ async def test_a_name_whose_first_address_is_silent(monkeypatch: pytest.MonkeyPa
         named(monkeypatch, first.port, second.port)
         async with pooled(NAME, max_connections=10) as pool, asyncio.timeout(10):
             sent = await asyncio.gather(*(send(pool) for _ in range(20)))
+            await greet(pool.settings)  # as /readyz asks
         first.release()
         assert {each.last.code for each in sent} == {250}
 
