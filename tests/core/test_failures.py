@@ -138,6 +138,23 @@ def test_what_is_on_record_to_be_relayed_has_an_outcome_when_the_store_fails(sce
 
 
 @of(COPIES)
+def test_refusals_on_record_stand_when_the_store_fails_after_them(scene: Scene) -> None:
+    """All it is asked then is who may be named with the outcome: so nobody is."""
+    left = [ANN, BOB]
+
+    def answers(effect: Effect) -> Result | None:
+        if effect.kind == "data":
+            scene.suppress(left.pop(0))
+        return "later" if effect.kind == "facts" and set(effect.about) == {ANN, BOB} else None
+
+    scene.mail(ANN, BOB)
+    assert codes(scene.send(answers=answers)) == [550, 550]
+    assert [line.refused for line in scene.world.journal] == [set(), {ANN}, {BOB}]
+    (noted,) = scene.driver.outcomes
+    assert (noted.code, noted.each) == (550, ("550 5.7.1", "550 5.7.1"))
+
+
+@of(COPIES)
 def test_who_is_told_once_of_the_refused_is_not_told_again_while_copies_cannot_be_forgotten(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

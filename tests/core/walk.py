@@ -162,9 +162,22 @@ class Walk:
         self._look()
 
     def _is_for_the_outcome(self, effect: Effect) -> bool:
-        """Whether this only asks who may be named on record with the answer: all is sent."""
-        sent = self.ending and any(not each.is_notice for each in self._current.sent)
-        return sent and effect.kind == "facts" and _people(effect.about) == _people(self.accepted)
+        """Whether this only asks who may be named on record with the answer: of each who was to be
+        mailed it is known what became of them."""
+        lines, current = self._lines(), self._current
+        passing = [place for place, line in enumerate(lines) if line.relayed]
+        if effect.kind != "facts" or not self.ending or not passing:
+            return False
+        last, since = lines[passing[-1]], lines[passing[-1] + 1 :]
+        if _people(effect.about) != _people(last.paths):
+            return False
+        known = set(current.refused)
+        for each in current.sent:
+            known.update(() if each.is_notice else each.recipients)
+        for line in since:
+            known.update(path for path in line.paths if path.lower() in line.refused)
+        to_mail = {path for path in last.paths if path.lower() in last.allowed}
+        return to_mail <= known or any(line.refuses_all for line in since)
 
     # the client
 
@@ -190,7 +203,7 @@ class Walk:
         assert self.open is not None
         again = self.draw.random() < 0.5
         header = None if self.certain else self.draw.choice([None, *STREAMS])
-        self._current.stream = header or STREAMS[0]
+        self._current.stream, self._current.refused = header or STREAMS[0], set()
         links = {"unsubscribe": None, "one_click": None} if self.setting.adds_links else {}
         self.contents += not again
         self.content = self._current.reverse_path, header, self.contents

@@ -69,6 +69,7 @@ class UnderWay:
     sent: list[Sent] = field(default_factory=list)
     taken: set[str] = field(default_factory=set)  # the upstream said 2xx to RCPT
     refusals: list[tuple[str, ...]] = field(default_factory=list)  # whom a 5xx was about
+    refused: set[str] = field(default_factory=set)  # who gets nothing of the message because of one
     handed_over: set[str] = field(default_factory=set)  # an MTA goes on for these
 
 
@@ -263,10 +264,8 @@ class Upstream:
         if kind == "mail" and self._sender is not None:
             code = 503
             self._world.violations.append("MAIL on a connection whose transaction was not ended")
-        if self._world.current is not None and code >= 500 and kind != "rset":
-            who = () if kind == "mail" else tuple(self._recipients)
-            who = (about,) if kind == "rcpt" else who
-            self._world.current.refusals.append(who)
+        if code >= 500 and kind != "rset":
+            self._refused(kind, about)
         if code < 400:
             self._done(kind, about)
         elif kind == "end":
@@ -278,6 +277,21 @@ class Upstream:
         self._reply(told.encode())
         if self._in_content:
             self.receive(b"")
+
+    def _refused(self, kind: str, about: str) -> None:
+        """Note whom a 5xx was about, and who gets nothing because of it."""
+        current = self._world.current
+        if current is None:
+            return
+        who: tuple[str, ...] = (about,) if kind == "rcpt" else tuple(self._recipients)
+        nobody_mailed = all(each.code != 250 or each.is_notice for each in current.sent)
+        if kind == "mail":
+            who = ()
+            current.refused.update(path for verb, path in self._commands if verb == "rcpt")
+        elif kind != "rcpt" and nobody_mailed and who != (current.reverse_path,):
+            current.refused |= current.taken  # it may be about the message
+        current.refused.update(who)
+        current.refusals.append(who)
 
     def _done(self, kind: str, about: str) -> None:
         if kind == "mail":
