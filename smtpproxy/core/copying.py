@@ -248,7 +248,9 @@ class CopyingTransaction(NotifyingTransaction):
         failed = [
             RefusedRecipient(r.path, results[r.path].reply, r.rcpt.orcpt)
             for r in {r.path: r for r in self.recipients_accepted}.values()
-            if r.path in results and not results[r.path].accepted
+            if r.path in results
+            and not results[r.path].accepted
+            and r.path not in self._notified  # refused at an earlier attempt, and permitted since
         ]
         try:
             if reply.code < 300 and failed:

@@ -210,3 +210,15 @@ def test_the_same_message_to_others_leaves_the_copies_alone(scene: Scene) -> Non
     scene.mail(ANN, BOB)
     assert codes(scene.send()) == [250, 250]
     assert scene.mailed == {BOB}
+
+
+def test_of_who_was_refused_and_permitted_since_the_sender_is_told_once() -> None:
+    scene = Scene(SPLIT_COPIES)
+    scene.mail(ANN, BOB, suppressed=[BOB])
+    assert codes(scene.send(answers=failing("rcpt", about=ANN))) == [451, 451]
+    assert (scene.mailed, len(scene.notices)) == (set(), 1)
+    scene.mail(ANN, BOB)  # who wants it now
+    answers = failing("rcpt", "never", about=BOB, after="record")
+    assert codes(scene.send(answers=answers)) == [250, 250]
+    assert (scene.mailed, scene.notices) == ({ANN}, [])
+    scene.driver.close()
