@@ -1,8 +1,9 @@
-"""How a transaction is driven, whatever it is made of.
+"""How a test drives a transaction, whatever the transaction is made of.
 
-`present.py` drives the code as it is. Another inside needs another `Driver` and nothing else:
-the world (`world.py`) and the promises stay. What a transaction wants of the outside it asks
-of the world, as effects, and the test answers them when and as it likes. Nothing here waits.
+`present.py` drives the present code. A different implementation needs only another `Driver`:
+the world (`world.py`) and the promises stay the same. Whatever a transaction needs from outside,
+it asks the world for, as effects, and the test answers them when and how it likes. Nothing here
+waits.
 """
 
 from collections.abc import Sequence
@@ -19,18 +20,18 @@ STREAMS = ("offers", "receipts")
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a relay or an adviser of an MTA is configured as."""
+    """How the relay, or the adviser of an MTA, is configured."""
 
     intake: Protocols
     on_mixed: Literal["refuse", "split"] = "refuse"
-    adds_links: bool = False  # `unsubscribe = "add"`: a message for each recipient
+    adds_links: bool = False  # `unsubscribe = "add"`: one message per recipient
     refuses_at_data: bool = False
-    returns: bool = False  # `verp`: the same, from a reverse path of the recipient's own
-    standby: bool = False  # RCPT is answered from one that lacks the last change
+    returns: bool = False  # `verp`: the same, each from its own reverse path
+    standby: bool = False  # RCPT is answered from a standby that lacks the last change
 
     @property
     def relays(self) -> bool:
-        """Whether mail goes through us; else an MTA has it, and asks."""
+        """Whether mail passes through us; otherwise an MTA holds it and asks."""
         return self.intake in ("smtp", "lmtp")
 
     @property
@@ -42,7 +43,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the client is told; 250 where an MTA is told to go on."""
+    """The reply to the client; 250 where an MTA is told to continue."""
 
     code: int
     text: str = ""
@@ -50,9 +51,9 @@ class Answer:
 
 @dataclass(slots=True)
 class Question:
-    """Something that the client, or the MTA, waits to be answered: one answer for each of `about`.
+    """Something the client or the MTA awaits an answer to: one answer for each of `about`.
 
-    `answers` is None until then. A fault of the program is `error`.
+    `answers` is None until answered; `error` is a fault of the program.
     """
 
     about: tuple[str, ...]
@@ -73,14 +74,14 @@ class Driven(Protocol):
         ...
 
     def rcpt(self, *paths: str) -> Question:
-        """The client names recipients, an MTA one; an answer each."""
+        """The client names recipients (an MTA just one); one answer for each."""
         ...
 
     def data(self, content: bytes) -> Question:
         """The whole message, not dot-stuffed; an answer for each accepted recipient, in order.
 
-        With plain SMTP they are one answer, repeated. Who an MTA mails upon the answer is told
-        to `World.hand_over` at that moment.
+        With plain SMTP they are one answer, repeated. `World.hand_over` is told at that moment
+        whom an MTA mails.
         """
         ...
 
@@ -88,18 +89,18 @@ class Driven(Protocol):
 
 
 class Driver(Protocol):
-    """Makes transactions, one after another, that ask the world they were made for."""
+    """Makes transactions, one after another, for the world it was made for."""
 
     def begin(self, reverse_path: str, streams: Sequence[str]) -> Driven:
-        """A client that may use these streams, the first by default, says MAIL."""
+        """MAIL from a client that may use these streams, the first by default."""
         ...
 
     def settle(self) -> None:
-        """Let everything go on that waits for no effect."""
+        """Let everything that awaits no effect go on."""
         ...
 
     def held(self) -> int:
-        """How many connections to the upstream are in use."""
+        """The number of upstream connections in use."""
         ...
 
     def close(self) -> None: ...
@@ -107,13 +108,13 @@ class Driver(Protocol):
 
 @dataclass(slots=True)
 class Recorded:
-    """One line of the journal: who may be mailed by it, and who may not."""
+    """One line of the journal: who may be mailed, and who may not."""
 
     id: str
-    relayed: bool  # it is about to be put to the upstream, or left to the MTA
+    relayed: bool  # it goes to the upstream, or is left to the MTA
     allowed: frozenset[str] = field(default_factory=frozenset)
     refused: frozenset[str] = field(default_factory=frozenset)
-    refuses_all: bool = False  # the message itself does not pass
+    refuses_all: bool = False  # the message itself is refused
     paths: tuple[str, ...] = ()  # as the client named them
     at_rcpt: bool = False
     notice: bool = False

@@ -1,4 +1,4 @@
-"""Drives the transactions of `smtpproxy.core` with every effect in the hands of a test."""
+"""Drives the transactions of `smtpproxy.core`; the test answers every effect."""
 
 import asyncio
 from collections import Counter
@@ -69,9 +69,10 @@ def streams(setting: Setting) -> dict[str, Stream]:
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    """Stops once nothing is left that could go on: no time passes, and nobody comes from outside,
-    so it looks at neither, which is a third of what walks would take. Its clock is the test's:
-    by that of the machine, the same walk would not always go the same way."""
+    """Stops once nothing can go on.
+
+    No time passes and nothing arrives from outside, so it polls neither: that saves a third of a
+    walk's time. It runs by the test's clock, since by the machine's the same walk could differ."""
 
     seconds = 0.0
 
@@ -93,13 +94,13 @@ class Present:
     def __init__(
         self, world: World, setting: Setting, given: Mapping[str, Stream] | None = None
     ) -> None:
-        """`given` are streams in the place of those that the setting makes."""
+        """`given` streams replace those that the setting makes."""
         self.client_is_there = True  # and waits for its answer
         self.spool_is_broken = False
-        self.notify: str | None = None  # what clients want to be told of, RFC 3461
+        self.notify: str | None = None  # NOTIFY of the clients, RFC 3461
         self.eight_bit = False  # clients say BODY=8BITMIME
-        self.events: list[object] = []  # what a transaction told the sinks
-        self.outcomes: list[Relayed] = []  # the answers of clients, for the record
+        self.events: list[object] = []  # what transactions told the sinks
+        self.outcomes: list[Relayed] = []  # the upstream's answers, for the record
         self.loop = _Loop()
         self._world = world
         self._setting = setting
@@ -164,7 +165,7 @@ class Present:
 
     @property
     def upstreams(self) -> list[Upstream]:
-        """The other ends of the connections to the upstream, in their order."""
+        """The far ends of the upstream connections, in order."""
         return self._pool.upstreams
 
     @property
@@ -172,7 +173,7 @@ class Present:
         return self._pool.connections
 
     def cancel(self) -> None:
-        """Whatever is under way is given up, as when the process ends."""
+        """Cancel whatever is under way, as when the process ends."""
         for task in self._tasks:
             task.cancel()
         self.settle()
@@ -248,7 +249,7 @@ class _Spooled(Content):
 
 
 class _Asked:
-    """What an MTA asks about. It goes on with whoever is not refused."""
+    """A message that an MTA asks about; it goes on with whoever is not refused."""
 
     def __init__(
         self, driver: Present, transaction: MilterTransaction | DelegatedTransaction, world: World
@@ -278,7 +279,7 @@ class _Asked:
         return self._driver.ask(self._end(content), self._accepted)
 
     def abort(self) -> None:
-        """An MTA just begins another."""
+        """An MTA simply begins another message."""
 
     async def _end(self, content: bytes) -> Sequence[Answer]:
         raise NotImplementedError
@@ -299,7 +300,7 @@ class _Milter(_Asked):
 
 
 class _Policy(_Asked):
-    """As `intake.policy` has it: at the end it is looked again."""
+    """Like `intake.policy`, it looks again at the end."""
 
     _transaction: DelegatedTransaction
 
@@ -314,13 +315,13 @@ class _Policy(_Asked):
 
 
 class _Outside:
-    """The store, the count of mailings and the journal: all of them ask the world."""
+    """The store, the count of mailings and the journal, all of which ask the world."""
 
     def __init__(self, world: World, loop: asyncio.AbstractEventLoop, *, standby: bool) -> None:
         self._world = world
         self._loop = loop
         self._standby = standby
-        self.forgets = True  # else the ledger of copies cannot be written
+        self.forgets = True  # otherwise the ledger of copies cannot be written
         self.copies: dict[tuple[str, bytes], set[str]] = {}
 
     async def facts(self, lookups: Lookups) -> Facts:
@@ -407,7 +408,7 @@ class _Outside:
 
 
 def facts_of(world: World | Past, names: Iterable[str]) -> Facts:
-    """What a store would say of people now."""
+    """What a store would say about these people now."""
     return {name: _facts(world, name) for name in names if name in world.people}
 
 
@@ -439,7 +440,7 @@ class _Links:
 
 
 class _Pool(UpstreamPool):
-    """The real pool and its real connections, whose other end is in the world."""
+    """The real pool and its real connections; their far end is in the world."""
 
     def __init__(self, world: World, loop: _Loop) -> None:
         self.upstreams: list[Upstream] = []
@@ -451,7 +452,7 @@ class _Pool(UpstreamPool):
         super().__init__(settings, "relay.example", Deadlines(loop), self._counts)
 
     def lets_a_second_pass(self) -> bool:
-        """Whether messages waited for that."""
+        """Whether messages were waiting for that."""
         if self._again is None:
             return False
         self._again.cancel()
@@ -465,7 +466,7 @@ class _Pool(UpstreamPool):
         if await asked != "ok":
             raise UpstreamUnreachable("refused")
         connection = _Connection(self.deadlines, self._counts, self._drop_dead)
-        on_loop = self._loop.call_soon  # as what comes over a socket does
+        on_loop = self._loop.call_soon  # like anything that arrives over a socket
         upstream = Upstream(
             self._world,
             lambda data: on_loop(connection.data_received, data),
@@ -480,7 +481,7 @@ class _Pool(UpstreamPool):
 
 
 class _Connection(UpstreamConnection):
-    BATCH = 1  # so that an upstream may be slow with little content
+    BATCH = 1  # so that even little content can make an upstream slow
 
 
 class _Transport(asyncio.WriteTransport):

@@ -1,4 +1,4 @@
-"""One transaction after another in a world that answers as a test says, effect by effect."""
+"""One transaction after another in a world that answers each effect as the test says."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
@@ -16,13 +16,13 @@ Answers = Callable[[Effect], Told]
 
 
 class Scene:
-    """Use `mail` for the recipients of a message and `send` for its end, any number of times."""
+    """Call `mail` for a message's recipients and `send` for its end, any number of times."""
 
     def __init__(self, setting: Setting, given: Mapping[str, Stream] | None = None) -> None:
         self.world = World()
         self.setting = setting
         self.driver = Present(self.world, setting, given)
-        self.asked: list[str] = []  # the kinds of effects, in their order, since `mail`
+        self.asked: list[str] = []  # the kinds of effects since `mail`, in order
         self._open: Driven | None = None
 
     @property
@@ -37,7 +37,7 @@ class Scene:
         withdrawn: Sequence[str] = (),
         answers: Answers = lambda _: None,
     ) -> Question:
-        """A message begins, and everybody else gave their consent until then."""
+        """Begin a message; everybody not named otherwise has given consent by then."""
         self.world.people.update({name: Person() for name in self.world.people})
         for name in withdrawn:
             self.world.people[name].consents = False
@@ -60,7 +60,7 @@ class Scene:
         *,
         client_is_there: bool = True,
     ) -> Question:
-        """The end of the message, the very same each time where no `content` is given."""
+        """End the message; it is identical each time unless `content` is given."""
         self.driver.client_is_there = client_is_there
         question = self.open.data(self.content if content is None else content)
         self.go_on(answers)
@@ -73,7 +73,7 @@ class Scene:
         return marketing(message_id="<1@shop.example>", unsubscribe=None, one_click=None)
 
     def go_on(self, answers: Answers = lambda _: None) -> None:
-        """Answer whatever is asked, in its order, until nothing is but what waits."""
+        """Answer whatever is asked, in order, until only effects that wait are left."""
         for _ in range(400):
             for effect in self.world.outstanding:
                 result = answers(effect) or "ok"
@@ -90,11 +90,11 @@ class Scene:
         self.world.passes_time()
         self.world.people[name].scopes = {"all"}
 
-    # what came of it
+    # what came of it all
 
     @property
     def sent(self) -> Sequence[Sent]:
-        """What the upstream got since `mail`."""
+        """What the upstream has received since `mail`."""
         assert self.world.current is not None
         return self.world.current.sent
 
@@ -104,42 +104,42 @@ class Scene:
 
     @property
     def mailed(self) -> set[str]:
-        """Who was mailed since `mail`, notices aside."""
+        """Who has been mailed since `mail`, apart from notices."""
         good = [each for each in self.sent if each.code == 250 and not each.is_notice]
         return {name for each in good for name in each.recipients}
 
     @property
     def ledger(self) -> set[str]:
-        """Who has a copy of a message whose client has no final answer."""
+        """Who has a copy of a message whose client is still without a final answer."""
         return set().union(*self.driver.outside.copies.values())
 
     @property
     def counted(self) -> set[str]:
-        """For whom the message is counted."""
+        """The people for whom the message is counted."""
         return self.world.counted.get(self.open.id, set())
 
     @property
     def outcomes(self) -> list[int]:
-        """The answers to the message that are on record."""
+        """The recorded answers to the message."""
         return [each.code for each in self.driver.outcomes if each.id == self.open.id]
 
     @property
     def decided(self) -> list[Decided]:
-        """The decisions on the message, in their order."""
+        """The decisions on the message, in order."""
         found = [each for each in self.driver.events if isinstance(each, Decided)]
         return [each for each in found if each.id == self.open.id]
 
 
 def codes(question: Question) -> list[int]:
-    """The replies. A fault of the program fails."""
+    """The reply codes; a fault of the program fails the test."""
     if question.error is not None:
         raise question.error
-    assert question.answers is not None, "silence"
+    assert question.answers is not None, "no answer"
     return [answer.code for answer in question.answers]
 
 
 def failing(kind: str, result: Result = "later", *, about: str = "", after: str = "") -> Answers:
-    """Let effects of a kind fail, about somebody, after one of another kind was asked."""
+    """Let effects of one kind fail, for somebody, once one of another kind was asked."""
     begun: list[str] = []
 
     def answers(effect: Effect) -> Result | None:

@@ -1,4 +1,4 @@
-"""Configurations, and stores full of people, made of few values, so that everything meets."""
+"""Configurations and stores drawn from few values, so that every combination occurs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -128,7 +128,7 @@ def anybody(random: Random) -> RecipientFacts:
 
 
 def person(random: Random, contact: Contact, address: str) -> Contact:
-    """The contact at this address, half of them with a good source."""
+    """The contact at this address; half of them have a good source."""
     acts = tuple(replace(act, evidence=random.choice(EVIDENCE)) for act in contact.acts)
     contact = replace(contact, address=address, acts=acts)
     if random.random() < 0.5:
@@ -137,19 +137,19 @@ def person(random: Random, contact: Contact, address: str) -> Contact:
 
 
 def update(random: Random, address: str) -> ContactUpdate:
-    """What a line of a file says of somebody."""
+    """What a line of a file says about somebody."""
     contact = anybody(random).contact or Contact(address)
     return ContactUpdate(person(random, contact, address), as_of=random.choice([None, NOW]))
 
 
 def _order(random: Random, address: str, one: Suppression) -> SuppressionEntry:
-    """Mostly for the address, else for its domain."""
+    """A suppression, mostly of the address, otherwise of its domain."""
     domain = address.rpartition("@")[2]
     name = random.choice([address] * 6 + [f"@{domain}", f"*.{domain}"])
     origin = one.origin
     if name != address:
         origin = random.choice([Origin.MANUAL, Origin.OBJECTION, Origin.EXTERNAL])
     since = one.since
-    if origin is Origin.ERASURE:  # else the record of the decision would name nobody
+    if origin is Origin.ERASURE:  # otherwise the record of the decision would name nobody
         since = min(since, NOW - DAY)
     return SuppressionEntry(name, one.scope, origin, since)

@@ -1,4 +1,4 @@
-"""A new campaign on trial: who is counted for it, and what becomes of the count."""
+"""A new campaign on trial: who counts towards it, and when the count is taken back."""
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
@@ -20,7 +20,7 @@ CAMPAIGN = marketing(headers=[("Feedback-ID", "spring:shop")])
 
 
 class _Campaigns:
-    """Of one campaign: its people, and whether each is a stranger."""
+    """The people counted for one campaign, and whether each is a stranger."""
 
     def __init__(self) -> None:
         self.known = Campaign("")
@@ -68,7 +68,7 @@ def _full(scene: Scene) -> Campaign:
     return Campaign("", 10, strangers=9, full_at=scene.world.now - timedelta(hours=1))
 
 
-def test_whoever_gets_it_is_counted_and_nobody_else(scene: Scene, tried: _Campaigns) -> None:
+def test_only_people_who_get_the_message_are_counted(scene: Scene, tried: _Campaigns) -> None:
     scene.mail(ANN, suppressed=[BOB])
     if scene.setting.relays:
         scene.rcpt(BOB)
@@ -78,7 +78,9 @@ def test_whoever_gets_it_is_counted_and_nobody_else(scene: Scene, tried: _Campai
     assert tried.counted == {ANN: True}
 
 
-def test_while_it_waits_nobody_gets_it_nor_is_counted(scene: Scene, tried: _Campaigns) -> None:
+def test_while_the_campaign_waits_nobody_is_mailed_or_counted(
+    scene: Scene, tried: _Campaigns
+) -> None:
     tried.known = _full(scene)
     scene.mail(ANN)
     scene.rcpt(CYD)
@@ -86,21 +88,23 @@ def test_while_it_waits_nobody_gets_it_nor_is_counted(scene: Scene, tried: _Camp
     assert (scene.mailed, tried.counted, scene.counted) == (set(), {}, set())
 
 
-def test_a_message_of_no_campaign_is_not_tried(scene: Scene, tried: _Campaigns) -> None:
+def test_a_message_of_no_campaign_is_not_on_trial(scene: Scene, tried: _Campaigns) -> None:
     tried.known = _full(scene)
     scene.mail(ANN)
     assert codes(scene.send(marketing(body="Hello.\r\n"))) == [250]
     assert tried.counted == {}
 
 
-def test_where_it_cannot_be_counted_the_client_tries_again(scene: Scene, tried: _Campaigns) -> None:
+def test_mail_is_deferred_when_the_campaign_cannot_be_counted(
+    scene: Scene, tried: _Campaigns
+) -> None:
     tried.fails = True
     scene.mail(ANN)
     assert codes(scene.send(CAMPAIGN)) == [451]
     assert (scene.mailed, scene.counted) == (set(), set())
 
 
-def test_where_it_cannot_be_counted_observed_mail_passes(tried: _Campaigns) -> None:
+def test_observed_mail_passes_when_the_campaign_cannot_be_counted(tried: _Campaigns) -> None:
     scene = _scene(SETTINGS[0], tried, Mode.OBSERVE)
     tried.fails = True
     scene.mail(ANN)
@@ -110,9 +114,7 @@ def test_where_it_cannot_be_counted_observed_mail_passes(tried: _Campaigns) -> N
 
 
 @pytest.mark.parametrize("result", ["later", "never"])
-def test_whom_the_upstream_did_not_take_is_not_among_the_first(
-    tried: _Campaigns, result: str
-) -> None:
+def test_a_recipient_the_upstream_refused_is_not_counted(tried: _Campaigns, result: str) -> None:
     scene = _scene(SETTINGS[0], tried)
     scene.mail(ANN)
     answers = failing("end", result)  # type: ignore[arg-type]

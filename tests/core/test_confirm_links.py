@@ -1,4 +1,4 @@
-"""Which confirm links of ours a message holds, and for whom."""
+"""Which of our confirm links a message holds, and for whom."""
 
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -60,7 +60,7 @@ def test_links(links: list[str], people: list[str], now: datetime, expected: str
     "text", ["Yes: {}", "Yes: {}.", "_{}_", "*{}*", "_Say yes: {}_!", "_Yes: {}._", "__{}__"]
 )
 @pytest.mark.parametrize("end", ["_", "-", "A"])
-def test_whatever_a_token_ends_in_it_is_read_from_plain_text(text: str, end: str) -> None:
+def test_a_link_in_plain_text_is_found_whatever_its_token_ends_in(text: str, end: str) -> None:
     made = (link(recipient=f"p{n}@people.example") for n in range(10_000))
     number, one = next((n, one) for n, one in enumerate(made) if one.endswith(end))
     read = visible_text(Body((TextPart(True, text.format(one)),), whole=True)).links
@@ -70,7 +70,7 @@ def test_whatever_a_token_ends_in_it_is_read_from_plain_text(text: str, end: str
     assert found is ConfirmLink.VALID, (one, read)
 
 
-def test_a_link_shows_nothing_of_its_reader() -> None:
+def test_a_link_reveals_nothing_about_its_reader() -> None:
     assert "anna" not in link()
     longest = f"{'a' * 64}@{'.'.join(['b' * 63] * 3)}.{'c' * 59}"
     token = seal_confirmation(

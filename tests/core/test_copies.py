@@ -1,4 +1,4 @@
-"""Copies of a message, without a loop: every effect is answered by hand."""
+"""Copies of a message, without an event loop: the test answers every effect."""
 
 from collections.abc import Iterator
 from typing import Any, cast
@@ -38,7 +38,7 @@ def delivered(
     *,
     reply_for_each: bool = False,
 ) -> tuple[list[Delivered], list[Exception], list[str]]:
-    """What becomes of a copy each; `failure` comes when BOB is looked at again."""
+    """What becomes of each copy; `failure` strikes when BOB is looked at again."""
     failures, noted = list[Exception](), list[str]()
 
     def made(recipient: Recipient) -> Steps[Iterator[bytes]]:
@@ -93,7 +93,7 @@ def delivered(
 @pytest.mark.parametrize(
     "failure", [AuditUnavailable("full"), StoreUnavailable("locked")], ids=["audit", "store"]
 )
-def test_what_fails_for_one_is_deferred_and_the_others_are_mailed(
+def test_a_failure_for_one_recipient_defers_them_and_mails_the_others(
     failure: Exception,
 ) -> None:
     results, failures, noted = delivered({ANN: OK, BOB: OK, CYD: OK}, failure)
@@ -102,14 +102,14 @@ def test_what_fails_for_one_is_deferred_and_the_others_are_mailed(
     assert noted == [ANN.path, CYD.path]
 
 
-def test_who_has_a_copy_is_kept_and_who_is_refused_is_not() -> None:
+def test_recipients_with_a_copy_are_remembered_and_refused_ones_are_not() -> None:
     refused = Reply.of(550, "5.1.1", "no such user")
     results, _, noted = delivered({ANN: OK, BOB: refused, CYD: OK})
     assert [result.reply.code for result in results] == [250, 550, 250]
     assert noted == [ANN.path, CYD.path]
 
 
-def test_a_message_that_the_first_is_refused_for_goes_to_nobody() -> None:
+def test_a_message_refused_at_the_first_copy_goes_to_nobody() -> None:
     refused = Reply.of(552, "5.3.4", "too large")
     results, _, noted = delivered({ANN: refused, BOB: OK, CYD: OK})
     assert [result.reply.code for result in results] == [552, 552, 552]
@@ -117,8 +117,8 @@ def test_a_message_that_the_first_is_refused_for_goes_to_nobody() -> None:
 
 
 @pytest.mark.parametrize("code", [452, 552])
-def test_over_lmtp_the_content_is_refused_to_the_others_after_three_in_a_row(code: int) -> None:
-    """The mailbox of the first alone may be full, at this attempt and the next ones."""
+def test_over_lmtp_three_refusals_in_a_row_refuse_the_content_to_the_rest(code: int) -> None:
+    """One refusal may just be a full mailbox, at this attempt and at the next."""
     full = Reply.of(code, f"{code // 100}.2.2", "mailbox full")
     results, _, noted = delivered({ANN: full, BOB: OK, CYD: OK}, reply_for_each=True)
     assert [result.reply.code for result in results] == [code, 250, 250]

@@ -1,4 +1,4 @@
-"""What an MTA that asks about recipients alone is told, when its questions come again."""
+"""What an MTA that asks only about recipients is told when it asks again."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,14 +30,14 @@ def _scene() -> Iterator[Scene]:
     scene.driver.close()
 
 
-def test_who_is_refused_when_asked_again_is_refused_at_data_too(scene: Scene) -> None:
+def test_a_recipient_refused_when_asked_again_is_refused_at_data_too(scene: Scene) -> None:
     assert codes(scene.mail(ANN)) == [250]
     scene.suppress(ANN)
     assert codes(scene.rcpt(ANN)) == [550]
     assert codes(scene.send()) == [550]
 
 
-def test_the_record_of_a_refusal_at_data_says_whose_permission_it_takes_the_place_of(
+def test_the_record_of_a_refusal_at_data_names_the_permission_it_replaces(
     scene: Scene,
 ) -> None:
     assert codes(scene.mail(ANN)) == [250]
@@ -50,7 +50,7 @@ def test_the_record_of_a_refusal_at_data_says_whose_permission_it_takes_the_plac
     assert last.permitted_before == tuple(bases) != ()
 
 
-def test_a_refusal_that_could_not_be_recorded_is_no_permission_when_asked_again(
+def test_a_refusal_that_could_not_be_recorded_does_not_become_a_permission(
     scene: Scene,
 ) -> None:
     assert codes(scene.mail(ANN)) == [250]
@@ -59,7 +59,7 @@ def test_a_refusal_that_could_not_be_recorded_is_no_permission_when_asked_again(
     assert codes(scene.send()) == [550]
 
 
-def test_who_is_suppressed_while_the_permission_is_recorded_is_refused(scene: Scene) -> None:
+def test_a_recipient_suppressed_while_their_permission_is_recorded_is_refused(scene: Scene) -> None:
     def answers(effect: Effect) -> None:
         if effect.kind == "record":
             scene.suppress(ANN)
@@ -70,10 +70,10 @@ def test_who_is_suppressed_while_the_permission_is_recorded_is_refused(scene: Sc
     assert refused.permitted_before == (permitted.recipients[0].verdict.basis,)
 
 
-def test_who_withdraws_while_the_others_are_read_again_is_refused(scene: Scene) -> None:
+def test_a_recipient_who_withdraws_while_others_are_read_again_is_refused(scene: Scene) -> None:
     assert codes(scene.mail(BOB)) == [250]
     scene.world.passes_time()
-    assert codes(scene.rcpt(ANN)) == [250]  # so only BOB's facts are outdated at DATA
+    assert codes(scene.rcpt(ANN)) == [250]  # so at DATA only BOB's facts are out of date
     versions: list[Effect] = []
 
     def answers(effect: Effect) -> None:
@@ -85,10 +85,10 @@ def test_who_withdraws_while_the_others_are_read_again_is_refused(scene: Scene) 
     assert codes(scene.send(answers=answers)) == [550, 550]
 
 
-async def test_a_cap_holds_for_whoever_is_named_after_somebody_who_wants_less_mail(
+async def test_a_cap_holds_for_a_recipient_named_after_one_who_wants_less_mail(
     tmp_path: Path,
 ) -> None:
-    """For the first the message is counted already, which is of no concern to the second."""
+    """That the message is already counted for the first must not matter to the second."""
     offers = {"name": "offers", "class": "marketing", "purpose": "offers", "frequency_cap": "1/7d"}
     document = relay_config(tmp_path, "127.0.0.1:25", {"stream": [offers]})
     settings = parse(to_toml(document), "x.toml")
@@ -110,7 +110,7 @@ async def test_a_cap_holds_for_whoever_is_named_after_somebody_who_wants_less_ma
     assert reasons == [Reason.NONE, Reason.FREQUENCY_CAP]
 
 
-def test_observed_who_was_erased_meanwhile_is_told_to_no_sink_when_the_journal_fails() -> None:
+def test_no_sink_hears_of_an_erased_recipient_when_the_journal_fails_in_observe_mode() -> None:
     observed = Stream(name="offers", purpose="offers", mode=Mode.OBSERVE)
     scene = Scene(Setting("policy"), {"offers": observed})
     fails = failing("record")

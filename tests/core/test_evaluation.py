@@ -1,4 +1,4 @@
-"""What is known of the recipients of one transaction, and how long a verdict on them holds."""
+"""What is known about the recipients of a transaction, and how long a verdict holds."""
 
 import pytest
 from msgspec.structs import replace
@@ -23,7 +23,7 @@ def _evaluation(stream: Stream = OFFERS) -> Evaluation:
     return Evaluation(driver.services, StreamChoice.of([stream], stream))
 
 
-def test_what_the_dns_and_the_count_said_outlives_another_look_at_the_store() -> None:
+def test_answers_of_the_dns_and_the_count_survive_another_store_read() -> None:
     evaluation = _evaluation()
     evaluation.learn([ANN, BOB], {ANN: KNOWN}, 1)
     evaluation.learn_domains({ANN: True})
@@ -35,7 +35,7 @@ def test_what_the_dns_and_the_count_said_outlives_another_look_at_the_store() ->
 
 
 @pytest.mark.parametrize("news", ["facts", "domains", "mailings"])
-def test_a_verdict_holds_until_something_is_learned(news: str) -> None:
+def test_a_verdict_holds_until_something_new_is_learned(news: str) -> None:
     evaluation = _evaluation()
     evaluation.learn([ANN, BOB], {ANN: KNOWN, BOB: KNOWN}, 1)
     evaluation.judge_at_rcpt([ANN, BOB], NOW)
@@ -52,14 +52,14 @@ def test_a_verdict_holds_until_something_is_learned(news: str) -> None:
     assert evaluation.holds(OFFERS, [ANN, BOB])
 
 
-def test_no_verdict_by_the_age_of_a_snapshot_holds() -> None:
+def test_a_verdict_based_on_the_age_of_a_snapshot_never_holds() -> None:
     evaluation = _evaluation(SCREENED)
     evaluation.learn([ANN], {ANN: replace(KNOWN, snapshot_at=NOW)}, 1)
     assert [said(v) for v in evaluation.judge_at_rcpt([ANN], NOW)] == ["allow consent"]
     assert not evaluation.holds(SCREENED, [ANN])
 
 
-def test_whose_facts_could_not_be_read_is_undecided_and_the_others_are_not() -> None:
+def test_only_recipients_whose_facts_could_not_be_read_are_undecided() -> None:
     evaluation = _evaluation()
     evaluation.learn([BOB], {BOB: KNOWN}, 1)
     for judge in (evaluation.judge_again, evaluation.judge_at_end):

@@ -1,6 +1,6 @@
-"""`explain` says what the relay does: the same mail, the same people, the same replies.
+"""`explain` predicts what the relay does: the same mail, people and replies.
 
-Small configurations and messages, as many as fit into a few seconds, through both.
+Many small configurations and messages go through both.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ ANN, BOB, CYD = PEOPLE
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A configuration and a message. `offers` and `receipts` change those streams."""
+    """A configuration and a message; `offers` and `receipts` change those streams."""
 
     recipients: tuple[str, ...] = (ANN, BOB)
     withdrawn: tuple[str, ...] = ()
@@ -84,14 +84,14 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Who is mailed, and the refusals that are heard or printed, without ids."""
+    """Who is mailed, and the refusals that are answered or printed, without ids."""
 
     mailed: frozenset[str]
     refusals: frozenset[str]
 
 
 def relayed(case: Case) -> Outcome:
-    """What becomes of it where everything works and the upstream takes all."""
+    """The outcome when everything works and the upstream accepts all."""
     world = case.world
     setting = Setting("smtp", on_mixed=case.on_mixed)  # type: ignore[arg-type]
     driver = Present(world, setting, case.streams)
@@ -138,7 +138,7 @@ def explained(case: Case) -> Outcome:
 
 
 class Facts:
-    """The store of a world where nobody changes their mind."""
+    """A store of people who never change their minds."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -173,7 +173,7 @@ def _bare(text: str) -> str:
 
 
 def differs(case: Case) -> str:
-    """What is said and not done, or done and not said; empty where there is nothing."""
+    """What is predicted but not done, or done but not predicted; empty if they agree."""
     does, says = relayed(case), explained(case)
     if does.mailed != says.mailed:
         return f"mailed: {sorted(does.mailed)}, explained: {sorted(says.mailed)}"
@@ -208,12 +208,12 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_chosen_cases(case: Case) -> None:
+def test_explain_predicts_chosen_cases(case: Case) -> None:
     assert differs(case) == ""
 
 
 def any_of(*values: Mapping[str, object]) -> st.SearchStrategy[Mapping[str, object]]:
-    """One of them, two together, or none."""
+    """One of them, two of them, or none."""
     pairs = [{**one, **other} for one in values for other in values]
     return st.sampled_from([{}, *values, *pairs])
 
@@ -245,5 +245,5 @@ cases = st.builds(
     suppress_health_check=list(HealthCheck),
 )
 @given(case=cases)
-def test_any_case(case: Case) -> None:
+def test_explain_predicts_any_case(case: Case) -> None:
     assert differs(case) == ""

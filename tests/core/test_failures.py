@@ -1,4 +1,4 @@
-"""What becomes of a message when a part fails in the middle: who is mailed, told and counted."""
+"""Failures in mid-transaction: who is then mailed, told and counted."""
 
 from collections.abc import Iterator
 from itertools import product
@@ -32,7 +32,7 @@ def of(*settings: Setting) -> pytest.MarkDecorator:
 
 
 @of(COPIES)
-def test_where_the_store_fails_before_the_notice_the_client_is_to_try_again(scene: Scene) -> None:
+def test_a_store_failure_before_the_notice_makes_the_client_retry(scene: Scene) -> None:
     refused: list[str] = []
 
     def answers(effect: Effect) -> Result | None:
@@ -51,7 +51,7 @@ def test_where_the_store_fails_before_the_notice_the_client_is_to_try_again(scen
 
 
 @of(Setting("lmtp", adds_links=True))
-def test_two_spellings_of_one_address_are_counted_when_one_is_mailed(scene: Scene) -> None:
+def test_two_spellings_of_an_address_count_once_when_one_is_mailed(scene: Scene) -> None:
     loud = ANN.replace("ann", "ANN")
     scene.mail(ANN, loud)
     assert codes(scene.send(answers=failing("rcpt", "never", about=loud))) == [250, 550]
@@ -59,8 +59,8 @@ def test_two_spellings_of_one_address_are_counted_when_one_is_mailed(scene: Scen
 
 
 @of(Setting("lmtp", adds_links=True), COPIES)
-def test_who_is_suppressed_between_two_copies_of_theirs_gets_no_second(scene: Scene) -> None:
-    """The facts were read again for the first of them."""
+def test_somebody_suppressed_between_their_two_copies_gets_no_second_one(scene: Scene) -> None:
+    """The facts are read again before the first copy."""
 
     def answers(effect: Effect) -> None:
         if effect.kind == "end":
@@ -70,14 +70,14 @@ def test_who_is_suppressed_between_two_copies_of_theirs_gets_no_second(scene: Sc
     spellings = [
         f"{name}@{domain}" for name in names for domain in ("people.example", "PEOPLE.example")
     ]
-    scene.mail(BOB, *spellings)  # more than are tried at once
+    scene.mail(BOB, *spellings)  # more than are sent at once
     told = codes(scene.send(answers=answers))
     assert scene.mailed == {BOB}
     assert told == ([250] + [550] * 16 if scene.setting.intake == "lmtp" else [250] * 17)
 
 
 @of(RELAY, SPLIT, Setting("lmtp"))
-def test_content_that_cannot_be_read_any_more_was_not_mailed(scene: Scene) -> None:
+def test_content_that_becomes_unreadable_is_not_mailed(scene: Scene) -> None:
     def answers(effect: Effect) -> None:
         scene.driver.spool_is_broken = effect.kind == "data" or scene.driver.spool_is_broken
 
@@ -88,8 +88,8 @@ def test_content_that_cannot_be_read_any_more_was_not_mailed(scene: Scene) -> No
 
 
 @of(RELAY)
-def test_content_that_was_cut_off_was_not_mailed(scene: Scene) -> None:
-    """The connection is lost before the end of data could be sent."""
+def test_content_that_was_cut_off_counts_as_not_mailed(scene: Scene) -> None:
+    """The connection is lost before the end of data is sent."""
     large = scene.content + b"x" * 70 + b"\r\n"
     large += b"".join(b"%070d\r\n" % line for line in range(4000))
     scene.mail(ANN)
@@ -107,7 +107,7 @@ def test_content_that_was_cut_off_was_not_mailed(scene: Scene) -> None:
 
 
 @of(SPLIT)
-def test_nobody_is_told_of_a_message_that_cannot_be_signed(
+def test_no_notice_is_sent_about_a_message_that_cannot_be_signed(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unsigned(*_: Any, **__: Any) -> Iterator[Any]:
@@ -130,7 +130,7 @@ def test_a_split_is_on_record_once(scene: Scene) -> None:
 
 
 @of(RELAY, SPLIT, COPIES, Setting("lmtp"))
-def test_what_is_on_record_to_be_relayed_has_an_outcome_when_the_store_fails(scene: Scene) -> None:
+def test_a_recorded_message_gets_an_outcome_though_the_store_fails(scene: Scene) -> None:
     scene.mail(ANN)
     assert codes(scene.send(answers=failing("version", after="record"))) == [451]
     assert scene.mailed == set()
@@ -138,8 +138,8 @@ def test_what_is_on_record_to_be_relayed_has_an_outcome_when_the_store_fails(sce
 
 
 @of(COPIES)
-def test_refusals_on_record_stand_when_the_store_fails_after_them(scene: Scene) -> None:
-    """All it is asked then is who may be named with the outcome: so nobody is."""
+def test_recorded_refusals_are_given_though_the_store_fails_afterwards(scene: Scene) -> None:
+    """It is only asked whom the outcome may name, so the outcome names nobody."""
     left = [ANN, BOB]
 
     def answers(effect: Effect) -> Result | None:
@@ -155,7 +155,7 @@ def test_refusals_on_record_stand_when_the_store_fails_after_them(scene: Scene) 
 
 
 @of(COPIES)
-def test_who_is_told_once_of_the_refused_is_not_told_again_while_copies_cannot_be_forgotten(
+def test_a_sender_is_told_once_of_refusals_while_copies_cannot_be_forgotten(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene.mail(ANN, BOB)
@@ -170,7 +170,7 @@ def test_who_is_told_once_of_the_refused_is_not_told_again_while_copies_cannot_b
 OBSERVED = Stream(name="offers", purpose="offers", mode=Mode.OBSERVE, unsubscribe_scope="marketing")
 
 
-def test_observed_mail_whose_sender_cannot_be_told_passes_as_one_message() -> None:
+def test_observed_mail_passes_as_one_message_when_its_sender_cannot_be_told() -> None:
     scene = Scene(COPIES, {"offers": OBSERVED})
     scene.mail(ANN, BOB)
     scene.suppress(SENDER)
@@ -187,7 +187,7 @@ def test_observed_mail_whose_sender_cannot_be_told_passes_as_one_message() -> No
 
 
 @of(SPLIT)
-def test_a_sender_who_is_suppressed_while_the_notice_is_sent_is_not_mailed(scene: Scene) -> None:
+def test_a_sender_suppressed_while_the_notice_is_prepared_is_not_mailed(scene: Scene) -> None:
     def answers(effect: Effect) -> None:
         if effect.kind == "rcpt" and SENDER in effect.about:
             scene.suppress(SENDER)
@@ -199,7 +199,7 @@ def test_a_sender_who_is_suppressed_while_the_notice_is_sent_is_not_mailed(scene
     assert notices == [True, False]
 
 
-def test_a_notice_that_is_given_up_holds_no_connection() -> None:
+def test_an_abandoned_notice_holds_no_connection() -> None:
     scene = Scene(SPLIT)
     scene.mail(ANN, BOB)
     scene.suppress(BOB)

@@ -1,4 +1,4 @@
-"""The notice about a message that an MTA asks about is a message of its own."""
+"""The notice about a message in an MTA's queue is a separate message."""
 
 from smtpproxy.events import Decided
 from tests.core.driving import PEOPLE, Setting
@@ -8,7 +8,7 @@ from tests.core.world import Effect
 ANN, BOB, CYD = PEOPLE
 
 
-def test_the_record_of_a_notice_does_not_name_the_place_of_the_message_in_the_queue() -> None:
+def test_the_record_of_a_notice_lacks_the_queue_id_of_the_message() -> None:
     scene = Scene(Setting("milter", "split", refuses_at_data=True))
     try:
         assert codes(scene.mail(ANN)) == [250]
@@ -24,7 +24,7 @@ def test_the_record_of_a_notice_does_not_name_the_place_of_the_message_in_the_qu
     ]
 
 
-def test_who_withdraws_while_the_sender_is_told_of_another_is_counted_no_more() -> None:
+def test_a_recipient_who_withdraws_during_the_notice_is_no_longer_counted() -> None:
     scene = Scene(Setting("milter", "split", refuses_at_data=True))
 
     def withdraws(effect: Effect) -> None:

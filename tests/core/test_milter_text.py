@@ -1,4 +1,4 @@
-"""A milter keeps the text only of a message whose own stream looks at it."""
+"""A milter keeps the text of a message only if its stream examines it."""
 
 import pytest
 
@@ -22,7 +22,7 @@ WEAK = "List-Unsubscribe: <https://x.example/>\r\n"
         ("X-Mail-Stream: another\r\n" + WEAK, False),
     ],
 )
-def test_whose_text_is_kept(fields: str, reads: bool) -> None:
+def test_text_is_kept_only_where_its_stream_needs_it(fields: str, reads: bool) -> None:
     setting = Setting("milter")
     given = streams(setting)
     choice = StreamChoice.of(list(given.values()), given["offers"])

@@ -1,4 +1,4 @@
-"""A message that not all of its recipients may get, or not now."""
+"""A message that only some of its recipients may get, or may get now."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -24,7 +24,7 @@ LMTP = Setting("lmtp")
 
 @pytest.fixture(name="capped", params=[SPLIT, SPLIT_COPIES, MILTER, LMTP], ids=lambda s: s.name)
 def _capped(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    """Bob has had what the stream may send for today."""
+    """A scene in which Bob has had all the stream may send him today."""
     given = streams(request.param)
     given["offers"] = replace(given["offers"], frequency_cap=parse_cap("1/1d"))
     scene = Scene(request.param, given)
@@ -43,8 +43,8 @@ def _capped(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("refused", [False, True])
-def test_a_deferral_is_told_to_nobody_as_a_refusal(capped: Scene, refused: bool) -> None:
-    """Whoever gets one answer for all is to try again with all, or not at all."""
+def test_a_deferral_is_never_reported_as_a_refusal(capped: Scene, refused: bool) -> None:
+    """A client with one answer for all must retry for all, or not at all."""
     capped.mail(ANN, suppressed=[CYD] if refused else [])
     capped.rcpt(BOB)
     capped.rcpt(CYD)
@@ -63,8 +63,8 @@ def test_a_deferral_is_told_to_nobody_as_a_refusal(capped: Scene, refused: bool)
 
 
 @pytest.mark.parametrize("unsubscribe", [None, "<https://shop.example/u/1>"])
-def test_a_message_that_nobody_gets_is_refused_for_its_own_fault(unsubscribe: str | None) -> None:
-    """To each whose own refusal would be told otherwise."""
+def test_a_message_nobody_may_get_is_refused_for_its_own_fault(unsubscribe: str | None) -> None:
+    """So is each recipient whose refusal would otherwise go into a notice."""
     scene = Scene(Setting("lmtp", refuses_at_data=True))
     scene.mail(ANN, BOB, withdrawn=[ANN], suppressed=[BOB])
     answers = scene.send(marketing(unsubscribe=unsubscribe)).answers
@@ -76,7 +76,7 @@ def test_a_message_that_nobody_gets_is_refused_for_its_own_fault(unsubscribe: st
 
 
 @pytest.mark.parametrize("notify", ["NEVER", "SUCCESS", "FAILURE", None])
-def test_whoever_wants_no_notice_is_left_out_of_nothing_silently(notify: str | None) -> None:
+def test_without_a_notice_no_recipient_is_dropped_silently(notify: str | None) -> None:
     scene = Scene(SPLIT)
     scene.driver.notify = notify
     scene.mail(ANN, BOB, suppressed=[BOB])
@@ -89,7 +89,7 @@ def test_whoever_wants_no_notice_is_left_out_of_nothing_silently(notify: str | N
 @pytest.mark.parametrize(
     "setting", [SPLIT, Setting("lmtp", refuses_at_data=True)], ids=lambda s: s.name
 )
-def test_content_that_the_upstream_cannot_take_is_refused_to_whoever_may_get_it(
+def test_content_the_upstream_cannot_take_is_refused_to_everybody(
     setting: Setting,
 ) -> None:
     scene = Scene(setting)
@@ -104,7 +104,7 @@ def test_content_that_the_upstream_cannot_take_is_refused_to_whoever_may_get_it(
     scene.driver.close()
 
 
-def test_a_recipient_without_a_domain_is_one_at_the_relays_own() -> None:
+def test_a_recipient_without_a_domain_belongs_to_the_relays_own() -> None:
     given = streams(LMTP)
     given["offers"] = replace(given["receipts"], name="offers")
     scene = Scene(LMTP, given)

@@ -1,4 +1,4 @@
-"""On a stream that is only observed mail passes, whatever fails and whoever would be refused."""
+"""On an observed stream mail passes, whatever fails and whoever would be refused."""
 
 from collections.abc import Iterator
 
@@ -23,37 +23,37 @@ def _observed(request: pytest.FixtureRequest) -> Iterator[Scene]:
 
 
 def _passed(scene: Scene) -> set[str]:
-    """Who was mailed, or left to the MTA."""
+    """The people who were mailed, or left to the MTA."""
     assert scene.world.current is not None
     return scene.mailed | scene.world.current.handed_over
 
 
-def test_who_would_be_refused_is_mailed(observed: Scene) -> None:
+def test_recipients_who_would_be_refused_are_mailed(observed: Scene) -> None:
     observed.mail(ANN)
     observed.suppress(ANN)
     assert codes(observed.send()) == [250]
     assert _passed(observed) == {ANN}
     (decided,) = observed.decided
     assert (decided.observed, decided.relayed) == (True, True)
-    if observed.setting.intake != "policy":  # there only who has limited their mail is counted
+    if observed.setting.intake != "policy":  # which counts only people who limited their mail
         assert observed.counted == {ANN}
 
 
 @pytest.mark.parametrize("kind", ["facts", "version"])
-def test_where_the_store_fails_at_rcpt_the_mail_passes(observed: Scene, kind: str) -> None:
+def test_mail_passes_when_the_store_fails_at_rcpt(observed: Scene, kind: str) -> None:
     assert codes(observed.mail(ANN, answers=failing(kind))) == [250]
     assert codes(observed.send()) == [250]
     assert _passed(observed) == {ANN}
 
 
-def test_where_the_store_fails_once_it_is_on_record_the_mail_passes(observed: Scene) -> None:
+def test_mail_passes_when_the_store_fails_after_the_record(observed: Scene) -> None:
     assert codes(observed.mail(ANN, answers=failing("version", after="record"))) == [250]
     assert codes(observed.send(answers=failing("version", after="record"))) == [250]
     assert _passed(observed) == {ANN}
 
 
 @pytest.mark.parametrize("kind", ["facts", "version", "count", "record"])
-def test_where_a_part_fails_at_the_end_the_mail_passes(observed: Scene, kind: str) -> None:
+def test_mail_passes_when_a_part_fails_at_the_end(observed: Scene, kind: str) -> None:
     observed.mail(ANN)
     observed.world.passes_time()
     assert codes(observed.send(answers=failing(kind))) == [250]

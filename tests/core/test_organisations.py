@@ -1,4 +1,4 @@
-"""Relaxed alignment by the tree walk of RFC 9989, where the DNS says something."""
+"""Relaxed alignment by the DNS tree walk of RFC 9989."""
 
 import pytest
 from msgspec.structs import replace
@@ -19,7 +19,7 @@ async def reason(
     *senders: str,
     alignment: Alignment = Alignment.RELAXED,
 ) -> tuple[str, int]:
-    """The verdict, and how often the DNS was asked; None in the zone is no answer."""
+    """The verdict and the number of DNS queries; None in the zone means no answer."""
     asked: list[str] = []
 
     async def texts(name: str) -> Answer:
@@ -60,7 +60,7 @@ MISALIGNED, UNDECIDED = "from_misaligned", "temporary_failure"
         (SUFFIX, "a.shop.example", "b.shop.example", MISALIGNED),
         (SUFFIX, "a.shop.example", "c.a.shop.example", "none"),
         ({"shop.example": "v=DMARC12; p=none"}, "shop.example", "b.shop.example", "none"),
-        # nothing is said: the public suffix list
+        # no records: the public suffix list decides
         ({}, "shop.co.uk", "b.shop.co.uk", "none"),
         ({}, "shop.co.uk", "other.co.uk", MISALIGNED),
         # no answer
@@ -76,7 +76,7 @@ async def test_relaxed_alignment(
     assert (await reason(zone, domain, sender))[0] == expected
 
 
-async def test_what_needs_no_answer_asks_nothing() -> None:
+async def test_no_query_is_made_when_none_is_needed() -> None:
     assert await reason(ORG, "shop.example", "shop.example") == ("none", 0)
     assert await reason(ORG, "shop.example", "b.shop.example", alignment=Alignment.STRICT) == (
         MISALIGNED,
@@ -85,7 +85,7 @@ async def test_what_needs_no_answer_asks_nothing() -> None:
     assert (await reason(ORG, "shop.example", "a.example", "b.example"))[1] == 2
 
 
-async def test_questions_about_a_hostile_message_are_bounded() -> None:
+async def test_a_hostile_message_causes_a_bounded_number_of_queries() -> None:
     deep = [".".join([f"x{i}", *"abcdefghij", "shop.example"]) for i in range(21)]
     zone = {**ORG, **dict.fromkeys(deep, RECORD + "; psd=n")}
     verdict, asked = await reason(zone, "shop.example", *deep)
@@ -93,7 +93,7 @@ async def test_questions_about_a_hostile_message_are_bounded() -> None:
     assert asked <= 2 + 8 * 8
 
 
-async def test_of_many_from_domains_only_some_are_asked_about() -> None:
+async def test_only_some_of_many_from_domains_are_looked_up() -> None:
     asked: list[str] = []
 
     async def texts(name: str) -> Answer:

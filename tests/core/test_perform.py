@@ -1,4 +1,4 @@
-"""How steps are carried out: given up, failing, several at a time, or where a part is lacking."""
+"""How steps are carried out: cancelled, failing, in parallel, or without a part."""
 
 import asyncio
 from collections.abc import Callable
@@ -26,7 +26,7 @@ async def never() -> None:
     await asyncio.sleep(3600)
 
 
-async def test_what_steps_wait_for_ends_with_them() -> None:
+async def test_cancelling_steps_cancels_what_they_wait_for() -> None:
     closed: list[str] = []
     work = asyncio.ensure_future(never())
 
@@ -43,8 +43,8 @@ async def test_what_steps_wait_for_ends_with_them() -> None:
     assert work.cancelled()
 
 
-async def test_steps_end_with_what_they_wait_for() -> None:
-    """A cancelled wait is no failure that they could answer to."""
+async def test_steps_end_when_what_they_wait_for_is_cancelled() -> None:
+    """They cannot handle a cancelled wait as a failure."""
     seen: list[BaseException] = []
     work = asyncio.ensure_future(never())
 
@@ -62,7 +62,7 @@ async def test_steps_end_with_what_they_wait_for() -> None:
     assert [type(error) for error in seen] == [GeneratorExit]
 
 
-async def test_one_of_several_that_fails_fails_them_once_all_have_ended() -> None:
+async def test_one_failure_in_parallel_steps_fails_them_after_all_have_ended() -> None:
     ended: list[int] = []
     under_way, most = 0, 0
 
@@ -95,7 +95,7 @@ async def test_one_of_several_that_fails_fails_them_once_all_have_ended() -> Non
 
 
 @pytest.mark.parametrize("exact", [False, True])
-async def test_a_text_is_counted_exactly_where_that_matters(exact: bool) -> None:
+async def test_a_text_is_counted_exactly_only_where_that_matters(exact: bool) -> None:
     async def count(*_: object) -> int:
         return 7
 
@@ -112,7 +112,7 @@ async def test_a_text_is_counted_exactly_where_that_matters(exact: bool) -> None
     assert await drive(steps(), handlers) == (7 if exact else 5)
 
 
-async def test_a_part_that_the_process_lacks_is_a_temporary_failure() -> None:
+async def test_a_part_the_process_lacks_is_a_temporary_failure() -> None:
     def steps() -> Steps[int]:
         found: int = yield TEXT
         return found

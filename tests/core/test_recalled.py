@@ -1,4 +1,4 @@
-"""What is told of a decision on record: of its message, and of each of its recipients."""
+"""How a recorded decision is explained, for its message and for each recipient."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ STRANGER = "x@y.example"
 
 
 def told(outcome: Outcome | None = None, message: Any = GOOD_MESSAGE, **over: Any) -> Explanation:
-    """A subscriber and a stranger are mailed together, with `each` getting a copy of their own."""
+    """Mail a subscriber and a stranger together; with `each`, in separate copies."""
     asked = Transaction((OFFERS,), (ADDRESS, STRANGER), message)
     decision = judge(asked, FACTS, BOOK, NOW)
     people = [
@@ -31,7 +31,7 @@ def told(outcome: Outcome | None = None, message: Any = GOOD_MESSAGE, **over: An
     return recall([Record(entry, outcome)], {"fr": BOOK})
 
 
-def test_a_refused_message_is_told_step_by_step_and_to_whom_it_was_not_sent() -> None:
+def test_a_refused_message_is_explained_step_by_step_with_the_people_not_mailed() -> None:
     found = told(message=replace(GOOD_MESSAGE, unsubscribe_fields=0), relayed=False)
     assert (found.message_trace[-1].rule, found.allowed) == ("unsubscribe_present", False)
     assert found.message_account is not None
@@ -41,20 +41,20 @@ def test_a_refused_message_is_told_step_by_step_and_to_whom_it_was_not_sent() ->
     assert stranger.account.notes == ()
 
 
-def test_a_message_that_passed_takes_nothing_from_its_recipients() -> None:
+def test_a_message_that_passed_adds_nothing_to_its_recipients_accounts() -> None:
     found = told()
     assert found.message_trace[-1].outcome == "allow"
     assert found.recipients[0].account.notes == ()
     assert found.source_announced is None
 
 
-def test_a_message_on_no_stream_has_that_told_alone() -> None:
+def test_a_message_on_no_stream_is_explained_by_that_alone() -> None:
     nowhere = Verdict(Action.REFUSE, Reason.STREAM_NOT_PERMITTED, rule="stream_choice")
     found = told(verdict=nowhere, relayed=False)
     assert [step.rule for step in found.message_trace] == ["stream_choice"]
 
 
-def test_a_copy_has_the_answer_to_it() -> None:
+def test_each_copy_is_shown_with_its_own_answer() -> None:
     each = ("250 2.0.0 for the subscriber", "")
     found = told(Outcome("id", NOW, 250, "250 2.0.0 relayed to 1 of 2", each))
     notes = [one.account.notes for one in found.recipients]

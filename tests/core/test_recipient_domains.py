@@ -1,4 +1,4 @@
-"""What the DNS is asked about recipients' domains, and what is made of the answers."""
+"""DNS lookups of recipients' domains, and what the answers mean."""
 
 import time
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def _domains(dns: NameServer, patience: float = 5.0) -> RecipientDomains:
     return RecipientDomains(Resolver(settings, time.monotonic), patience)
 
 
-async def test_only_a_null_mx_that_stands_alone_is_one(dns: NameServer) -> None:
+async def test_a_null_mx_counts_only_if_it_is_the_only_mx(dns: NameServer) -> None:
     known = await _domains(dns).null_mx(
         [f"a@{name}.example" for name in ("null", "mixed", "good", "bare", "nowhere")]
     )
@@ -43,7 +43,7 @@ async def test_only_a_null_mx_that_stands_alone_is_one(dns: NameServer) -> None:
     }
 
 
-async def test_a_domain_is_asked_for_once_however_many_its_recipients(dns: NameServer) -> None:
+async def test_a_domain_is_looked_up_once_for_all_its_recipients(dns: NameServer) -> None:
     domains = _domains(dns)
     people = ["a@null.example", "b@null.example", "ä@xn--exmple-cua.example"]
     assert await domains.null_mx(people) == dict.fromkeys(people, True)
@@ -52,7 +52,7 @@ async def test_a_domain_is_asked_for_once_however_many_its_recipients(dns: NameS
 
 
 @pytest.mark.parametrize("fault", ["servfail", "refused", "silence", "garbage"])
-async def test_where_there_is_no_answer_nothing_is_known(dns: NameServer, fault: str) -> None:
+async def test_nothing_is_known_without_an_answer(dns: NameServer, fault: str) -> None:
     dns.fail("good.example", fault)  # type: ignore[arg-type]
     began = time.monotonic()
     known = await _domains(dns, patience=0.5).null_mx(["a@good.example", "a@null.example"])
@@ -60,6 +60,6 @@ async def test_where_there_is_no_answer_nothing_is_known(dns: NameServer, fault:
     assert time.monotonic() - began < 5
 
 
-async def test_what_has_no_mx_to_ask_for_is_not_asked_about(dns: NameServer) -> None:
+async def test_names_that_can_have_no_mx_are_not_looked_up(dns: NameServer) -> None:
     assert await _domains(dns).null_mx(["a@[192.0.2.1]", "root@localhost"]) == {}
     assert dns.asked == []

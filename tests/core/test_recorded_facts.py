@@ -1,4 +1,4 @@
-"""A decision is on record with the facts that it was made by, whatever the store says later."""
+"""A decision is recorded with the facts it was based on, whatever the store says later."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -33,14 +33,14 @@ def reasons(decisions: Sequence[Decided]) -> list[list[Reason]]:
 
 
 @pytest.mark.parametrize("intake", ["smtp", "lmtp", "milter"])
-def test_a_refusal_is_recorded_with_what_was_known_when_it_was_given(intake: Protocols) -> None:
+def test_a_refusal_is_recorded_with_the_facts_known_when_it_was_given(intake: Protocols) -> None:
     scene = refused_at_data(intake)
     scene.suppress(ANN)
     scene.send()
     assert reasons(scene.decided) == [[Reason.CONSENT_WITHDRAWN]]
 
 
-def test_a_refusal_stays_while_another_is_added() -> None:
+def test_an_earlier_refusal_stays_when_another_is_added() -> None:
     scene = refused_at_data("lmtp")
     scene.rcpt(BOB)
     for name in (ANN, BOB):
@@ -54,12 +54,12 @@ def test_a_refusal_stays_while_another_is_added() -> None:
     [
         (Origin.ERASURE, NOW, False, True),
         (Origin.ERASURE, NOW + TICK, False, True),
-        (Origin.ERASURE, NOW - TICK, False, False),  # and is mailed again, for another reason
+        (Origin.ERASURE, NOW - TICK, False, False),  # mailed again since, for another reason
         (Origin.ERASURE, NOW, True, False),  # somebody else
         (Origin.OBJECTION, NOW, False, False),
     ],
 )
-def test_who_is_erased_while_a_message_is_under_way(
+def test_somebody_is_erased_while_a_message_is_under_way(
     origin: Origin, since: datetime, widened: bool, erased: bool
 ) -> None:
     entry = suppression("marketing", origin, since, widened=widened)
@@ -68,7 +68,7 @@ def test_who_is_erased_while_a_message_is_under_way(
 
 @pytest.mark.parametrize("setting", [Setting("smtp"), Setting("smtp", adds_links=True)])
 @pytest.mark.parametrize("after", ["nothing", "an erasure", "a failure"])
-def test_the_upstreams_answer_is_on_record_without_the_address_of_who_was_erased(
+def test_the_recorded_answer_of_the_upstream_lacks_an_erased_address(
     setting: Setting, after: str
 ) -> None:
     scene = Scene(setting)
@@ -90,7 +90,7 @@ def test_the_upstreams_answer_is_on_record_without_the_address_of_who_was_erased
 
 
 @pytest.mark.parametrize("intake", ["smtp", "lmtp", "milter"])
-def test_a_refusal_is_recorded_without_the_name_of_who_was_erased_meanwhile(
+def test_a_recorded_refusal_does_not_name_a_person_erased_meanwhile(
     intake: Protocols,
 ) -> None:
     scene = refused_at_data(intake)
@@ -101,7 +101,7 @@ def test_a_refusal_is_recorded_without_the_name_of_who_was_erased_meanwhile(
     scene.driver.close()
 
 
-def test_a_recipient_that_is_refused_is_on_record_once() -> None:
+def test_a_refused_recipient_is_recorded_once() -> None:
     scene = Scene(Setting("policy"))
     assert codes(scene.mail(ANN, suppressed=[ANN])) == [550]
     assert reasons(scene.decided) == [[Reason.SUPPRESSED_COMPLAINT]]

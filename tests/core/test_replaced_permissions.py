@@ -1,4 +1,4 @@
-"""A refusal after a permission on record replaces it, in reports and explanations."""
+"""A later refusal replaces a recorded permission in reports and explanations."""
 
 import asyncio
 from collections import Counter
@@ -46,7 +46,7 @@ def suppressing_bob_after_the_record(scene: Scene) -> Answers:
 
 
 @pytest.mark.parametrize("links", [False, True])
-def test_who_is_suppressed_after_the_record_is_counted_once(links: bool) -> None:
+def test_somebody_suppressed_after_the_record_is_counted_once(links: bool) -> None:
     scene = Scene(Setting("smtp", "split", adds_links=links))
     scene.mail(ANN, BOB)
     scene.send(answers=suppressing_bob_after_the_record(scene))
@@ -68,7 +68,7 @@ def suppressing_bob_before_his_copy(scene: Scene) -> Answers:
 
 
 @pytest.mark.parametrize("intake", ["smtp", "lmtp"])
-def test_who_is_suppressed_before_their_own_copy_is_counted_once(intake: Protocols) -> None:
+def test_somebody_suppressed_before_their_own_copy_is_counted_once(intake: Protocols) -> None:
     scene = Scene(Setting(intake, "split", adds_links=True))
     scene.mail(ANN, BOB)
     scene.send(answers=suppressing_bob_before_his_copy(scene))
@@ -77,7 +77,7 @@ def test_who_is_suppressed_before_their_own_copy_is_counted_once(intake: Protoco
     assert found == {Basis.CONSENT: 1, "suppressed_complaint": 1}
 
 
-def test_an_explanation_of_a_decision_says_of_everybody_what_came_last() -> None:
+def test_an_explanation_gives_the_last_word_on_each_recipient() -> None:
     scene = Scene(Setting("policy"))
     scene.mail(ANN)
     scene.rcpt(BOB)
@@ -94,7 +94,7 @@ def test_an_explanation_of_a_decision_says_of_everybody_what_came_last() -> None
 
 
 async def recalled(scene: Scene, folder: Path, *, outcome: bool) -> Explanation:
-    """What `explain --id` says of a message, from the journal."""
+    """What `explain --id` says about a message, from the journal."""
     clock = Clock()
     log, id = journal(folder, clock), clock.new_id()
     for each in scene.decided:
@@ -106,7 +106,7 @@ async def recalled(scene: Scene, folder: Path, *, outcome: bool) -> Explanation:
     return recall(find(folder, id), {"fr": builtin("fr")})
 
 
-def test_the_journal_tells_of_a_permission_that_was_replaced_as_a_refusal(
+def test_the_journal_shows_a_replaced_permission_as_a_refusal(
     tmp_path: Path,
 ) -> None:
     scene = Scene(Setting("smtp"))
@@ -120,7 +120,7 @@ def test_the_journal_tells_of_a_permission_that_was_replaced_as_a_refusal(
     assert "suppressed_complaint" in str(found.message_reply)
 
 
-def test_the_journal_tells_of_a_copy_that_was_refused_beside_the_answer_to_the_message(
+def test_the_journal_shows_a_refused_copy_beside_the_answer_to_the_message(
     tmp_path: Path,
 ) -> None:
     scene = Scene(Setting("smtp", "split", adds_links=True))

@@ -1,4 +1,4 @@
-"""Recorded decisions judged again: the same rulebook changes nothing, another what it must."""
+"""Replaying decisions: the same rulebook changes nothing, another only what it must."""
 
 from datetime import timedelta
 from random import Random
@@ -43,7 +43,7 @@ MAX_AGE = timedelta(seconds=90)
 
 
 def on_record(decided: Decided) -> Decided:
-    """The decision as the journal gives it back."""
+    """The decision as read back from the journal."""
     raw = Chain().seal(*LineMaker().decision(decided))
     line = read_line(raw)
     assert isinstance(line.entry, DecisionEntry)
@@ -51,7 +51,7 @@ def on_record(decided: Decided) -> Decided:
 
 
 def some_decision(random: Random, rulebook: Rulebook) -> Decided:
-    """As the pipeline makes one: recipients at RCPT, the message and the record later."""
+    """A decision as the pipeline makes it: recipients at RCPT, message and record later."""
     cases = [random_case(random) for _ in range(random.choice([1, 1, 2, 4]))]
     stream = cases[0][1]
     facts = {f"{number}{address}": known for number, (address, _, known) in enumerate(cases)}
@@ -81,7 +81,7 @@ def some_decision(random: Random, rulebook: Rulebook) -> Decided:
 @pytest.mark.parametrize("name", BUILTIN_NAMES)
 @untimed
 @given(st.integers(0, 2**32))
-def test_under_the_same_rulebook_nothing_differs(name: str, seed: int) -> None:
+def test_the_same_rulebook_changes_nothing(name: str, seed: int) -> None:
     rulebook = builtin(name)
     decided = some_decision(Random(seed), rulebook)
     result = replay(on_record(decided), rulebook)
@@ -91,7 +91,9 @@ def test_under_the_same_rulebook_nothing_differs(name: str, seed: int) -> None:
 
 @untimed
 @given(st.integers(0, 2**32), st.sampled_from(BUILTIN_NAMES), st.sampled_from(BUILTIN_NAMES))
-def test_under_another_what_it_says_otherwise_differs(seed: int, first: str, second: str) -> None:
+def test_another_rulebook_changes_what_it_judges_differently(
+    seed: int, first: str, second: str
+) -> None:
     decided = changed(some_decision(Random(seed), builtin(first)), at=NOW)
     stream, keys = decided.decision.stream, tuple(r.canonical for r in decided.recipients)
     now = judge(Transaction((stream,), keys, decided.features), decided.facts, builtin(second), NOW)
@@ -138,7 +140,7 @@ def test_a_period_that_ended_between_rcpt_and_the_record_makes_no_difference() -
 
 
 @pytest.mark.parametrize("reason", [Reason.TEMPORARY_FAILURE, Reason.STREAM_NOT_PERMITTED])
-def test_what_no_rulebook_decided_is_not_judged(reason: Reason) -> None:
+def test_decisions_made_without_a_rulebook_are_not_replayed(reason: Reason) -> None:
     verdict = Verdict(Action.DEFER, reason)
     decided = changed(
         case(),
@@ -149,7 +151,7 @@ def test_what_no_rulebook_decided_is_not_judged(reason: Reason) -> None:
     assert (result.judged, result.changes) == (0, ())
 
 
-def test_who_is_erased_cannot_be_judged() -> None:
+def test_erased_recipients_cannot_be_replayed() -> None:
     decided = changed(case(), features=FEATURES[3])
     line = Chain().seal(*LineMaker().decision(decided))
     count = len(decided.recipients)

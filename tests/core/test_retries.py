@@ -1,4 +1,4 @@
-"""A client that sends a message again: nobody is mailed twice, nor a refusal told twice."""
+"""A client sends a message again: nobody is mailed twice or told of a refusal twice."""
 
 from collections.abc import Iterator
 
@@ -33,11 +33,11 @@ SPLIT_COPIES = Setting("smtp", "split", adds_links=True, refuses_at_data=True)
 
 @of(SPLIT, SPLIT_COPIES)
 @pytest.mark.parametrize("kind", ["rcpt", "data", "end"])
-def test_the_sender_is_told_once_though_the_others_are_deferred(scene: Scene, kind: str) -> None:
+def test_a_retry_for_deferred_recipients_repeats_no_notice(scene: Scene, kind: str) -> None:
     told = 0
     for _ in range(3):
         scene.mail(ANN, BOB, suppressed=[BOB])
-        after = "end" if not told else ""  # the end of the notice, first
+        after = "end" if not told else ""  # the first end of data is the notice's
         question = scene.send(answers=failing(kind, about=ANN * (kind == "rcpt"), after=after))
         assert codes(question) == [451, 451]
         told += len(scene.notices)
@@ -48,7 +48,7 @@ def test_the_sender_is_told_once_though_the_others_are_deferred(scene: Scene, ki
 
 
 @of(SPLIT, SPLIT_COPIES)
-def test_the_sender_is_told_again_at_a_second_sending(scene: Scene) -> None:
+def test_a_second_sending_gets_its_own_notice(scene: Scene) -> None:
     for _ in range(2):
         scene.mail(ANN, BOB, suppressed=[BOB])
         assert codes(scene.send()) == [250, 250]
@@ -56,13 +56,13 @@ def test_the_sender_is_told_again_at_a_second_sending(scene: Scene) -> None:
 
 
 def mtas_message(scene: Scene) -> None:
-    """An MTA asks about each recipient."""
+    """Ask about each recipient, as an MTA does."""
     scene.mail(ANN, suppressed=[BOB])
     scene.rcpt(BOB)
 
 
 @of(MILTER)
-def test_an_mta_that_is_told_to_try_again_has_the_sender_told_once(scene: Scene) -> None:
+def test_an_mta_that_was_deferred_causes_one_notice(scene: Scene) -> None:
     mtas_message(scene)
     assert codes(scene.send(answers=failing("version", after="end"))) == [451, 451]
     assert len(scene.notices) == 1
@@ -75,8 +75,8 @@ def test_an_mta_that_is_told_to_try_again_has_the_sender_told_once(scene: Scene)
 
 
 @of(MILTER)
-def test_an_mta_that_did_not_wait_has_the_sender_told_once(scene: Scene) -> None:
-    """What it answers its client then is a 451 by default, and its client tries again."""
+def test_an_mta_that_did_not_wait_causes_one_notice(scene: Scene) -> None:
+    """It then answers its client 451 by default, and the client tries again."""
     for is_there, notices in ((False, 1), (True, 0), (True, 1)):
         mtas_message(scene)
         assert codes(scene.send(client_is_there=is_there)) == [250, 250]
@@ -84,20 +84,22 @@ def test_an_mta_that_did_not_wait_has_the_sender_told_once(scene: Scene) -> None
 
 
 @of(COPIES)
-def test_a_client_that_did_not_wait_for_its_answer_mails_nobody_twice(scene: Scene) -> None:
+def test_a_client_that_did_not_wait_for_the_answer_mails_nobody_twice(scene: Scene) -> None:
     scene.mail(ANN, BOB)
     assert codes(scene.send(client_is_there=False)) == [250, 250]
     assert scene.mailed == {ANN, BOB}
     scene.mail(ANN, BOB)
     assert codes(scene.send()) == [250, 250]
     assert scene.mailed == set()
-    scene.mail(ANN, BOB)  # after its answer, it is a second sending
+    scene.mail(ANN, BOB)  # once answered, it is a second sending
     assert codes(scene.send()) == [250, 250]
     assert scene.mailed == {ANN, BOB}
 
 
 @of(COPIES)
-def test_a_client_that_did_not_wait_has_the_sender_told_once_of_who_failed(scene: Scene) -> None:
+def test_a_client_that_did_not_wait_causes_one_notice_about_a_failed_recipient(
+    scene: Scene,
+) -> None:
     scene.mail(ANN, BOB)
     refuses_bob = failing("rcpt", "never", about=BOB)
     assert codes(scene.send(answers=refuses_bob, client_is_there=False)) == [250, 250]
@@ -111,7 +113,7 @@ def test_a_client_that_did_not_wait_has_the_sender_told_once_of_who_failed(scene
 
 
 @of(COPIES)
-def test_a_retry_while_the_first_attempt_is_under_way_mails_nobody_twice(scene: Scene) -> None:
+def test_a_retry_during_the_first_attempt_mails_nobody_twice(scene: Scene) -> None:
     def slow(effect: Effect) -> Told:
         """The upstream takes its time over the second copy."""
         return "wait" if effect.kind == "data" and ANN in scene.mailed else None
@@ -131,24 +133,24 @@ def test_a_retry_while_the_first_attempt_is_under_way_mails_nobody_twice(scene: 
 
 
 @of(COPIES)
-def test_copies_of_a_message_that_is_refused_for_good_in_the_end_are_forgotten(
+def test_copies_are_forgotten_once_their_message_is_refused_for_good(
     scene: Scene,
 ) -> None:
     scene.mail(ANN, BOB)
     assert codes(scene.send(answers=failing("rcpt", about=BOB))) == [451, 451]
     assert scene.ledger == {ANN}
     scene.mail(ANN, BOB)
-    scene.suppress(SENDER)  # nobody can be told
+    scene.suppress(SENDER)  # so the sender cannot be told
     scene.suppress(BOB)
     assert codes(scene.send()) == [554, 554]
     assert scene.ledger == set()
 
 
 @of(COPIES)
-def test_whose_copy_was_enough_for_them_is_no_obstacle_to_the_retry_for_others(
+def test_a_recipient_whose_limit_is_used_up_by_their_copy_does_not_block_the_retry(
     scene: Scene,
 ) -> None:
-    """At RCPT all that is known is that some message to them has no final answer yet."""
+    """At RCPT it is only known that some message to them has no final answer yet."""
     scene.mail(ANN, BOB)
     assert codes(scene.send(answers=failing("rcpt", about=ANN))) == [451, 451]
     assert scene.mailed == {BOB}
@@ -161,12 +163,12 @@ def test_whose_copy_was_enough_for_them_is_no_obstacle_to_the_retry_for_others(
     assert scene.mailed == {ANN}
     scene.mail(ANN)
     scene.world.people[BOB].wished_at = scene.world.now
-    assert codes(scene.rcpt(BOB)) == [550], "its client has its answer"
+    assert codes(scene.rcpt(BOB)) == [550], "the client has its answer"
 
 
 @of(COPIES)
-def test_who_was_mailed_is_not_refused_when_the_retry_is_for_others_sake(scene: Scene) -> None:
-    """One answer serves all: it says who got it, and a notice who did not."""
+def test_somebody_already_mailed_is_not_refused_at_a_retry_for_others(scene: Scene) -> None:
+    """One answer serves all: it says who got the message; a notice says who did not."""
     scene.mail(ANN, BOB, CYD)
     assert codes(scene.send(answers=failing("rcpt", about=BOB))) == [451, 451, 451]
     assert scene.mailed == {ANN, CYD}
@@ -181,11 +183,11 @@ def test_who_was_mailed_is_not_refused_when_the_retry_is_for_others_sake(scene: 
     assert f"rfc822; {BOB}" in notice.content
     assert f"rfc822; {SENDER}" in notice.content
     assert ANN not in notice.content
-    assert scene.ledger == {CYD}, "whose transaction has no answer yet"
+    assert scene.ledger == {CYD}, "the transaction has no answer yet"
 
 
-def test_a_message_that_is_refused_once_all_were_mailed_is_a_refusal_to_nobody() -> None:
-    """The client did not wait for its answer, and the configuration is another by now."""
+def test_a_message_refused_after_all_were_mailed_counts_as_delivered() -> None:
+    """The client did not wait for its answer, and the configuration has changed since."""
     offered = streams(COPIES)
     scene = Scene(COPIES, offered)
     scene.mail(ANN, BOB)
@@ -201,7 +203,7 @@ def test_a_message_that_is_refused_once_all_were_mailed_is_a_refusal_to_nobody()
 
 
 @of(COPIES)
-def test_the_same_message_to_others_leaves_the_copies_alone(scene: Scene) -> None:
+def test_the_same_message_to_other_people_keeps_the_copies(scene: Scene) -> None:
     """A client with many recipients sends it in several transactions."""
     scene.mail(ANN, BOB)
     assert codes(scene.send(answers=failing("rcpt", about=BOB))) == [451, 451]
@@ -212,12 +214,12 @@ def test_the_same_message_to_others_leaves_the_copies_alone(scene: Scene) -> Non
     assert scene.mailed == {BOB}
 
 
-def test_of_who_was_refused_and_permitted_since_the_sender_is_told_once() -> None:
+def test_the_sender_is_told_once_of_a_refused_recipient_permitted_since() -> None:
     scene = Scene(SPLIT_COPIES)
     scene.mail(ANN, BOB, suppressed=[BOB])
     assert codes(scene.send(answers=failing("rcpt", about=ANN))) == [451, 451]
     assert (scene.mailed, len(scene.notices)) == (set(), 1)
-    scene.mail(ANN, BOB)  # who wants it now
+    scene.mail(ANN, BOB)  # BOB wants it now
     answers = failing("rcpt", "never", about=BOB, after="record")
     assert codes(scene.send(answers=answers)) == [250, 250]
     assert (scene.mailed, scene.notices) == ({ANN}, [])

@@ -1,4 +1,4 @@
-"""What a copy gets by which complaints are known, and when it is left alone."""
+"""The fields added to a copy so that complaints can be traced, and when none are."""
 
 import pytest
 
@@ -26,7 +26,7 @@ SIGNED = "DKIM-Signature: v=1; d=shop.example; h=From:{}; b=x\r\n"
         (SIGNED.format("feedback-id"), OFFERS, MESSAGE_ID),
     ],
 )
-def test_fields_are_added_where_there_are_none_and_no_signature_says_so(
+def test_fields_are_added_only_where_absent_and_not_signed_absent(
     header: str, stream: Stream, expected: bytes
 ) -> None:
     block = HeaderBlock(f"From: a@shop.example\r\n{header}\r\n".encode())

@@ -1,4 +1,4 @@
-"""RCPT answered from a standby that lacks the last change: nothing comes of what it says alone."""
+"""RCPT answered from a standby that lags: nothing is decided by what it says alone."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,20 +25,20 @@ def _scene(request: pytest.FixtureRequest) -> Iterator[Scene]:
     scene.driver.close()
 
 
-def test_what_the_standby_does_not_know_yet_is_obeyed_at_the_last_look(scene: Scene) -> None:
+def test_a_change_the_standby_lacks_is_obeyed_at_the_last_look(scene: Scene) -> None:
     assert codes(scene.mail(ANN, suppressed=[ANN])) == [250]
     assert codes(scene.send()) == [550]
     assert scene.mailed == set()
 
 
-def test_who_is_permitted_by_now_is_not_refused_by_what_the_standby_says(scene: Scene) -> None:
+def test_a_recipient_permitted_since_is_not_refused_because_of_the_standby(scene: Scene) -> None:
     scene.world.passes_time()
-    scene.world.past.people[ANN].scopes = {"all"}  # which was lifted since
+    scene.world.past.people[ANN].scopes = {"all"}  # lifted since
     assert codes(scene.mail(ANN)) == [250]
     assert codes(scene.send()) == [250]
 
 
-def test_where_the_standby_lacks_nothing_the_primary_is_asked_for_the_version_alone(
+def test_an_up_to_date_standby_needs_only_the_version_from_the_primary(
     scene: Scene,
 ) -> None:
     scene.world.passes_time()
@@ -50,14 +50,14 @@ def test_where_the_standby_lacks_nothing_the_primary_is_asked_for_the_version_al
     assert scene.asked.count("facts") == 1
 
 
-def test_a_message_counts_for_whoever_wishes_for_less_when_the_standby_does_not_know_of_it_yet(
+def test_a_message_counts_for_somebody_whose_limit_the_standby_does_not_know_yet(
     scene: Scene,
 ) -> None:
     scene.driver.services = replace(scene.driver.services, counts_mailings=False)
     scene.mail(BOB)
     scene.world.passes_time()
     long_ago = scene.world.now - timedelta(days=30)
-    scene.world.people[ANN].wished_at = long_ago  # of a purpose that got its name just now
+    scene.world.people[ANN].wished_at = long_ago  # for a purpose that was named just now
     assert codes(scene.rcpt(ANN)) == [250]
     assert set(codes(scene.send())) == {250}
     assert scene.counted == {ANN}

@@ -1,5 +1,8 @@
-"""Whatever says whether somebody may be mailed says the same: the relay at every intake, explain,
-the audit log, scrub, the ends of imports and the page about a person's own data."""
+"""Every surface that says whether somebody may be mailed agrees with the others.
+
+They are the relay at every intake, explain, the audit log, scrub, the summary of an import and
+the page about a person's own data.
+"""
 
 import asyncio
 from collections import Counter
@@ -52,7 +55,7 @@ class Surfaces:
         self.store = store
 
     async def verdicts(self) -> Verdicts:
-        """By the rules, over one read for each address and stream."""
+        """What the rules say, with one read for each address and stream."""
         found = {}
         for stream in self.settings.streams.values():
             book = self.settings.rulebooks[stream.rulebook]
@@ -75,7 +78,7 @@ class Surfaces:
     async def scrub(self, stream: Stream, verdicts: Verdicts) -> None:
         request = ScrubRequest(stream, self.settings.rulebooks[stream.rulebook], NOW)
         others = [f"nobody{number}@else.example" for number in range(50)]
-        for names in (ADDRESSES, [*ADDRESSES, *others]):  # many are read in another way
+        for names in (ADDRESSES, [*ADDRESSES, *others]):  # a long list is read differently
             lines = await judge_addresses(self.store, request, names)
             for address, line in zip(ADDRESSES, lines, strict=False):
                 assert line.verdict == verdicts[stream.name, address], (stream, address)
@@ -100,7 +103,7 @@ class Surfaces:
             assert same or verdict.reason in ABOUT_THE_MESSAGE, (intake, stream, address, expected)
 
     def record(self, decided: Decided) -> None:
-        """It can be judged again from the record, and explained by it."""
+        """Check that a decision can be replayed and explained from its record."""
         books = self.settings.rulebooks
         written = on_record(replace(decided, id="0" * 26))
         assert replay(written, books[decided.decision.rulebook]).changes == ()
@@ -114,7 +117,7 @@ class Surfaces:
         for brand, look in looks(self.settings).items():
             for address in ADDRESSES:
                 if "%" in address or "@" in address.rpartition("@")[0]:
-                    continue  # the page does not look at other readings
+                    continue  # the page ignores other readings of an address
                 contact = await self.store.contact(address)
                 stored = Stored(address, contact, await self.store.suppressions(address))
                 for purpose, often in Known(stored, look, "en").wishes(NOW).items():
@@ -141,7 +144,7 @@ class Surfaces:
         await self.dry_import([update(self.random, address) for address in APART])
 
     async def dry_import(self, updates: list[ContactUpdate]) -> None:
-        """A dry run says what the import then says, and the relay does."""
+        """Check that a dry run predicts the import, and both the relay."""
         streams = self.settings.streams.values()
         judged = [(stream, self.settings.rulebooks[stream.rulebook]) for stream in streams]
         tried = Outlook(self.settings, NOW, fixes=True, foresees=True)

@@ -1,4 +1,4 @@
-"""What the stages of a transaction take adds up to its whole time, and none of it is negative."""
+"""The stages of a transaction add up to its total time, and none is negative."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -24,7 +24,7 @@ CHOICE = StreamChoice.of([OFFERS], OFFERS)
 
 
 class Timed:
-    """The surroundings of a transaction in which each effect takes a second, and all else none."""
+    """An environment in which each effect takes a second and everything else none."""
 
     def __init__(self) -> None:
         self._seconds = 0.0
@@ -64,7 +64,7 @@ class Timed:
         return handler
 
 
-def test_what_a_thread_does_is_one_time_of_the_policy_with_what_the_loop_does() -> None:
+def test_work_in_a_thread_counts_as_policy_time_like_work_on_the_loop() -> None:
     timed = Timed()
     transaction = MilterTransaction(
         timed.services, CLIENT, "a@shop.example", CHOICE, refuses_at_rcpt=True, can_delete=True
@@ -80,7 +80,7 @@ def test_what_a_thread_does_is_one_time_of_the_policy_with_what_the_loop_does() 
     assert stages["policy"] == 1.0
 
 
-def test_the_time_up_to_a_fault_of_ours_is_told_with_the_rest() -> None:
+def test_time_spent_before_an_internal_failure_is_included() -> None:
     timed = Timed()
 
     def fails(_: Any) -> Pending[Any]:

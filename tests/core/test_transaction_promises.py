@@ -1,8 +1,7 @@
-"""The promises of design.md section 1, whatever happens in whatever order and whatever fails.
+"""The promises of design.md section 1, whatever happens or fails, in whatever order.
 
-`walk.py` has the steps and what must hold after each. Many cheap walks are drawn from their seeds,
-the same each time; fewer by a state machine of hypothesis, which makes what fails short in
-`make soak`.
+`walk.py` has the steps and what must hold after each. Most walks are cheap, drawn from fixed
+seeds; a few are drawn by a state machine of hypothesis, which in `make soak` shrinks failures.
 """
 
 from collections.abc import Callable
@@ -65,16 +64,16 @@ def explore(setting: Setting, *, frozen: bool, walks: int) -> None:
 
 
 @every_setting
-def test_while_nobody_changes_their_mind(setting: Setting) -> None:
+def test_promises_hold_while_nobody_changes_their_mind(setting: Setting) -> None:
     explore(setting, frozen=True, walks=times(8, 5_000))
 
 
 @every_setting
-def test_whatever_changes_meanwhile(setting: Setting) -> None:
+def test_promises_hold_whatever_changes_meanwhile(setting: Setting) -> None:
     explore(setting, frozen=False, walks=times(35, 20_000))
 
 
-# the same steps, in an order of hypothesis's
+# the same steps, in an order that hypothesis draws
 
 
 def step(name: str) -> Callable[..., None]:
@@ -85,7 +84,7 @@ def step(name: str) -> Callable[..., None]:
 
 
 class Promises(RuleBasedStateMachine):
-    """One walk of which hypothesis draws every choice."""
+    """A walk whose every choice is drawn by hypothesis."""
 
     setting: Setting
 
@@ -113,7 +112,7 @@ class Promises(RuleBasedStateMachine):
 
 
 @every_setting
-def test_in_any_order_that_can_be_made_short(setting: Setting) -> None:
+def test_promises_hold_in_any_order(setting: Setting) -> None:
     machine = type("Promises", (Promises,), {"setting": setting})
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         machine,

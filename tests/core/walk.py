@@ -1,7 +1,7 @@
-"""A random walk of one relay, or one adviser of an MTA, and one message after another.
+"""A random walk: one relay, or one adviser of an MTA, gets one message after another.
 
 The client talks, people change their minds, and every effect stays outstanding until it is
-answered, well or not. What must hold is checked after each step.
+answered or fails. After each step the walk checks what must hold.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,31 +23,33 @@ Step = tuple[Callable[[], bool], Callable[[], None], int]
 
 
 class Walk:
-    """Use `run` once, then `end`. With `frozen` nobody changes their mind while a transaction is
-    open, and the upstream takes every RSET."""
+    """Call `run` once, then `end`.
+
+    With `frozen`, nobody changes their mind while a transaction is open, and the upstream accepts
+    every RSET."""
 
     def __init__(self, setting: Setting, draw: Random, *, frozen: bool) -> None:
         self.setting = setting
         self.frozen = frozen
         self.draw = draw
-        self.steps: list[str] = []  # what was done, to be read when something does not hold
+        self.steps: list[str] = []  # what was done, to read after a failure
         self.world = World()
         self.driver = Present(self.world, setting)
         self.open: Driven | None = None
-        self.asked: Question | None = None  # what is due
+        self.asked: Question | None = None  # awaiting answers
         self.ending = False  # the end of data was asked
         self.certain = False
         self.accepted: list[str] = []
         self.contents = 0
         self.content: tuple[str, str | None, int] = ("", None, 0)
-        self.copied: dict[tuple[str, str | None, int], set[str]] = {}  # whose client has no answer
-        self.told: dict[tuple[str, str | None, int], set[str]] = {}  # of whom its sender was told
-        self.unsure: dict[tuple[str, str | None, int], set[str]] = {}  # may be kept, or not
+        self.copied: dict[tuple[str, str | None, int], set[str]] = {}  # awaiting an answer
+        self.told: dict[tuple[str, str | None, int], set[str]] = {}  # in a notice
+        self.unsure: dict[tuple[str, str | None, int], set[str]] = {}  # may or may not be kept
         self.ledger_failed = False
         self.known: set[str] = set()  # the store has answered about them
-        self.unreleased: set[str] = set()  # who stay counted, since that could not be taken back
-        self.failures: dict[str, Result] = {}  # of the effects of this question, by kind
-        self.fallible = self.draw.sample(KINDS, self.draw.randint(0, 4))  # what fails in this walk
+        self.unreleased: set[str] = set()  # still counted, since releasing them failed
+        self.failures: dict[str, Result] = {}  # the failed effects of this question, by kind
+        self.fallible = self.draw.sample(KINDS, self.draw.randint(0, 4))  # what can fail here
         self.fails = self.draw.choice((0.05, 0.2, 0.5))  # how often
         idle = lambda: self.asked is None  # noqa: E731
         is_open = lambda: idle() and self.open is not None  # noqa: E731
@@ -72,7 +74,7 @@ class Walk:
             self.go_on()
 
     def go_on(self) -> None:
-        """Do one of what may be done now."""
+        """Do one of the steps that are possible now."""
         possible = [(do, weight) for may, do, weight in self._steps if weight and may()]
         (do,) = self.draw.choices(*zip(*possible, strict=True))  # type: ignore[arg-type]
         do()
@@ -82,13 +84,13 @@ class Walk:
         return any(may() for may, do, weight in self._steps if do.__name__ == name)
 
     def do(self, name: str) -> None:
-        """Do this step, which may be done now."""
+        """Do this step, which must be possible now."""
         (do,) = [do for _, do, _ in self._steps if do.__name__ == name]
         do()
         assert self.world.violations == []
 
     def end(self) -> None:
-        """All goes well from now on, and nothing is left."""
+        """Let everything succeed from now on; nothing may be left over."""
         try:
             self.fallible = []
             self._all_is_answered()
@@ -96,7 +98,7 @@ class Walk:
                 self._the_client_gives_up()
                 self._all_is_answered()
             assert self.world.violations == []
-            assert self.driver.held() == 0, "a connection was never given back"
+            assert self.driver.held() == 0, "a connection was never returned"
         finally:
             self.driver.close()
 
@@ -121,18 +123,18 @@ class Walk:
         self.world.people[SENDER].scopes = {"all"}
 
     def _the_spool_breaks(self) -> None:
-        """Until the message is answered."""
+        """The spool stays unreadable until the message is answered."""
         if self.setting.relays and self.ending:
             self.steps.append("the spool breaks")
             self.driver.spool_is_broken = True
             self.failures["spool"] = "lost"
-            self.ledger_failed = True  # it goes by the content
+            self.ledger_failed = True  # which is keyed by the content
 
     def _an_effect_is_answered(self) -> None:
         self._answer(self.draw.choice(self.world.outstanding))
 
     def _several_are_answered(self) -> None:
-        """In their order, as they are asked."""
+        """Answer several effects in the order they were asked."""
         for _ in range(self.draw.randint(3, 25)):
             if self.world.outstanding:
                 self._answer(self.world.outstanding[0])
@@ -162,8 +164,9 @@ class Walk:
         self._look()
 
     def _is_for_the_outcome(self, effect: Effect) -> bool:
-        """Whether this only asks who may be named on record with the answer: of each who was to be
-        mailed it is known what became of them."""
+        """Whether this only asks whom the recorded answer may name.
+
+        The outcome is then known for everybody who was to be mailed."""
         lines, current = self._lines(), self._current
         passing = [place for place, line in enumerate(lines) if line.relayed]
         if effect.kind != "facts" or not self.ending or not passing:
@@ -182,7 +185,7 @@ class Walk:
     # the client
 
     def _rcpt(self) -> None:
-        """The first of a message begins it."""
+        """Name recipients; the first of a message begins it."""
         names = self.draw.choices((*PEOPLE, *PEOPLE, LOUD), k=self.draw.randint(1, 4))
         if self.open is None:
             sender = self.draw.choice([SENDER, SENDER, SENDER, ""])
@@ -199,7 +202,7 @@ class Walk:
         self._look()
 
     def _data(self) -> None:
-        """Now and then with the very content of the last one, as a client that retries sends it."""
+        """Send the content, sometimes the same as the last, as a client that retries does."""
         assert self.open is not None
         again = self.draw.random() < 0.5
         header = None if self.certain else self.draw.choice([None, *STREAMS])
@@ -224,17 +227,17 @@ class Walk:
     # the promises
 
     def _look(self) -> None:
-        """What is answered is taken note of; what is not must be waiting for something."""
+        """Note what was answered; whatever was not must be waiting for something."""
         asked = self.asked
         if asked is None:
             return
         if asked.error is not None:
             raise AssertionError("a fault of the program") from asked.error
         if asked.due:
-            assert self.world.outstanding, f"silence about {asked.about}"
+            assert self.world.outstanding, f"no answer about {asked.about}"
             return
         self.asked = None
-        assert not self.world.waited_for(), "answered before it was known"
+        assert not self.world.waited_for(), "answered before the outcome was known"
         assert asked.answers is not None
         self.steps.append(f"answers {[answer.code for answer in asked.answers]}")
         assert len(asked.answers) == len(asked.about), "not one answer for each recipient"
@@ -248,7 +251,7 @@ class Walk:
         if self.failures.get("facts", "ok") == "ok":
             self.known |= _people(asked.about)
         for name, answer in zip(asked.about, asked.answers or (), strict=True):
-            if not self.setting.refuses_at_data:  # else it is the end that shows
+            if not self.setting.refuses_at_data:  # otherwise only the end shows it
                 self._failures_defer(answer.code, ("facts", "record"))
             if answer.code < 300:
                 self.accepted.append(name)
@@ -280,12 +283,12 @@ class Walk:
         if copies and self.setting.intake == "smtp" and (kept or (gone and retried)):
             self.copied[self.content] = before.union(taken)
         elif others := before - set(self.accepted):
-            self.copied[self.content] = others  # they wait for another transaction's answer
+            self.copied[self.content] = others  # they await another transaction's answer
         if deferred or gone:
             self.told[self.content] = told | told_before
             lost = told if self.ledger_failed else ()
             self.unsure[self.content] = unsure.union(lost, taken if gone else ())
-        elif all(answer.code >= 500 for answer in answers):  # nobody looked for what was kept
+        elif all(answer.code >= 500 for answer in answers):  # kept copies were never looked up
             self.unsure[self.content] = unsure | self.told.pop(self.content, set())
         else:
             self.told[self.content] = told_before - set(self.accepted)
@@ -293,18 +296,18 @@ class Walk:
         for name, answer in zip(asked.about, answers, strict=True):
             mailed = name in taken or name in current.handed_over or name in before
             assert taken.count(name) <= self.accepted.count(name), f"{name} is mailed twice"
-            if self.setting.intake != "lmtp":  # else the failure may be another's
+            if self.setting.intake != "lmtp":  # over LMTP the failure may be another recipient's
                 self._failures_defer(answer.code, ("facts", "record", "count"))
-            settled = name in before | told_before | unsure  # by an earlier attempt
+            settled = name in before | told_before | unsure  # settled by an earlier attempt
             if not _people([name]) & self.known and "facts" not in self.failures and not settled:
-                assert answer.code >= 400, f"{answer} for {name}, of whom nothing is known"
+                assert answer.code >= 400, f"{answer} for {name}, about whom nothing is known"
             if answer.code < 300:
                 known = name in told | told_before | unsure
                 assert mailed or known, f"250 for {name}: not mailed, and nobody was told"
             elif answer.code >= 500:
                 unspoken = self.world.people[SENDER].scopes or not current.reverse_path
                 unspoken = unspoken or any(SENDER in who or not who for who in current.refusals)
-                assert name not in taken, f"{answer} for {name}, who is mailed"
+                assert name not in taken, f"{answer} for {name}, who may still be mailed"
                 assert not mailed or unspoken, f"{answer} for {name}, who was mailed"
                 self._refusal_is_known(name, answer.text)
             elif not copies or self.setting.intake != "smtp":
@@ -314,20 +317,20 @@ class Walk:
         self._record_is_whole([answer.code for answer in answers])
 
     def _failures_defer(self, code: int, kinds: tuple[str, ...]) -> None:
-        """Neither does what failed last let mail pass, nor does it refuse for good."""
+        """A failure neither lets mail pass nor refuses it for good."""
         failed = [kind for kind in kinds if self.failures.get(kind, "ok") != "ok"]
         assert not failed or 400 <= code < 500, f"{code} after a failure: {failed}"
 
     def _refusal_is_known(self, name: str, text: str = "") -> None:
-        """A 5xx is the upstream's about them, or on record, or needs no decision (5.5.4).
+        """A 5xx comes from the upstream about them, is recorded, or needs no decision (5.5.4).
 
-        Where each has an answer of their own, the upstream's refusal of another is none of theirs,
+        Where each recipient has their own answer, the upstream's refusal of another does not count,
         unless it came while nobody was mailed: then it may be about the message.
         """
         ours = any(line.refuses_all or _people([name]) & line.refused for line in self._lines())
         refusals = self._current.refusals
         if self.setting.intake == "lmtp" and any(s.code == 250 for s in self._current.sent):
-            theirs = any(name in who or not who for who in refusals)  # none at MAIL
+            theirs = any(name in who or not who for who in refusals)  # `who` is empty at MAIL
         else:
             theirs = bool(refusals)
         assert ours or theirs or text.startswith("5.5.4"), f"{name} is refused without a record"
@@ -336,24 +339,26 @@ class Walk:
         return [line for line in self.world.journal if line.id == self._current.id]
 
     def _record_is_whole(self, codes: Sequence[int]) -> None:
-        """Each decision is on record once, and one that something passes by has one outcome."""
+        """Each decision is recorded once; one that lets mail pass has exactly one outcome."""
         if self.setting.intake == "policy":
-            return  # each recipient is on record, and no outcome is known
+            return  # each recipient is recorded, and the outcome is unknown
         lines = self._lines()
         for line in lines:
-            assert lines.count(line) == 1 or line.at_rcpt, f"on record twice: {line}"
+            assert lines.count(line) == 1 or line.at_rcpt, f"recorded twice: {line}"
         outcomes = [each.code for each in self.driver.outcomes if each.id == self._current.id]
         passes = any(line.relayed for line in lines)
-        assert len(outcomes) == passes, f"outcomes {outcomes} of what is on record as {lines}"
+        assert len(outcomes) == passes, f"outcomes {outcomes} for {lines}"
         if outcomes and self.setting.intake != "lmtp":
-            assert outcomes[0] // 100 == codes[0] // 100 or codes[0] // 100 == 4, "another outcome"
+            assert outcomes[0] // 100 == codes[0] // 100 or codes[0] // 100 == 4, (
+                "another outcome recorded"
+            )
         for each in self.world.journal:
             if each.notice and each.relayed:
                 found = [one.code for one in self.driver.outcomes if one.id == each.id]
                 assert len(found) == 1, f"a notice with outcomes {found}"
 
     def _counts_are_right(self) -> None:
-        """Counted is who was mailed, or may have been; nobody else but where that failed."""
+        """Count exactly those who were or may have been mailed, unless a release failed."""
         current = self._current
         counted = self.world.counted.get(current.id, set())
         sent = [each for each in current.sent if not each.is_notice]
@@ -361,8 +366,8 @@ class Walk:
         perhaps = _people([r for s in sent if s.code is None for r in s.recipients])
         handed_over = _people(current.handed_over)
         if current.stream == "offers" and self.setting.intake != "policy":
-            assert mailed | handed_over <= counted, "mailed, and not counted"
-        assert counted <= mailed | handed_over | perhaps | self.unreleased, "counted, not mailed"
+            assert mailed | handed_over <= counted, "mailed but not counted"
+        assert counted <= mailed | handed_over | perhaps | self.unreleased, "counted but not mailed"
 
     def _over(self) -> None:
         self._counts_are_right()

@@ -1,8 +1,8 @@
 """The world around a transaction: people who change their minds, a store, a journal, an upstream.
 
 Everything asked of it is an `Effect` that stays outstanding until the test answers it. The
-upstream is an SMTP server without sockets, whose every reply is such an effect. What is mailed
-is looked at the moment its end of data comes: what is wrong then is in `violations`.
+upstream is an SMTP server without sockets; each of its replies is such an effect. Mail is
+checked the moment its end of data arrives; `violations` lists what is wrong.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,7 +23,7 @@ KEYWORDS = ("PIPELINING", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "DSN")
 
 @dataclass(slots=True, eq=False)
 class Effect:
-    """Asked and not answered yet."""
+    """Something asked and not yet answered."""
 
     kind: str
     about: tuple[str, ...]
@@ -33,15 +33,15 @@ class Effect:
 @dataclass(slots=True)
 class Person:
     consents: bool = True
-    scopes: set[str] = field(default_factory=set)  # of suppressions
+    scopes: set[str] = field(default_factory=set)  # scopes of suppressions
     erased: bool = False
-    wished_at: datetime | None = None  # for mail once a week
+    wished_at: datetime | None = None  # when they asked for mail only once a week
 
     def copy(self) -> "Person":
         return replace(self, scopes=set(self.scopes))
 
     def forbids(self, stream: str) -> bool:
-        """Whether mail on a stream is forbidden; written from design.md section 4 alone."""
+        """Whether mail on a stream is forbidden, written from design.md section 4 alone."""
         if stream == "receipts":
             return "all" in self.scopes
         return bool(self.scopes) or not self.consents
@@ -49,7 +49,7 @@ class Person:
 
 @dataclass(slots=True, eq=False)
 class Sent:
-    """A message whose end of data the upstream has got. `code` is its answer, None: in doubt."""
+    """A message whose end of data the upstream has; `code` is its answer, None if in doubt."""
 
     sender: str
     recipients: tuple[str, ...]
@@ -60,22 +60,22 @@ class Sent:
 
 @dataclass(slots=True)
 class UnderWay:
-    """The one transaction that is open, as the client knows it."""
+    """The open transaction, as its client sees it."""
 
     id: str
     reverse_path: str
-    stream: str | None = None  # once the message says
+    stream: str | None = None  # known once the message names it
     aborted: bool = False
     sent: list[Sent] = field(default_factory=list)
-    taken: set[str] = field(default_factory=set)  # the upstream said 2xx to RCPT
-    refusals: list[tuple[str, ...]] = field(default_factory=list)  # whom a 5xx was about
-    refused: set[str] = field(default_factory=set)  # who gets nothing of the message because of one
-    handed_over: set[str] = field(default_factory=set)  # an MTA goes on for these
+    taken: set[str] = field(default_factory=set)  # the upstream accepted their RCPT
+    refusals: list[tuple[str, ...]] = field(default_factory=list)  # the people each 5xx was about
+    refused: set[str] = field(default_factory=set)  # people who get nothing because of one
+    handed_over: set[str] = field(default_factory=set)  # an MTA delivers to these
 
 
 @dataclass(slots=True)
 class Past:
-    """People as they were before the last of them changed their mind."""
+    """People as they were before the latest change of mind."""
 
     people: dict[str, Person]
     now: datetime
@@ -91,10 +91,10 @@ class World:
         self.counted: dict[str, set[str]] = {}
         self.current: UnderWay | None = None
         self.violations: list[str] = []
-        self.says = "so be it"  # the upstream, in every answer
-        self.keywords: tuple[str, ...] = KEYWORDS  # that it offers
+        self.says = "so be it"  # the text of every upstream answer
+        self.keywords: tuple[str, ...] = KEYWORDS  # offered by the upstream
 
-    # what is asked
+    # effects
 
     def ask(self, kind: str, about: Iterable[str], answer: Callable[[Result], None]) -> Effect:
         effect = Effect(kind, tuple(about), answer)
@@ -106,19 +106,19 @@ class World:
         effect.answer(result)
 
     def waited_for(self) -> list[Effect]:
-        """The effects that an answer to the client may depend on: all but the reply to RSET."""
+        """The effects an answer to the client may depend on: all but the reply to RSET."""
         return [effect for effect in self.outstanding if effect.kind != "rset"]
 
     # what happens
 
     def passes_time(self) -> None:
-        """Before somebody changes their mind."""
+        """Let time pass before somebody changes their mind."""
         before = {name: person.copy() for name, person in self.people.items()}
         self.past = Past(before, self.now)
         self.now += timedelta(seconds=1)
 
     def mailed(self, sent: Sent) -> None:
-        """The upstream has the end of data: it may deliver from now on."""
+        """The upstream has the end of data and may deliver from now on."""
         current = self.current
         if current is None or current.aborted:
             self.violations.append(f"mailed after the transaction was given up: {sent.recipients}")
@@ -132,7 +132,7 @@ class World:
             self._check_recorded(sent.recipients)
 
     def hand_over(self, recipients: Iterable[str]) -> None:
-        """An MTA is told to go on for these."""
+        """An MTA is told to deliver to these."""
         current = self.current
         assert current is not None
         current.handed_over |= set(recipients)
@@ -155,7 +155,7 @@ class World:
 
 
 class Upstream:
-    """One session of the upstream MTA, the server's side.
+    """The server side of one session with the upstream MTA.
 
     `reply` takes its octets to the client, `lost` ends the connection.
     """
@@ -167,8 +167,8 @@ class Upstream:
         self._reply = reply
         self._lost = lost
         self._buffer = b""
-        self._commands: list[tuple[str, str]] = []  # kind and argument, unanswered
-        self._effect: Effect | None = None  # the answer to the first of them
+        self._commands: list[tuple[str, str]] = []  # kind and argument, not yet answered
+        self._effect: Effect | None = None  # awaiting the reply to the first of them
         self._sender: str | None = None
         self._recipients: list[str] = []
         self._in_content = False
@@ -187,7 +187,7 @@ class Upstream:
             pass
 
     def reads_slowly(self, resume: Callable[[], None]) -> bool:
-        """Whether content has begun and not ended; then the rest waits for an answer."""
+        """Whether content has begun but not ended; the rest then waits for an answer."""
         if self.closed or not self._in_content:
             return False
 
@@ -202,19 +202,19 @@ class Upstream:
         return True
 
     def drop(self) -> None:
-        """The upstream goes away in the middle."""
+        """The upstream drops the connection midway."""
         self.closed = True
         self._lost()
 
     def hang_up(self) -> None:
-        """The client closed. What it has asked is nobody's to answer any more."""
+        """The client closed; what it asked needs no answer any more."""
         self.closed = True
         for effect in (self._effect, self._reading):
             if effect in self._world.outstanding:
                 self._world.outstanding.remove(effect)
 
     def _take(self) -> bool:
-        """Take a command or a whole content from what has come."""
+        """Take one command, or the whole content, from the input."""
         if self._in_content:
             whole = b"\r\n" + self._buffer
             content, end, rest = whole.partition(b"\r\n.\r\n")
@@ -279,7 +279,7 @@ class Upstream:
             self.receive(b"")
 
     def _refused(self, kind: str, about: str) -> None:
-        """Note whom a 5xx was about, and who gets nothing because of it."""
+        """Note the people a 5xx was about, and who gets nothing because of it."""
         current = self._world.current
         if current is None:
             return
@@ -302,5 +302,5 @@ class Upstream:
                 self._world.current.taken.add(about)
         elif kind == "data":
             self._in_content = True
-        else:  # the end of a transaction, one way or the other
+        else:  # the transaction ends either way
             self._sender = None
