@@ -1,4 +1,4 @@
-"""Contacts, streams and short ways to ask the decision core, at one fixed moment."""
+"""Contacts, streams and shorthands to ask the decision core, at one fixed moment."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -52,7 +52,7 @@ WITHDRAWN = ConsentAct("offers", COLLECTED + DAY, withdrawal=True)
 BOUGHT = Purchase("shoes", COLLECTED)
 DISCLOSED = Provenance("List Ltd", sender_disclosed=True)
 
-# Known, told, free to refuse and active, and without any basis yet.
+# Known, informed, free to refuse and active, but without any basis yet.
 PERSON = Contact(
     ADDRESS,
     audience=Audience.CONSUMER,
@@ -89,7 +89,7 @@ def verdict(
 
 
 def said(verdict: Verdict) -> str:
-    """Return a verdict in short: `allow consent`, `refuse no_record`."""
+    """Return a verdict in brief: `allow consent`, `refuse no_record`."""
     return f"{verdict.action} {verdict.basis or verdict.reason}"
 
 

@@ -1,6 +1,6 @@
-"""Letters as shops, banks and doctors send them, in several languages, made up for tests.
+"""Invented letters like those of shops, banks and doctors, in several languages.
 
-`transactional` are what one person has occasioned; `campaigns` are one text to everybody.
+`transactional` letters answer what one person did; `campaigns` are one text to everybody.
 """
 
 import random
@@ -105,11 +105,11 @@ _PLACES = [
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """One letter to one person. `kind` is that of its template."""
+    """One letter to one person; `kind` is the name of its template."""
 
     kind: str
     address: str
-    name: str  # as To has it; empty: To has the address alone
+    name: str  # as in To; empty if To has only the address
     html: bool
     body: str
 
@@ -138,7 +138,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "Sehr geehrte Damen und Herren, anbei die Rechnung {order} vom {date} über {price},"
         " zahlbar innerhalb von 30 Tagen.",
     ),
-    "same invoice": (  # of a subscription: date and amount are everybody's
+    "same invoice": (  # a subscription: date and amount are the same for everybody
         "Hello {first}, your invoice for November 2026 is ready: 9.99 EUR for one month. You can"
         " download it from your account: {link}",
         "Bonjour {first}, votre facture de novembre 2026 est disponible : 9,99 € pour un mois."
@@ -206,7 +206,7 @@ CAMPAIGNS: dict[str, str] = {
 
 
 def transactional(kind: str, count: int, seed: int = 1) -> Iterator[Letter]:
-    """Yield so many letters of one kind, to as many people, in all its languages."""
+    """Yield that many letters of one kind, each to another person, in all its languages."""
     yield from _letters(kind, TEMPLATES[kind], count, seed)
 
 

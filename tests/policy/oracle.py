@@ -1,6 +1,6 @@
-"""Sections 4 and 5 of the design written down once more, as plainly as they read.
+"""Sections 4 and 5 of the design written down again, as plainly as they read.
 
-Slow, flat and without the rules' own code: what both say is what the design says.
+Slow, flat and independent of the rules' code: where both agree, they follow the design.
 """
 
 from calendar import monthrange
@@ -35,7 +35,7 @@ def expected(
 ) -> str:
     """Return `allow BASIS`, `refuse REASON` or `defer REASON`.
 
-    `pixels` of the message: none, found, or fixed in what somebody signed.
+    `pixels` in the message: none, found, or fixed by somebody's signature.
     """
     answer, _ = _of_any_collection(address, stream, facts, book, now, pixels)
     if answer.startswith("allow") and facts.null_mx:
@@ -45,13 +45,13 @@ def expected(
         return "defer restore_pending"
     if not answer.startswith("allow") or stream.stream_class != "marketing":
         return answer
-    # what they want
+    # their wishes
     wishes = facts.contact.preferences if facts.contact else ()
     own = [w.at for w in wishes if (w.purpose, w.brand) == (stream.purpose, stream.brand)]
     for wish in wishes:
         brands = {wish.brand, stream.brand}
         if any(wish.at < later for later in own):
-            continue  # said before what they said about this very brand
+            continue  # older than what they said about this very brand
         if wish.purpose != stream.purpose:
             continue
         if len(brands) == 2 and "default" not in brands:
@@ -113,7 +113,7 @@ def marked(
     now: datetime,
     pixels: str,
 ) -> bool:
-    """Whether it is noted that nobody agreed that the opening is told."""
+    """Whether the verdict notes that the person did not agree to open tracking."""
     return _of_any_collection(address, stream, facts, book, now, pixels)[1]
 
 
@@ -125,7 +125,7 @@ def _told_of(
     now: datetime,
     pixels: str,
 ) -> tuple[str, bool]:
-    """What consent to the purpose `tracking`, by section 5, has to do with it."""
+    """The effect of consent to the purpose `tracking`, by section 5."""
     answer = _basis(address, stream, facts, book, now)
     if not answer.startswith("allow") or pixels == "none" or stream.tracking_pixels == "allow":
         return answer, False
@@ -145,9 +145,9 @@ def _of_any_collection(
     now: datetime,
     pixels: str,
 ) -> tuple[str, bool]:
-    """One collection after the other, with what came by it; the first that allows, allows.
+    """Judge each collection with what came by it; the first that allows, allows.
 
-    Also whether it is noted that nobody agreed to tracking.
+    Also return whether the verdict notes that the person did not agree to tracking.
     """
     contact = facts.contact
     nobodys = stream.brand == "default"
@@ -224,7 +224,7 @@ def _basis(
         given = max((a.at for a in contact.acts if a.purpose == stream.purpose), default=None)
 
     # 0
-    asks = stream.confirmation  # of the relay's own: narrower than other transactional mail
+    asks = stream.confirmation  # the relay's own: narrower than other transactional mail
     scopes = ["all"] + ["marketing"] * (marketing or asks)
     if marketing or asks:
         brands = ["shop", "mill"] if stream.brand == "default" else [stream.brand]
@@ -283,7 +283,7 @@ def _basis(
         return "refuse source_unproven"
     if stream.permission:
         return _permission(stream, contact, consent, facts, book, now)
-    # 3, of what is on record
+    # 3, for addresses on record
     if contact.audience == "generic" and not consumer:
         return "allow generic_address"
     # 7
@@ -300,7 +300,7 @@ def _permission(
     book: Rulebook,
     now: datetime,
 ) -> str:
-    """Once, in the 30 days after the last basis ended, when nothing but time ended it."""
+    """Allow it once, in the 30 days after the last basis ended, if only time ended it."""
     before = now - timedelta(days=30)
     today = _states(stream, contact, consent, book, now)
     earlier = _states(stream, contact, _consent(stream, contact, book, before), book, before)
@@ -320,7 +320,7 @@ def _permission(
 def _states(
     stream: Stream, contact: Contact, consent: str, book: Rulebook, now: datetime
 ) -> dict[str, str]:
-    """Of each basis: it `holds`, has `ended` by the passing of time alone, or is not `there`."""
+    """For each basis: it `holds`, has `ended` by the mere passage of time, or is not `there`."""
     states = {"consent": {"valid": "holds", "consent_expired": "ended"}.get(consent, "there")}
     said = _other_basis(
         replace(stream, nature=Nature.COMMERCIAL), contact, "consent_missing", book, now
@@ -418,14 +418,14 @@ def _consent(stream: Stream, contact: Contact, book: Rulebook, now: datetime) ->
     if failure != "valid":
         return failure
     ours = contact.source in (None, "direct")
-    seen = contact if ours else replace(contact, collected_at=None)  # somebody passed it on
+    seen = contact if ours else replace(contact, collected_at=None)  # the address was passed on
     last = _last_activity(seen, book, now)
     expired = last is None or now > _years_later(last, _count(book.consent_period))
     return "consent_expired" if expired else "valid"
 
 
 def _said_at(moment: datetime, acts: list[ConsentAct], book: Rulebook, now: datetime) -> str:
-    """What the acts of one moment come to: the strictest of them, with all that proves it."""
+    """The acts of one moment as one: the strictest of them, with all that proves it."""
     said = [a for a in acts if a.at == moment]
     if any(a.method in ("preticked_box", "implied", "silence") for a in said):
         return "consent_preticked"

@@ -1,4 +1,4 @@
-"""The table of values in docs/rulebooks.md, as it must be.
+"""The table of values that docs/rulebooks.md must have.
 
 `python -m tests.policy.rulebook_values` prints it.
 """
@@ -18,7 +18,7 @@ _OF_BASES = {
     "charity_since": _CHARITY,
     "professional_requires": _PROFESSIONAL,
 }
-_LONG = 15  # characters: more is not written again where it is the same
+_LONG = 15  # characters; a longer value is not repeated where it is the same
 
 LISTS = ("role_local_parts", "consumer_domains")
 

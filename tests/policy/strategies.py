@@ -1,4 +1,4 @@
-"""Cases made of few values, so that everything meets everything: random, or by hypothesis."""
+"""Cases drawn from few values, so that every combination occurs: random, or by hypothesis."""
 
 from datetime import datetime, timedelta
 from random import Random
@@ -37,7 +37,7 @@ untimed = settings(deadline=None)
 
 ADDRESSES = ["jeanne@example.org", "contact@example.org", "contact@gmail.com", "info@x.free.fr"]
 
-# Round the edges: three years ago, now, and what has not happened yet.
+# Around the edges: three years ago, now, and the future.
 MOMENTS = [
     THREE_YEARS_AGO - timedelta(days=400),
     THREE_YEARS_AGO - 30 * DAY - TICK,
@@ -87,7 +87,7 @@ TRIAL = Trial(100)
 
 
 def random_campaign(random: Random) -> Campaign:
-    """On and off its bounds, which are 50 strangers and 5 dead of 100 people, and 4 hours."""
+    """Around the bounds: 50 strangers and 5 dead addresses in 100 people, and 4 hours."""
     dead = random.choice([0, 4, 5, 100])
     return Campaign(
         "campaign",
@@ -100,7 +100,7 @@ def random_campaign(random: Random) -> Campaign:
 
 
 def random_case(random: Random) -> tuple[str, Stream, RecipientFacts]:
-    """Return an address, a stream and what is known."""
+    """Return an address, a stream and the facts."""
     entries = tuple(
         Suppression(
             random.choice(SCOPES),
@@ -190,7 +190,7 @@ def _contact(random: Random) -> Contact:
 
 
 def _wishes(random: Random) -> tuple[Preference, ...]:
-    """One for each purpose and brand, as the store keeps them."""
+    """At most one wish for each purpose and brand, as the store keeps them."""
     wishes = [
         Preference(
             random.choice(PURPOSES),
@@ -218,7 +218,7 @@ def _collection(random: Random) -> Collection:
 
 
 def _acts(random: Random) -> tuple[ConsentAct, ...]:
-    """Several may be of one moment."""
+    """Acts of consent, of which several may be simultaneous."""
     return tuple(
         ConsentAct(
             random.choice(PURPOSES),
@@ -243,8 +243,8 @@ def _maybe(random: Random) -> datetime | None:
     return random.choice([None, *MOMENTS])
 
 
-# Hypothesis draws a seed and shrinks the suppressions it adds; the case is the same for
-# the same seed.
+# Hypothesis draws a seed and shrinks the suppressions it adds; a seed always gives the
+# same case.
 cases = st.integers(0, 2**32).map(lambda seed: random_case(Random(seed)))
 streams = st.integers(0, 2**32).map(lambda seed: _stream(Random(seed)))
 suppressions = st.builds(

@@ -1,4 +1,4 @@
-"""Invariant: whatever stands in a rulebook, it is one or all its faults are told."""
+"""Invariant: whatever a rulebook file holds, it is valid or all its faults are listed."""
 
 import tomllib
 from datetime import date
@@ -50,13 +50,13 @@ documents = st.builds(
 
 @untimed
 @given(documents)
-def test_any_document_is_a_rulebook_or_its_faults(document: dict[str, Any]) -> None:
+def test_any_document_is_a_rulebook_or_a_list_of_faults(document: dict[str, Any]) -> None:
     judged(to_toml(document))
 
 
 @untimed
 @given(st.text())
-def test_any_text_is_too(text: str) -> None:
+def test_any_text_is_a_rulebook_or_a_list_of_faults(text: str) -> None:
     judged(text)
 
 

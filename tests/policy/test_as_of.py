@@ -1,4 +1,4 @@
-"""What was known at an earlier moment."""
+"""Facts as they were known at an earlier moment."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -53,7 +53,7 @@ FACTS = RecipientFacts(
         (6, 2, 2, 1, True, True),
     ],
 )
-def test_the_moment_itself_counts_and_what_is_later_does_not(
+def test_the_moment_itself_counts_and_later_facts_do_not(
     days: int, suppressions: int, acts: int, purchases: int, informed: bool, active: bool
 ) -> None:
     for known in (
@@ -68,7 +68,7 @@ def test_the_moment_itself_counts_and_what_is_later_does_not(
         assert (known.contact.last_activity_at is not None) == active
 
 
-def test_a_contact_of_later_was_not_known() -> None:
+def test_a_contact_collected_later_was_not_known() -> None:
     assert known_at(FACTS, START - DAY) == RecipientFacts()
 
 
@@ -77,7 +77,7 @@ def test_a_contact_without_a_date_was_always_known() -> None:
     assert known_at(RecipientFacts((), contact), START).contact == contact
 
 
-def test_what_else_was_known_by_then_still_is_and_what_came_later_is_not() -> None:
+def test_other_facts_known_by_then_stay_and_later_ones_go() -> None:
     at = START + DAY
     contact = Contact(
         "jeanne@example.org",
@@ -95,7 +95,7 @@ def test_what_else_was_known_by_then_still_is_and_what_came_later_is_not() -> No
     assert known_at(facts, at) == facts
     before = RecipientFacts(contact=Contact("jeanne@example.org"))
     assert known_at(facts, at - timedelta(microseconds=1)) == before
-    # a snapshot of later replaced one that is not known any more
+    # a later snapshot replaced one that is no longer known
     newer = replace(facts, newest_snapshot_at=at + DAY)
     assert known_at(newer, at) == replace(facts, snapshot_at=None)
     assert known_at(newer, at + DAY) == newer

@@ -1,4 +1,4 @@
-"""Brands and collections: what was said to one opens nothing for another, a no counts for all."""
+"""A yes to one brand allows nothing to another; a no without a brand counts for all."""
 
 import pytest
 from msgspec.structs import replace
@@ -49,7 +49,7 @@ NOBODYS = replace(OFFERS, many_brands=True)
 
 
 def of(brand: str | None, contact: Contact = SUBSCRIBER) -> Contact:
-    """The contact, with all that is said of it told to one brand."""
+    """The contact, with everything about it said to one brand."""
     return replace(
         contact,
         brand=brand,
@@ -79,7 +79,7 @@ BASES = [(SUBSCRIBER, "allow consent"), (CUSTOMER, "allow existing_customer"),
         (NOBODYS, "shop", False),
     ],
 )
-def test_only_what_was_said_to_the_brand_allows(
+def test_only_permission_given_to_the_brand_allows(
     contact: Contact, allowed: str, stream: Stream, brand: str | None, counts: bool
 ) -> None:
     expected = allowed if counts else "refuse brand_unproven"
@@ -93,8 +93,10 @@ def test_only_what_was_said_to_the_brand_allows(
         (CUSTOMER, "refuse consent_missing"),
     ],
 )
-def test_of_a_person_that_the_brand_knows_too(contact: Contact, refused: str) -> None:
-    """Who bought from one brand, and is on record with the other."""
+def test_a_customer_of_one_brand_who_is_on_record_with_another(
+    contact: Contact, refused: str
+) -> None:
+
     known = replace(of("mill", contact), brand="shop")
     assert said(verdict(known, stream=SHOP)) == refused
 
@@ -115,12 +117,12 @@ def test_a_withdrawal_without_a_brand_counts_against_all(
     assert found == refused
 
 
-def test_where_it_is_not_known_who_is_talking_every_withdrawal_counts() -> None:
+def test_every_withdrawal_counts_when_the_brand_is_unknown() -> None:
     withdrawn = _with(SUBSCRIBER, replace(WITHDRAWN, brand="shop"))
     assert said(verdict(withdrawn)) == "refuse consent_withdrawn"
 
 
-def test_agreement_with_another_brand_undoes_no_withdrawal() -> None:
+def test_consent_to_another_brand_undoes_no_withdrawal() -> None:
     later = replace(AGREED, at=NOW - DAY, brand="mill")
     known = _with(of("shop"), replace(WITHDRAWN, brand="shop"), later)
     assert said(verdict(known, stream=SHOP)) == "refuse consent_withdrawn"
@@ -128,7 +130,7 @@ def test_agreement_with_another_brand_undoes_no_withdrawal() -> None:
     assert said(verdict(_with(known, own), stream=SHOP)) == "allow consent"
 
 
-def test_agreement_with_another_brand_lifts_no_suppression() -> None:
+def test_consent_to_another_brand_lifts_no_suppression() -> None:
     unsubscribed = suppression("marketing", Origin.UNSUBSCRIBE)
     later = replace(AGREED, at=NOW - DAY, brand="mill")
     known = _with(of("shop"), later)
@@ -137,7 +139,7 @@ def test_agreement_with_another_brand_lifts_no_suppression() -> None:
     assert said(verdict(own, unsubscribed, stream=SHOP)) == "allow consent"
 
 
-def test_a_withdrawal_at_another_reading_counts_for_its_brand() -> None:
+def test_a_withdrawal_under_another_reading_counts_for_its_brand() -> None:
     for brand, expected in (("mill", "allow consent"), ("shop", "refuse consent_withdrawn")):
         reading = Reading("jeanne@example.net", (replace(WITHDRAWN, brand=brand),))
         facts = {ADDRESS: RecipientFacts(contact=of("shop"), readings=(reading,))}
@@ -149,15 +151,15 @@ def _with(contact: Contact, *acts: object) -> Contact:
     return replace(contact, acts=(*contact.acts, *acts))  # type: ignore[arg-type]
 
 
-# Of one brand: how an address was obtained, and what came by it.
+# Within one brand: how an address was obtained, and what came by it.
 DIRECT = Collection(None, Source.DIRECT, COLLECTED, COLLECTED, optout_offered=True)
 WEB = Collection(source=Source.WEB)
 BOUGHT_LIST = Collection(source=Source.PURCHASED)
 GOOD_LIST = Collection(source=Source.PURCHASED, provenance=DISCLOSED)
 
 
-def test_an_address_that_is_bought_anew_revives_no_consent() -> None:
-    """Three years of silence are the person's; a list on sale says nothing of them."""
+def test_buying_an_address_again_revives_no_consent() -> None:
+    """The person was silent for three years; a list on sale is no sign of life."""
     old = THREE_YEARS_AGO - DAY
     silent = replace(PERSON, collected_at=old, informed_at=old, acts=(replace(AGREED, at=old),))
     assert said(verdict(silent)) == "refuse consent_expired"
@@ -173,7 +175,7 @@ def test_an_address_that_is_bought_anew_revives_no_consent() -> None:
     assert said(verdict(clicked)) == "allow consent"
 
 
-def test_a_bad_source_taints_only_what_came_by_it() -> None:
+def test_a_bad_source_taints_only_what_came_from_it() -> None:
     for bad in (WEB, BOUGHT_LIST):
         assert said(verdict(replace(SUBSCRIBER, others=(bad,)))) == "allow consent"
         first = replace(SUBSCRIBER, source=bad.source, others=(DIRECT,))
@@ -188,7 +190,7 @@ def test_a_bad_source_taints_only_what_came_by_it() -> None:
             assert said(verdict(replace(bought, others=others))) == "refuse consent_missing"
 
 
-def test_what_a_good_source_brought_counts() -> None:
+def test_what_came_from_a_good_source_counts() -> None:
     acts = (replace(AGREED, came_by=GOOD_LIST.name),)
     known = replace(PERSON, acts=acts, source=Source.WEB, others=(GOOD_LIST,))
     assert said(verdict(known)) == "allow consent"
@@ -198,15 +200,15 @@ def test_what_a_good_source_brought_counts() -> None:
     assert said(verdict(customer)) == "allow consent"  # a purchase is a sign of life
 
 
-def test_a_notice_at_one_collection_is_none_at_another() -> None:
-    """Neither collection has both what an existing customer must have."""
+def test_a_notice_at_one_collection_does_not_serve_another() -> None:
+    """Neither collection alone has both things an existing customer needs."""
     told = Collection(None, Source.DIRECT, COLLECTED, COLLECTED)
     asked = replace(CUSTOMER, informed_at=None)
     assert said(verdict(replace(asked, others=(told,)))) == "refuse notice_missing"
     assert said(verdict(replace(asked, others=(DIRECT,)))) == "allow existing_customer"
 
 
-def test_what_somebody_is_by_one_collection_they_are_not_by_another() -> None:
+def test_a_quality_from_one_collection_does_not_carry_over() -> None:
     for brand, expected in (("shop", "allow professional"), ("mill", "refuse consent_missing")):
         buyer = collections(of(brand, BUYER))[0]
         consumer = replace(of("shop", PERSON), audience=Audience.CONSUMER, others=(buyer,))
@@ -217,7 +219,7 @@ def test_what_somebody_is_by_one_collection_they_are_not_by_another() -> None:
     assert said(verdict(mill, stream=SHOP)) == "refuse consent_missing"
 
 
-def test_a_click_keeps_consent_alive_for_its_brand_alone() -> None:
+def test_a_click_keeps_consent_alive_only_for_its_brand() -> None:
     old = replace(AGREED, at=COLLECTED - 1000 * DAY)
     clicked = replace(PERSON, collected_at=old.at, last_activity_at=old.at)
     silent = of("shop", replace(clicked, acts=(old,)))
@@ -227,7 +229,7 @@ def test_a_click_keeps_consent_alive_for_its_brand_alone() -> None:
         assert said(verdict(replace(silent, others=(click,)), stream=SHOP)) == expected
 
 
-def test_as_of_a_moment_a_later_collection_was_not_there() -> None:
+def test_a_later_collection_was_not_known_at_an_earlier_moment() -> None:
     later = replace(WEB, collected_at=NOW)
     facts = RecipientFacts(contact=replace(SUBSCRIBER, others=(later,)))
     assert known_at(facts, NOW - DAY).contact == SUBSCRIBER
@@ -237,15 +239,15 @@ def test_as_of_a_moment_a_later_collection_was_not_there() -> None:
     assert (before.source, before.others) == (Source.DIRECT, ())
 
 
-def test_purchases_are_a_customers_of_their_seller() -> None:
+def test_a_purchase_makes_a_customer_of_its_seller_only() -> None:
     both = replace(CUSTOMER, brand="shop", purchases=(replace(BOUGHT, brand="shop"),
                                                       replace(BOUGHT, brand="mill")))  # fmt: skip
     assert said(verdict(both, stream=SHOP)) == "allow existing_customer"
     assert said(verdict(both, stream=MILL)) == "refuse brand_unproven"
 
 
-def test_an_objection_to_a_brand_that_is_gone_holds_for_all() -> None:
-    """It may have another name now: who said no to it may not be mailed because of that."""
+def test_an_objection_to_a_former_brand_holds_for_all() -> None:
+    """It may only have been renamed, which must not undo the objection."""
     now_called = replace(SHOP, all_brands=frozenset({"shop", "mill"}))
     gone = (Suppression("brand:boutique", Origin.OBJECTION, COLLECTED),)
     other = (Suppression("brand:mill", Origin.OBJECTION, COLLECTED),)

@@ -1,4 +1,4 @@
-"""Undeclared bulk, by the header: one sign that receipts have too is none. And by the text."""
+"""Undeclared bulk mail, recognised by header and text; receipts share single signs."""
 
 import pytest
 from msgspec.structs import replace
@@ -23,13 +23,13 @@ CERTIFIED = "X-CSA-Complaints: csa-complaints@eco.de\r\n"
 RECEIPT, OFFER, NEITHER = "Your receipt", "Last chance: 20% off", "Hello"
 
 TOLD: list[tuple[str, str, tuple[str, ...]]] = [
-    # (fields, Subject, what tells it)
+    # (fields, Subject, what gives it away)
     ("", OFFER, ()),
     ("Auto-Submitted: auto-generated\r\n", OFFER, ()),
     ("X-Mailer: PHPMailer 6.0\r\n", OFFER, ()),
     ("X-Mailer: Microsoft Outlook 16.0\r\n", OFFER, ()),
     ("Precedence: special-delivery\r\n", OFFER, ()),
-    # decisive, whatever the subject says
+    # decisive whatever the subject says
     ("X-Campaign-ID: 7\r\n", RECEIPT, ("x-campaign-id",)),
     ("X-Mailer: phplist v3\r\n", RECEIPT, ("x-mailer",)),
     ("List-Post: <mailto:l@x.example>\r\n", RECEIPT, ("list-post",)),
@@ -46,7 +46,7 @@ TOLD: list[tuple[str, str, tuple[str, ...]]] = [
     (FEEDBACK, OFFER, ("feedback-id", "subject")),
     (WAY_OUT, "Your order: 20% off the next", ()),
     (WAY_OUT, "=?utf-8?q?Derni=C3=A8re_chance?=", ("list-unsubscribe", "subject")),
-    # usual on receipts too, both together
+    # both together are usual on receipts too
     (BOTH, NEITHER, ()),
     (BOTH, RECEIPT, ()),
     (BOTH, OFFER, ("list-unsubscribe", "feedback-id", "subject")),
@@ -73,11 +73,11 @@ def _markers(fields: str, subject: str, sender: str = "hello@shop.example") -> t
 
 
 @pytest.mark.parametrize(("fields", "subject", "told"), TOLD)
-def test_by_what_bulk_is_told(fields: str, subject: str, told: tuple[str, ...]) -> None:
+def test_signs_of_bulk_in_the_header(fields: str, subject: str, told: tuple[str, ...]) -> None:
     assert _markers(fields, subject) == told
 
 
-def test_who_sends_it_counts() -> None:
+def test_the_sender_counts_as_a_sign() -> None:
     assert _markers(WAY_OUT, NEITHER, "store-news@shop.example")[-1] == "from"
     assert _markers(WAY_OUT, NEITHER, "hello@newsletter.shop.example")[-1] == "from"
     assert _markers(WAY_OUT, RECEIPT, "store-news@shop.example") == ()
@@ -88,7 +88,7 @@ def test_who_sends_it_counts() -> None:
 
 
 @pytest.mark.parametrize("undeclared", UndeclaredBulk)
-def test_what_becomes_of_it(undeclared: UndeclaredBulk) -> None:
+def test_how_undeclared_bulk_is_judged(undeclared: UndeclaredBulk) -> None:
     stream = replace(RECEIPTS, undeclared_bulk=undeclared)
     told = undeclared == "refuse"
     by_header = ContentFeatures(bulk_markers=("x-campaign",))
@@ -106,13 +106,13 @@ SAYS_NEWSLETTER = "in this issue: much"
 SAYS_WAY_OUT = "unsubscribe here"
 
 BY_TEXT: list[tuple[str, str, str, BulkSigns]] = [
-    # (fields, Subject, folded text, what tells it)
+    # (fields, Subject, folded text, what gives it away)
     (WAY_OUT, NEITHER, "your parcel is here", BulkSigns()),
-    (WAY_OUT, NEITHER, SAYS_WAY_OUT, BulkSigns()),  # one sign: a receipt has it in both places
+    (WAY_OUT, NEITHER, SAYS_WAY_OUT, BulkSigns()),  # one sign, which a receipt has in both places
     (FEEDBACK, NEITHER, SAYS_WAY_OUT, BulkSigns()),
     ("", NEITHER, SAYS_BROWSER, BulkSigns()),
     ("", OFFER, "come soon", BulkSigns()),
-    # what is around receipts too tells only with fields that weigh
+    # words found around receipts too count only with telling fields
     (WAY_OUT, NEITHER, f"{SAYS_BROWSER} {SAYS_WAY_OUT}", BulkSigns()),
     (BOTH, NEITHER, f"{SAYS_BROWSER} {SAYS_WAY_OUT}", BulkSigns()),
     (
@@ -134,19 +134,19 @@ BY_TEXT: list[tuple[str, str, str, BulkSigns]] = [
     ),
     ("", NEITHER, f"{SAYS_NEWSLETTER} {SAYS_BROWSER}", BulkSigns((), ("browser", "newsletter"))),
     ("", OFFER, SAYS_WAY_OUT, BulkSigns(("subject",), ("unsubscribe",))),
-    # one's own matter
+    # the reader's own affairs
     (WAY_OUT, RECEIPT, f"{SAYS_BROWSER} {SAYS_SUBSCRIBED} {SAYS_WAY_OUT}", BulkSigns()),
     (WAY_OUT, "Re: F3K9P", f"{SAYS_NEWSLETTER} {SAYS_SUBSCRIBED}", BulkSigns()),
-    # the header tells it: the text is not looked at
+    # the header suffices, so the text is ignored
     (WAY_OUT, OFFER, SAYS_BROWSER, BulkSigns(("list-unsubscribe", "subject"))),
     ("X-Campaign-ID: 7\r\n", NEITHER, SAYS_BROWSER, BulkSigns(("x-campaign-id",))),
-    # what comes late is not looked at
+    # late text is ignored
     (WAY_OUT, NEITHER, "x" * LONGEST_TEXT + SAYS_NEWSLETTER, BulkSigns()),
 ]
 
 
 @pytest.mark.parametrize(("fields", "subject", "text", "told"), BY_TEXT)
-def test_by_what_the_text_tells_it(fields: str, subject: str, text: str, told: BulkSigns) -> None:
+def test_signs_of_bulk_in_the_text(fields: str, subject: str, text: str, told: BulkSigns) -> None:
     raw = f"From: Shop <hello@shop.example>\r\nSubject: {subject}\r\n{fields}\r\n"
     assert bulk_signs(HeaderBlock(raw.encode()), text) == told
 
@@ -165,7 +165,7 @@ def test_by_what_the_text_tells_it(fields: str, subject: str, text: str, told: B
         ("X-Campaign-ID: 7\r\n", NEITHER, False),
     ],
 )
-def test_the_text_is_asked_for_only_where_the_header_says_something_but_not_enough(
+def test_the_text_is_read_only_when_the_header_is_inconclusive(
     fields: str, subject: str, asks: bool
 ) -> None:
     raw = f"From: Shop <hello@shop.example>\r\nSubject: {subject}\r\n{fields}\r\n"

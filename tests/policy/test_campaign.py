@@ -1,4 +1,4 @@
-"""A new campaign on trial: what is a campaign, who is a stranger, and how long the others wait."""
+"""A new campaign on trial: what a campaign is, who is a stranger, how long others wait."""
 
 from datetime import timedelta
 
@@ -38,12 +38,12 @@ FULL = Campaign("k", people=100, full_at=NOW - HOUR)
     ("campaign", "wait"),
     [
         (Campaign("k"), None),
-        (Campaign("k", people=99, strangers=99), None),  # not enough of them yet
+        (Campaign("k", people=99, strangers=99), None),  # not enough people yet
         (FULL, None),
         (replace(FULL, strangers=49), None),
         (replace(FULL, strangers=50), 3 * HOUR),
         (replace(FULL, dead=5, dead_at=NOW), 4 * HOUR),
-        # the dead before there were enough people: the wait begins then
+        # dead addresses before there were enough people: the wait begins once there are
         (replace(FULL, dead=9, dead_at=NOW - 2 * HOUR), 3 * HOUR),
         (replace(FULL, strangers=50, dead=5, dead_at=NOW), 4 * HOUR),
     ],
@@ -64,12 +64,12 @@ def test_how_long_the_others_wait(campaign: Campaign, wait: timedelta | None) ->
             )
     other = judge(Transaction((OFFERS,), (ADDRESS,), message), facts, BOOK, NOW).recipients[0]
     assert said(other) == "allow consent"
-    for unknown in (None, GOOD_MESSAGE):  # of which campaign it is, at RCPT and later
+    for unknown in (None, GOOD_MESSAGE):  # the campaign is unknown
         asked = Transaction((TRIED,), (ADDRESS,), unknown)
         assert said(judge(asked, facts, BOOK, NOW).recipients[0]) == "allow consent"
 
 
-def test_bounds_may_be_off() -> None:
+def test_bounds_can_be_disabled() -> None:
     lenient = replace(TRIAL, strangers=None, dead_addresses=None)
     assert held_until(replace(FULL, strangers=100, dead=100, dead_at=NOW), lenient) is None
 
@@ -91,7 +91,7 @@ SILENT = Contact(ADDRESS, collected_at=NOW - 2 * YEAR, last_activity_at=NOW - YE
         (ACTIVE, NOW, False),
         (ACTIVE, None, True),  # never mailed
         (ACTIVE, NOW + DAY, True),
-        (replace(ACTIVE, first_contacted_at=NOW - DAY), None, False),  # by another system
+        (replace(ACTIVE, first_contacted_at=NOW - DAY), None, False),  # mailed by another system
         (SILENT, NOW - DAY, True),
         (replace(SILENT, last_activity_at=NOW - YEAR), NOW - DAY, False),
         (Contact(ADDRESS), NOW - DAY, True),  # no sign of life at all
@@ -108,7 +108,7 @@ def test_who_is_a_stranger(contact: Contact | None, first_mailed: object, strang
     assert is_stranger(RecipientCase(ADDRESS, TRIED, facts, BOOK, NOW)) is stranger
 
 
-def test_what_a_campaign_is_known_by() -> None:
+def test_what_identifies_a_campaign() -> None:
     spring = campaign_key("offers", [b"spring:shop:news:esp"], b"text")
     assert spring == campaign_key("offers", [b" SPRING:shop:news:esp "], b"another text")
     assert spring != campaign_key("news", [b"spring:shop:news:esp"], None)

@@ -1,4 +1,4 @@
-"""Section 5 of the design: when consent is valid, and what is wrong when it is not."""
+"""Section 5 of the design: when consent is valid, and which failure is named if not."""
 
 from typing import Any
 
@@ -60,7 +60,7 @@ def test_one_act_of_consent(changes: dict[str, Any], expected: str) -> None:
 
 
 def test_failures_are_named_in_their_order() -> None:
-    """Everything is wrong; put right one by one, the next failure comes out."""
+    """Start with everything wrong; each correction reveals the next failure."""
     past = THREE_YEARS_AGO - DAY
     act = ConsentAct("offers", past, method="silence", conditional=True, channels=frozenset())
     contact = replace(PERSON, collected_at=past, informed_at=past)
@@ -82,17 +82,17 @@ def test_failures_are_named_in_their_order() -> None:
 
 HISTORIES = [
     ((AGREED, WITHDRAWN), "refuse consent_withdrawn"),
-    ((WITHDRAWN, AGREED), "refuse consent_withdrawn"),  # the order of the times counts
+    ((WITHDRAWN, AGREED), "refuse consent_withdrawn"),  # only the times count
     ((AGREED, WITHDRAWN, replace(AGREED, at=LATER)), "allow consent"),
     ((AGREED, replace(AGREED, at=LATER, method="silence")), "refuse consent_preticked"),
     ((replace(AGREED, method="silence"), replace(AGREED, at=LATER)), "allow consent"),
     # a withdrawal wins a tie, whichever comes first
     ((AGREED, replace(WITHDRAWN, at=AGREED.at)), "refuse consent_withdrawn"),
     ((replace(WITHDRAWN, at=AGREED.at), AGREED), "refuse consent_withdrawn"),
-    # of two agreements at one time, the stricter
+    # of two simultaneous agreements, the stricter counts
     ((replace(AGREED, method="silence"), AGREED), "refuse consent_preticked"),
     ((AGREED, replace(AGREED, method="silence")), "refuse consent_preticked"),
-    # what is dated later than now never helps the sender
+    # acts in the future never help the sender
     ((AGREED, replace(AGREED, at=NOW + DAY)), "refuse consent_unproven"),
     ((WITHDRAWN, replace(AGREED, at=NOW + DAY)), "refuse consent_withdrawn"),
     ((AGREED, replace(WITHDRAWN, at=NOW + DAY)), "refuse consent_withdrawn"),
@@ -100,7 +100,7 @@ HISTORIES = [
         (replace(WITHDRAWN, at=NOW + DAY), replace(AGREED, at=NOW + 2 * DAY)),
         "refuse consent_withdrawn",
     ),
-    # other purposes are other consents
+    # other purposes need their own consent
     ((AGREED, replace(WITHDRAWN, purpose="news")), "allow consent"),
     ((replace(AGREED, purpose="news"), WITHDRAWN), "refuse consent_withdrawn"),
 ]
@@ -129,7 +129,7 @@ ACTIVITIES = [
     ({"collected_at": THREE_YEARS_AGO}, "allow consent"),
     ({"purchases": (Purchase("hats", THREE_YEARS_AGO),)}, "allow consent"),
     ({"purchases": (Purchase("hats", NOW + TICK),)}, "refuse consent_expired"),
-    # consent to something else is a sign of life too, silence is none, nor is a withdrawal
+    # consent to something else is a sign of life; silence and a withdrawal are not
     ({"acts": (replace(AGREED, purpose="news", at=NOW),)}, "allow consent"),
     (
         {"acts": (replace(AGREED, purpose="news", at=NOW, method="silence"),)},
@@ -152,7 +152,7 @@ def test_consent_lasts_as_long_as_there_are_signs_of_life(
     assert said(verdict(contact)) == expected
 
 
-def test_a_failed_consent_is_nearer_than_any_other_failure() -> None:
+def test_a_failed_consent_is_named_before_other_failures() -> None:
     contact = replace(
         PERSON, acts=(replace(AGREED, conditional=True),), purchases=(Purchase("hats", NOW),)
     )

@@ -1,4 +1,4 @@
-"""What is asked of the content of messages, from raw octets to the verdict."""
+"""What the content of a message must have, from raw octets to the verdict."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -97,7 +97,7 @@ WAYS = [
 @pytest.mark.parametrize(("raw", "expected"), WAYS)
 def test_ways_out(raw: str, expected: str) -> None:
     assert reason(OPTOUT, raw) == expected
-    assert reason(OFFERS, raw) == "none"  # nobody asks
+    assert reason(OFFERS, raw) == "none"  # receipts need none
 
 
 @pytest.mark.parametrize(
@@ -109,13 +109,13 @@ def test_ways_out(raw: str, expected: str) -> None:
         (BOX, HOST, "body_optout_missing"),
     ],
 )
-def test_the_way_out_in_the_text_is_one_that_the_header_offers(
+def test_the_link_in_the_text_must_be_one_from_the_header(
     offered: str, link: str, expected: str
 ) -> None:
     stream = replace(OPTOUT, one_click_required=False)
     raw = f"From: Shop <shop@example.com>\r\nList-Unsubscribe: <{offered}>\r\n"
     assert reason(stream, f"{raw}\r\nTo unsubscribe: {link}") == expected
-    adding = replace(OPTOUT, unsubscribe_scope="marketing")  # which has its own by then
+    adding = replace(OPTOUT, unsubscribe_scope="marketing")  # the field then has the relay's link
     bare = "From: Shop <shop@example.com>\r\n"
     assert reason(adding, f"{bare}\r\nTo unsubscribe: {link}") == "none"
 
@@ -130,13 +130,10 @@ def test_the_way_out_in_the_text_is_one_that_the_header_offers(
         ("Unsubscribe: *leave+1@shop.example*", "none"),
         ("Unsubscribe: leave+1@shop.example/our terms", "none"),
         ("Unsubscribe: leave+1@shop.example… or leave+1@shop.example|terms", "none"),
-        (
-            "Unsubscribe: leave+1\u200b@shop.example",
-            "none",
-        ),  # so that no program makes a link of it
+        ("Unsubscribe: leave+1\u200b@shop.example", "none"),  # so that it does not become a link
         ("Unsubscribe: leave+1@shöp.example", "body_optout_missing"),
         ("Unsubscribe: https://x.test/?leave+1@shop.example", "body_optout_missing"),
-        ("leave+1@shop.example", "body_optout_missing"),  # what for?
+        ("leave+1@shop.example", "body_optout_missing"),  # without words that say what it is for
         ("Unsubscribe: xleave+1@shop.example", "body_optout_missing"),
         ("Unsubscribe: leave+1@shop.example.org", "body_optout_missing"),
         ("Unsubscribe: shop@shop.example", "body_optout_missing"),
@@ -148,7 +145,7 @@ def test_an_address_in_the_text_is_a_way_out_without_a_link(written: str, expect
     assert reason(OPTOUT, html(f"<p>{written.replace('<', '&lt;')}</p>")) == expected
 
 
-def test_an_address_that_mtas_break_is_no_way_out() -> None:
+def test_an_address_that_mtas_break_is_not_a_way_out() -> None:
     raw = text("Unsubscribe: leave+1@shop.example")
     headers = HeaderBlock(raw.partition("\r\n\r\n")[0].encode() + b"\r\n\r\n")
     features = read_features(headers, "X-Mail-Stream")
@@ -164,10 +161,10 @@ def test_an_address_that_mtas_break_is_no_way_out() -> None:
 
 
 @pytest.mark.parametrize("one", ["a@{}ابجدهوزحطي-.1", "mailto:a@я{}.1"])
-def test_of_many_addresses_that_take_no_mail_few_are_examined(
+def test_only_a_few_of_many_bad_addresses_are_examined(
     one: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On the event loop: each may take half a millisecond."""
+    """Each takes up to half a millisecond of the event loop."""
     examined = list[str]()
 
     def fault(uri: str) -> UriFault | None:
@@ -182,8 +179,8 @@ def test_of_many_addresses_that_take_no_mail_few_are_examined(
     assert len(examined) == 100
 
 
-def test_an_address_that_takes_no_mail_is_no_way_out() -> None:
-    """Nor is the reader's own: "This was sent to …" below words for a link that is missing."""
+def test_an_address_that_accepts_no_mail_is_not_a_way_out() -> None:
+    """Nor is the reader's own, as in "This was sent to …" where the link is missing."""
     reader, sender = "jeanne@people.example", "shop@shop.example"
     for written, people, shows in (
         (sender, [reader], True),
@@ -206,7 +203,7 @@ def test_an_address_that_takes_no_mail_is_no_way_out() -> None:
         ("https://abmelden.xn--bcher-kva.test/1", "none"),
         ("mailto:stop@bücher.test", "none"),
         ("stop@bücher.test", "none"),
-        ("https://straße.test/1", "none"),  # by Python's codec that is strasse.test
+        ("https://straße.test/1", "none"),  # strasse.test according to Python's codec
         ("stop@bucher.test", "body_optout_missing"),
         ("https://strasse.test/1", "body_optout_missing"),
         ("https://abmelden.bucher.test/1", "body_optout_missing"),
@@ -247,7 +244,7 @@ SENTENCES = {
 
 
 @pytest.mark.parametrize("lang", UNSUBSCRIBE)
-def test_languages(lang: str) -> None:
+def test_words_for_unsubscribing_are_known_in_every_language(lang: str) -> None:
     for sentence in SENTENCES[lang]:
         assert reason(OPTOUT, html(f"<p>{sentence} {LINK}")) == "none", sentence
         assert reason(OPTOUT, text(f"{sentence}\r\n{HOST}")) == "none", sentence
@@ -262,7 +259,7 @@ def test_most_readers_see_the_html() -> None:
     assert reason(OPTOUT, parts) == "body_optout_missing"
 
 
-def test_a_part_that_is_not_shown_offers_no_way_out() -> None:
+def test_a_link_in_a_part_that_is_not_shown_does_not_count() -> None:
     out = f"--b\r\nContent-Type: text/html\r\n\r\nUnsubscribe {LINK}\r\n"
     sale = "--b\r\nContent-Type: text/html\r\n\r\n<p>Sale</p>\r\n"
     for kind, body in (("alternative", out + sale), ("related", sale + out)):
@@ -271,7 +268,7 @@ def test_a_part_that_is_not_shown_offers_no_way_out() -> None:
         assert reason(OPTOUT, raw.replace(kind, "mixed")) == "none"
 
 
-def test_the_root_that_start_names_is_shown_and_the_first_related_part_is_not() -> None:
+def test_the_related_part_named_by_start_is_shown_instead_of_the_first() -> None:
     named = "--b\r\nContent-Type: text/html\r\nContent-ID: <root>\r\n\r\n"
     first = "--b\r\nContent-Type: text/html\r\n\r\n"
     out, sale = f"Unsubscribe {LINK}\r\n", "<p>Sale</p>\r\n"
@@ -283,14 +280,14 @@ def test_the_root_that_start_names_is_shown_and_the_first_related_part_is_not() 
 ADDED = HEAD.replace("List-Unsubscribe: ", "X-Was: ")
 
 
-def test_without_list_unsubscribe_any_link_is_a_way_out() -> None:
-    """Where the relay adds the header, the text cannot name its link."""
+def test_any_unsubscribe_link_counts_without_list_unsubscribe() -> None:
+    """Where the relay adds the header, the text cannot repeat its link."""
     looked = features_of(OPTOUT, ADDED + "\r\nUnsubscribe: https://shop.example/leave").content
     assert looked is not None
     assert looked.shows_unsubscribe
 
 
-def test_where_the_relay_replaces_the_field_any_link_is_a_way_out() -> None:
+def test_any_unsubscribe_link_counts_where_the_relay_replaces_the_field() -> None:
     replacing = replace(
         OPTOUT, unsubscribe_scope="marketing", existing_unsubscribe=ExistingUnsubscribe.REPLACE
     )
@@ -312,7 +309,7 @@ def test_where_the_relay_replaces_the_field_any_link_is_a_way_out() -> None:
         "mailto:leave",
     ],
 )
-def test_a_link_to_nowhere_is_no_way_out(link: str) -> None:
+def test_a_link_to_nowhere_is_not_a_way_out(link: str) -> None:
     raw = ADDED + f"Content-Type: text/html\r\n\r\nUnsubscribe: <a href='{link}'>here</a>"
     nowhere = features_of(OPTOUT, raw).content
     assert nowhere is not None
@@ -344,11 +341,11 @@ SUBJECTS = [
     ("AW: Angebot", "subject_misleading"),
     ("TR: offre", "subject_misleading"),
     ("Re[2]: hello", "subject_misleading"),
-    ("=?utf-8?b?4oCLUmU6?= your order", "subject_misleading"),  # behind what nobody sees
+    ("=?utf-8?b?4oCLUmU6?= your order", "subject_misleading"),  # after an invisible character
     ("Re：your order", "subject_misleading"),
     ("=?UTF8?q?Ré=3A_d=C3=A9j=C3=A0?=".replace("é", "=65"), "subject_misleading"),
     ("=?utf-16be?b?AFIAZQA6ACAAbwByAGQAZQBy?=", "subject_misleading"),
-    ("\u200e\u202aRe: your order", "subject_misleading"),  # behind marks of direction
+    ("\u200e\u202aRe: your order", "subject_misleading"),  # after direction marks
     ("Ｒｅ: your order", "subject_misleading"),
     ("𝐑𝐞: your order", "subject_misleading"),
     ("Rentrée : -50 %", "none"),
@@ -358,11 +355,11 @@ SUBJECTS = [
 ]
 
 
-def test_a_message_without_a_subject_is_no_reply() -> None:
+def test_a_message_without_a_subject_is_not_taken_for_a_reply() -> None:
     assert reason(HONEST, HEAD + "\r\n") == "none"
 
 
-def test_where_the_text_is_read_the_subject_is_looked_at_too() -> None:
+def test_the_subject_is_checked_wherever_the_text_is_read() -> None:
     both = replace(HONEST, body_optout=True)
     out = f"\r\nTo unsubscribe: {HOST}"
     assert reason(both, f"{HEAD}Subject: Re: your order\r\n{out}") == "subject_misleading"
@@ -400,9 +397,9 @@ SAME_TWICE = (
 
 
 @pytest.mark.parametrize("raw", IN_TWO_WAYS)
-def test_what_readers_see_differently_cannot_be_judged(raw: str) -> None:
+def test_content_that_readers_see_differently_cannot_be_judged(raw: str) -> None:
     assert reason(OPTOUT, raw) == "header_malformed"
-    if "boundary" not in raw and "charset" not in raw:  # what the header alone shows
+    if "boundary" not in raw and "charset" not in raw:  # visible from the header alone
         assert reason(OFFERS, raw) == reason(RECEIPTS, raw) == "header_malformed"
     assert reason(OPTOUT, f"{HEAD}{SAME_TWICE}\r\nUnsubscribe: {HOST}") == "none"
 
@@ -410,14 +407,14 @@ def test_what_readers_see_differently_cannot_be_judged(raw: str) -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        "Content-Type: text\r\n",  # by mailx of Solaris
+        "Content-Type: text\r\n",  # as written by mailx on Solaris
         "Content-Type: text/html charset=utf-8\r\n",
         "Content-Transfer-Encoding: quoted-printable;\r\n",
         "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nX-A : b\r\n",
         "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nno field\r\n",
     ],
 )
-def test_what_some_programs_cannot_read_is_refused_only_where_it_speaks_for_the_sender(
+def test_content_some_programs_cannot_read_is_refused_only_where_it_identifies_the_sender(
     fields: str,
 ) -> None:
     raw = f"{HEAD}{fields}\r\nUnsubscribe: {HOST}"
@@ -429,7 +426,7 @@ RELAXED = replace(OFFERS, alignment=Alignment.RELAXED, from_domains=frozenset())
 STRICT = replace(RELAXED, alignment=Alignment.STRICT)
 SIGNED = "DKIM-Signature: v=1; a=rsa-sha256; bh=x; d={}; s=a;\r\n b=abc\r\n"
 ALIGNMENTS: list[tuple[str, str, str, str]] = [
-    # From, d=, relaxed, strict; the envelope sender is of bounces.shop.co.uk
+    # From, d=, relaxed, strict; the envelope sender is at bounces.shop.co.uk
     ("a@bounces.shop.co.uk", "", "none", "none"),
     ("a@shop.co.uk", "", "none", "from_misaligned"),
     ("a@other.co.uk", "", "from_misaligned", "from_misaligned"),
@@ -452,7 +449,7 @@ def test_alignment(sender: str, signer: str, relaxed: str, strict: str) -> None:
     assert reason(receipts, unlisted, path) == relaxed
 
 
-def test_an_organisation_answers_for_nobody_where_the_domain_itself_has_to() -> None:
+def test_under_strict_alignment_only_the_domain_itself_counts() -> None:
     look = ContentFeatures(
         senders=("news.example.com",),
         organisations=(("example.com", "example.com"), ("news.example.com", "example.com")),
@@ -464,26 +461,26 @@ def test_an_organisation_answers_for_nobody_where_the_domain_itself_has_to() -> 
         assert verdict.reason == expected
 
 
-def test_nobody_answers_for_the_null_path() -> None:
+def test_the_null_reverse_path_aligns_with_nothing() -> None:
     assert reason(RELAXED, HEAD + "\r\n", "") == "from_misaligned"
     assert reason(RELAXED, HEAD + SIGNED.format("example.com") + "\r\n", "") == "none"
 
 
-def test_a_signature_without_a_domain_is_nobodys() -> None:
+def test_a_signature_without_a_domain_aligns_with_nothing() -> None:
     unsigned = HEAD + "DKIM-Signature: v=1; a=rsa-sha256; b=abc\r\n\r\n"
     assert reason(RELAXED, unsigned, "b@example.com") == "none"
     assert reason(RELAXED, unsigned, "b@other.example") == "from_misaligned"
 
 
-def test_the_relays_own_signature_answers() -> None:
+def test_the_relays_own_signature_counts_for_alignment() -> None:
     signed = replace(GOOD_MESSAGE, signed_by_relay=True)
     verdict = judge(Transaction((STRICT,), (), signed), {}, BOOK, NOW).message
     assert verdict is not None
     assert verdict.action is Action.ALLOW
 
 
-def test_typographic_marks_of_windows_are_read_under_the_name_of_latin_1() -> None:
-    """As browsers and mail programs do: much mail of French applications has them."""
+def test_windows_punctuation_labelled_latin_1_is_read() -> None:
+    """Browsers and mail programs read it too; much French application mail has it."""
     stream = replace(OPTOUT, imprint=("Le Nœud, 1 rue de l'Exemple",))
     body = "Je ne souhaite plus recevoir d’offres : {}\r\nLe Nœud, 1 rue de l’Exemple"
     head = HeaderBlock(f"{HEAD}Content-Type: text/plain; charset=iso-8859-1\r\n\r\n".encode())
@@ -509,7 +506,7 @@ REFUSE = replace(OBSERVE, undeclared_bulk=UndeclaredBulk.REFUSE)
 RECAST = replace(OBSERVE, undeclared_bulk=UndeclaredBulk.MARKETING)
 
 
-def test_the_text_of_a_receipt_is_read_where_it_is_counted() -> None:
+def test_the_text_of_a_receipt_is_read_only_where_copies_are_counted() -> None:
     raw = f"{HEAD}\r\nView in your browser. In this issue: shoes."
     for stream, signs in ((OBSERVE, ("browser", "newsletter")), (RECEIPTS, ())):
         content = features_of(stream, raw).content
@@ -531,7 +528,7 @@ def test_one_text_to_many(alike: int, bulk: bool) -> None:
     assert stream_in_force(OBSERVE, message, DEFAULT_STREAM) == OBSERVE
 
 
-def test_marks_of_bulk_free_no_message_of_the_limits_of_its_own_stream() -> None:
+def test_signs_of_bulk_do_not_exempt_mail_from_its_streams_limits() -> None:
     own = replace(RECAST, from_domains=frozenset({"shop.example"}), max_recipients=1)
     bulk = replace(
         GOOD_MESSAGE,
@@ -560,7 +557,7 @@ def test_marks_of_bulk_free_no_message_of_the_limits_of_its_own_stream() -> None
     assert stream_in_force(strips, bulk, stricter).alignment == "strict"
 
 
-def test_what_may_be_marketing_is_asked_about_as_such() -> None:
+def test_possible_marketing_is_checked_as_marketing() -> None:
     asked = needs(Transaction((RECAST,), ("a@b.example",)), BOOK)
     assert asked.contacts
     assert asked.mailings

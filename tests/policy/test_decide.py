@@ -1,4 +1,4 @@
-"""What is asked of the store, uncertain streams, and the choice of the stream."""
+"""What the store is asked, uncertain streams, and the choice of the stream."""
 
 import pytest
 from msgspec.structs import replace
@@ -50,7 +50,7 @@ SCREENED = replace(OFFERS, max_snapshot_age=86_400.0)
 
 NEEDED = [
     ((RECEIPTS,), set()),
-    ((replace(RECEIPTS, purpose="offers"),), {"contacts"}),  # consent ends an unsubscribe
+    ((replace(RECEIPTS, purpose="offers"),), {"contacts"}),  # consent lifts an unsubscribe
     ((replace(RECEIPTS, tracking_pixels=TrackingPixels.OBSERVE),), set()),
     ((replace(RECEIPTS, tracking_pixels=TrackingPixels.REFUSE),), {"contacts"}),
     ((replace(RECEIPTS, tracking_pixels=TrackingPixels.STRIP),), {"contacts"}),
@@ -59,13 +59,13 @@ NEEDED = [
     ((OFFERS,), {"contacts", "pauses"}),
     ((CAPPED,), {"contacts", "mailings", "pauses"}),
     ((SCREENED,), {"contacts", "snapshots", "pauses"}),
-    # whichever stream it will be
+    # the stream is still uncertain
     ((RECEIPTS, CAPPED, SCREENED), {"contacts", "mailings", "snapshots", "pauses"}),
 ]
 
 
 @pytest.mark.parametrize(("streams", "expected"), NEEDED)
-def test_whatever_could_decide_is_asked_for(
+def test_every_fact_that_could_decide_is_requested(
     streams: tuple[Stream, ...], expected: set[str]
 ) -> None:
     asked = needs(Transaction(streams, (ADDRESS,)), BOOK)
@@ -93,11 +93,11 @@ NO_OFFERS = {ADDRESS: RecipientFacts((suppression("purpose:offers"),), SUBSCRIBE
 UNCERTAIN = [
     ((OFFERS, NEWS), KNOWN, "allow none"),
     ((NEWS, OFFERS), KNOWN, "allow none"),
-    ((NEWS, PAUSED), KNOWN, "allow none"),  # a deferral is no refusal
+    ((NEWS, PAUSED), KNOWN, "allow none"),  # a deferral is not a refusal
     ((NEWS, RECEIPTS), {}, "allow none"),
     ((NEWS, OFFERS), {}, "refuse no_record"),
     ((NEWS, RECEIPTS), GONE, "refuse suppressed_unsubscribe"),
-    # all refuse: the first one's verdict
+    # all refuse: the first verdict is given
     ((NEWS, replace(OFFERS, purpose="x")), KNOWN, "refuse consent_missing"),
     ((NEWS, OFFERS), NO_OFFERS, "refuse consent_missing"),
     ((OFFERS, NEWS), NO_OFFERS, "refuse suppressed_unsubscribe"),
@@ -105,7 +105,7 @@ UNCERTAIN = [
 
 
 @pytest.mark.parametrize(("streams", "facts", "expected"), UNCERTAIN)
-def test_only_what_every_candidate_refuses_is_refused_at_rcpt(
+def test_only_what_every_candidate_stream_refuses_is_refused_at_rcpt(
     streams: tuple[Stream, ...], facts: Facts, expected: str
 ) -> None:
     decision = _judge(streams, facts)
@@ -114,7 +114,7 @@ def test_only_what_every_candidate_refuses_is_refused_at_rcpt(
     assert decision.stream is streams[0]
 
 
-def test_on_one_stream_a_deferral_is_said_at_once() -> None:
+def test_with_a_single_stream_a_deferral_is_given_at_rcpt() -> None:
     assert said(_judge((PAUSED,), KNOWN).recipients[0]) == "defer stream_paused"
 
 
@@ -124,7 +124,7 @@ def test_a_message_is_on_exactly_one_stream(streams: tuple[Stream, ...]) -> None
         judge(Transaction(streams, (ADDRESS,), GOOD_MESSAGE), {}, BOOK, NOW)
 
 
-def test_message_and_recipients_are_judged_apart() -> None:
+def test_message_and_recipients_are_judged_separately() -> None:
     transaction = Transaction((OFFERS,), (ADDRESS,), replace(GOOD_MESSAGE, one_click=False))
     decision = judge(transaction, KNOWN, BOOK, NOW)
     assert decision.message is not None
@@ -165,7 +165,7 @@ def test_choice_of_the_stream(
         assert chosen.name == name
 
 
-def test_undeclared_mail_meets_the_strict_rules() -> None:
+def test_undeclared_mail_is_judged_by_the_strict_rules() -> None:
     stream = choose_stream((), None, ())
     assert stream is DEFAULT_STREAM
     assert (stream.purpose, stream.check_dkim) == ("marketing", True)

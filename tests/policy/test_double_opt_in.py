@@ -1,4 +1,4 @@
-"""A double opt-in is two acts: what was asked for counts when it has been confirmed."""
+"""A double opt-in is two acts: a request counts once it has been confirmed."""
 
 import pytest
 from hypothesis import given
@@ -48,7 +48,7 @@ ASKS = replace(CONFIRMATION_STREAM, brand="shop", purpose="offers")
 def test_no_confirmation_after_a_complaint_or_objection_about_anything(
     origin: Origin, scope: str
 ) -> None:
-    """Nor to who complained about another brand; who unsubscribed may ask anew."""
+    """Not even about another brand; whoever unsubscribed may ask again."""
     facts = RecipientFacts(suppressions=(Suppression(scope, origin, COLLECTED),))
     found = judge(Transaction((ASKS,), (ADDRESS,)), {ADDRESS: facts}, BOOK, NOW).recipients[0]
     refused = origin is not Origin.UNSUBSCRIBE
@@ -60,43 +60,43 @@ HISTORIES = [
     ((REQUEST, CONFIRMED), "allow consent"),
     ((CONFIRMED, REQUEST), "allow consent"),
     ((REQUEST, replace(CONFIRMED, at=COLLECTED)), "allow consent"),
-    # the confirmation is proven by the request it confirms, or by itself
+    # the request proves the confirmation, or the confirmation proves itself
     ((CONFIRMED,), "refuse consent_unproven"),
     ((replace(CONFIRMED, evidence=FORM),), "allow consent"),
     ((CONFIRMED, replace(REQUEST, at=LATER)), "refuse consent_unproven"),
     ((replace(REQUEST, purpose="news"), CONFIRMED), "refuse consent_unproven"),
     ((replace(REQUEST, evidence=Evidence()), CONFIRMED), "refuse consent_unproven"),
-    # the newest request is the one that it confirms
+    # it confirms the newest request
     ((replace(REQUEST, at=OLD, conditional=True), REQUEST, CONFIRMED), "allow consent"),
     ((REQUEST, replace(REQUEST, at=OLD, evidence=Evidence()), CONFIRMED), "allow consent"),
-    # made to the same brand, or to none by name
+    # made to the same brand, or without naming one
     ((REQUEST, replace(CONFIRMED, brand="default")), "allow consent"),
     (
         (replace(REQUEST, brand="default"), replace(CONFIRMED, brand="default")),
         "allow consent",
     ),
-    # another method is proven by itself alone
+    # other methods must prove themselves
     ((REQUEST, replace(CONFIRMED, method="signed_form")), "refuse consent_unproven"),
-    # a condition is one, whichever of the two says so
+    # a condition counts whichever of the two states it
     ((replace(REQUEST, conditional=True), CONFIRMED), "refuse consent_conditional"),
     ((REQUEST, replace(CONFIRMED, conditional=True)), "refuse consent_conditional"),
-    # what anybody could have typed undoes nothing that the person said
+    # something anybody could have typed undoes nothing the person said
     ((AGREED, replace(REQUEST, at=LATER)), "allow consent"),
     ((WITHDRAWN, replace(REQUEST, at=LATER)), "refuse consent_withdrawn"),
     ((WITHDRAWN, replace(REQUEST, at=LATER), replace(CONFIRMED, at=LATER + DAY)), "allow consent"),
     ((replace(AGREED, method="silence"), replace(REQUEST, at=LATER)), "refuse consent_preticked"),
-    # what has not happened yet
+    # acts in the future
     ((REQUEST, replace(CONFIRMED, at=NOW)), "allow consent"),
     ((REQUEST, replace(CONFIRMED, at=NOW + TICK)), "refuse consent_unproven"),
 ]
 
 
 @pytest.mark.parametrize(("acts", "expected"), HISTORIES)
-def test_histories(acts: tuple[ConsentAct, ...], expected: str) -> None:
+def test_histories_of_double_opt_in(acts: tuple[ConsentAct, ...], expected: str) -> None:
     assert said(verdict(replace(PERSON, acts=acts))) == expected
 
 
-def test_a_request_is_no_sign_of_life() -> None:
+def test_a_request_is_not_a_sign_of_life() -> None:
     silent = replace(PERSON, collected_at=OLD, informed_at=OLD)
     agreed_long_ago = replace(silent, acts=(replace(AGREED, at=OLD),))
     asked_again = replace(silent, acts=(*agreed_long_ago.acts, replace(REQUEST, at=NOW)))
@@ -113,7 +113,7 @@ def test_a_request_lifts_no_unsubscribe_and_its_confirmation_does() -> None:
     assert said(verdict(replace(PERSON, acts=(REQUEST, CONFIRMED)), gone)) == "allow consent"
 
 
-def test_it_is_told_in_plain_words() -> None:
+def test_an_unconfirmed_request_is_explained_in_plain_words() -> None:
     facts = {ADDRESS: RecipientFacts(contact=replace(PERSON, acts=(REQUEST,)))}
     steps = trace(Transaction((OFFERS,), (ADDRESS,)), 0, facts, BOOK, NOW)
     told = {step.rule: step.text for step in steps}
@@ -132,15 +132,15 @@ requests = st.builds(
 
 @untimed
 @given(cases, requests)
-def test_a_request_never_lets_mail_through_nor_stops_it(
+def test_a_request_alone_neither_lets_mail_through_nor_stops_it(
     case: tuple[str, object, RecipientFacts], request: ConsentAct
 ) -> None:
-    """Without a confirmation: among the random acts no double opt-in is one."""
+    """None of the random acts is a confirmation."""
     address, _, facts = case
     known = facts.contact or Contact(ADDRESS)
     before = _judged(address, known, facts)
     after = _judged(address, replace(known, acts=(*known.acts, request)), facts)
-    if before != after:  # then it is what came nearest to a basis
+    if before != after:  # the request then came nearest to a basis
         assert before.startswith("refuse")
         assert after == "refuse consent_unproven"
 
@@ -161,7 +161,7 @@ def _judged(address: str, contact: Contact, facts: RecipientFacts) -> str:
         (set(), "allow"),
     ],
 )
-def test_what_a_rulebook_asks_for_may_stand_in_either_act(
+def test_either_act_may_hold_the_evidence_a_rulebook_requires(
     required: set[str], expected: str
 ) -> None:
     book: Rulebook = replace(BOOK, required_evidence=frozenset(required))

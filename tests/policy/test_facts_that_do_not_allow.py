@@ -1,4 +1,4 @@
-"""What is not on record, is in the future or was no agreement never lets mail through."""
+"""Facts that are missing, in the future or no agreement never let mail through."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
@@ -60,9 +60,7 @@ NO_AGREEMENT: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("changes", NO_AGREEMENT)
 @pytest.mark.parametrize("contact", [SUBSCRIBER, CUSTOMER, BUYER])
-def test_what_was_no_valid_consent_undoes_no_withdrawal(
-    contact: Contact, changes: dict[str, Any]
-) -> None:
+def test_invalid_consent_undoes_no_withdrawal(contact: Contact, changes: dict[str, Any]) -> None:
     later = replace(AGREED, at=LATER, **changes)
     acts = (AGREED, WITHDRAWN, later)
     for order in permutations(acts):
@@ -72,7 +70,7 @@ def test_what_was_no_valid_consent_undoes_no_withdrawal(
 
 
 @pytest.mark.parametrize("changes", [c for c in NO_AGREEMENT if "evidence" not in c])
-def test_of_acts_of_one_moment_the_strictest_counts(changes: dict[str, Any]) -> None:
+def test_the_strictest_of_simultaneous_acts_counts(changes: dict[str, Any]) -> None:
     other = replace(AGREED, **changes)
     alone = said(verdict(replace(PERSON, acts=(other,))))
     for acts in permutations([AGREED, other]):
@@ -82,31 +80,31 @@ def test_of_acts_of_one_moment_the_strictest_counts(changes: dict[str, Any]) -> 
         assert said(verdict(replace(CUSTOMER, acts=acts))) == "refuse consent_withdrawn"
 
 
-def test_evidence_that_is_found_later_completes_an_act() -> None:
+def test_evidence_found_later_completes_an_act() -> None:
     for acts in permutations([AGREED, replace(AGREED, evidence=Evidence())]):
         assert said(verdict(replace(PERSON, acts=acts))) == "allow consent"
 
 
 @pytest.mark.parametrize("offered", [None, False])
-def test_an_offer_to_refuse_that_is_not_on_record_is_none(offered: bool | None) -> None:
+def test_an_unrecorded_offer_to_refuse_counts_as_none(offered: bool | None) -> None:
     for contact, stream in ((CUSTOMER, OFFERS), (PERSON, APPEAL), (BUYER, OFFERS)):
         known = replace(contact, optout_offered=offered)
         assert said(verdict(known, stream=stream)) == "refuse optout_not_offered"
 
 
-def test_nobody_says_no_where_nothing_is_said() -> None:
+def test_missing_facts_are_not_a_refusal() -> None:
     assert Contact(ADDRESS).optout_offered is None
     assert Provenance("X").sender_disclosed is None
     assert Link("X").sender_disclosed is None
 
 
-def test_a_disclosure_that_is_not_on_record_is_none() -> None:
+def test_an_unrecorded_disclosure_counts_as_none() -> None:
     bought = replace(SUBSCRIBER, source=Source.PURCHASED, provenance=Provenance("X"))
     assert said(verdict(bought)) == "refuse source_undisclosed"
 
 
 def test_professionals_must_have_been_offered_to_refuse_at_collection() -> None:
-    """CNIL, 27 January 2022: who was not may not be mailed without consent."""
+    """CNIL, 27 January 2022: without that offer, only consent allows mail."""
     assert _under("fr", BUYER) == "allow professional"
     assert _under("fr", replace(BUYER, optout_offered=False)) == "refuse optout_not_offered"
     assert _under("fr", replace(BUYER, informed_at=None)) == "refuse notice_missing"
@@ -118,14 +116,14 @@ TO_COME = [datetime(2062, 1, 1, tzinfo=UTC), NOW + timedelta(microseconds=1), NO
 
 
 @pytest.mark.parametrize("at", TO_COME)
-def test_a_collection_that_has_not_come_makes_no_supporter(at: datetime) -> None:
+def test_a_collection_in_the_future_makes_no_supporter(at: datetime) -> None:
     new = replace(PERSON, collected_at=at, informed_at=COLLECTED)
     assert _under("uk", new, APPEAL) == "refuse consent_missing"
 
 
 @pytest.mark.parametrize("at", TO_COME)
-def test_a_collection_that_has_not_come_hides_no_late_notice(at: datetime) -> None:
-    """Collected in March, told in April: a wrong year must not make that look right."""
+def test_a_collection_in_the_future_hides_no_late_notice(at: datetime) -> None:
+    """Collected in March, informed in April: a wrong year must not make that look right."""
     late = replace(CUSTOMER, informed_at=COLLECTED + 30 * DAY)
     assert said(verdict(late)) == "refuse notice_missing"
     assert said(verdict(replace(late, collected_at=at))) == "refuse notice_missing"
@@ -134,7 +132,7 @@ def test_a_collection_that_has_not_come_hides_no_late_notice(at: datetime) -> No
         assert said(verdict(told, stream=APPEAL)) == "refuse notice_missing"
 
 
-def test_other_facts_that_have_not_come_allow_nothing() -> None:
+def test_other_facts_in_the_future_allow_nothing() -> None:
     hand = Provenance(chain=(Link("X", sender_disclosed=True, at=NOW + DAY),))
     bought = replace(SUBSCRIBER, source=Source.PURCHASED, provenance=hand)
     assert said(verdict(bought)) == "refuse source_undisclosed"

@@ -1,4 +1,4 @@
-"""From raw header octets to what the rules see."""
+"""From raw header octets to the features that rules see."""
 
 from email.headerregistry import Address
 from email.message import EmailMessage
@@ -42,7 +42,7 @@ def test_a_good_message() -> None:
     )
 
 
-def test_the_signatures_that_it_came_with_are_counted() -> None:
+def test_the_signatures_it_came_with_are_counted() -> None:
     assert _read(GOOD).dkim_fields == 0
     assert _read(b"DKIM-Signature: v=1\r\ndkim-signature: v=1\r\n" + GOOD).dkim_fields == 2
 
@@ -57,12 +57,12 @@ def test_the_signatures_that_it_came_with_are_counted() -> None:
             b"List-Unsubscribe: <https://shop.example/{{token}}>\r\n",
             FaultKind.PLACEHOLDER,
         ),
-        # MTAs cut a line so long
+        # MTAs cut lines this long
         (b"List-Unsubscribe: <https://shop.example/" + b"a" * 949 + b">\r\n", None),
         (b"List-Unsubscribe: <https://shop.example/" + b"a" * 950 + b">\r\n", FaultKind.LINE),
     ],
 )
-def test_what_keeps_a_way_out_from_working(fields: bytes, kind: FaultKind | None) -> None:
+def test_faults_that_break_a_way_out(fields: bytes, kind: FaultKind | None) -> None:
     found = _read(b"From: a@b.example\r\n" + fields + b"\r\n")
     assert (found.unsubscribe_fault and found.unsubscribe_fault.kind) == kind
     assert found.malformed is None
@@ -87,7 +87,7 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize(("raw", "said"), MALFORMED)
-def test_what_cannot_be_read_is_said(raw: bytes, said: str) -> None:
+def test_an_unreadable_header_is_reported(raw: bytes, said: str) -> None:
     malformed = _read(raw + b"\r\n").malformed
     assert malformed is not None
     assert malformed.startswith(said)
@@ -104,14 +104,14 @@ def test_every_stream_header_counts() -> None:
     assert _read(b"X-Mail-Stream:\r\n").stream_header == ("",)
 
 
-def test_several_unsubscribe_fields_are_counted_with_all_they_offer() -> None:
+def test_several_unsubscribe_fields_are_counted_with_all_their_links() -> None:
     features = _read(GOOD[:-2] + b"List-Unsubscribe: =?utf-8?q?=3Chttps://b.example=3E?=\r\n\r\n")
     assert features.unsubscribe_fields == 2
     assert features.unsubscribe_https == ("https://shop.example/u/1", "https://b.example")
     assert features.unsubscribe_encoded
 
 
-def test_one_click_must_be_said_exactly_once() -> None:
+def test_one_click_must_be_declared_exactly_once() -> None:
     line = b"List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"
     assert not _read(GOOD.replace(line, b"")).one_click
     assert not _read(GOOD.replace(line, line + line)).one_click
@@ -135,13 +135,13 @@ STATEMENTS = [
 
 
 @pytest.mark.parametrize(("field", "said"), STATEMENTS)
-def test_what_a_message_says_of_the_source(field: bytes, said: str | None) -> None:
+def test_how_a_message_states_its_source(field: bytes, said: str | None) -> None:
     headers = HeaderBlock(field + GOOD)
     assert read_features(headers, STREAM_HEADER, SOURCE_HEADER).source_statement == said
-    assert read_features(headers, STREAM_HEADER).source_statement is None  # nobody asks
+    assert read_features(headers, STREAM_HEADER).source_statement is None  # not required
 
 
-def test_identity_is_decoded_and_one_line() -> None:
+def test_identity_is_decoded_into_one_line() -> None:
     assert read_identity(HeaderBlock(GOOD)) == MessageIdentity(
         "<1@example.com>", "Été", "Café <offers@Example.com>"
     )
@@ -159,8 +159,8 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_python_programs_write_is_read(name: str) -> None:
-    """Python's own policy folds a long List-Unsubscribe into encoded words."""
+def test_messages_by_python_programs_are_read(name: str) -> None:
+    """Python's default policy folds a long List-Unsubscribe into encoded words."""
     web = f"https://unsubscribe.shop.example/u/{'A1b2' * 40}"
     mail = f"mailto:unsubscribe+{'z' * 30}@shop.example?subject=unsubscribe"
     modern, old = EmailMessage(policy=SMTP), MIMEText("hello")
@@ -191,7 +191,7 @@ alphabet = st.sampled_from(
 
 
 @given(st.lists(alphabet, max_size=30).map(b"".join))
-def test_any_octets_are_read_without_an_error(raw: bytes) -> None:
+def test_any_octets_are_read_without_error(raw: bytes) -> None:
     features = _read(raw)
     assert features.malformed is not None or features.from_domains
     read_identity(HeaderBlock(raw))

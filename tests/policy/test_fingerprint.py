@@ -1,4 +1,4 @@
-"""One text to many people has few fingerprints, letters of one's own have one each.
+"""One text to many people has few fingerprints; personal letters have one each.
 
 Run as a program, it prints the figures of docs/bulk.md.
 """
@@ -14,7 +14,7 @@ from smtpproxy.policy.content_checks import fingerprint
 from tests.policy.letters import CAMPAIGNS, TEMPLATES, Letter, campaign, transactional
 
 PEOPLE = 1_000
-MOST = 100  # `bulk_recipients` where it matters and is not set
+MOST = 100  # the default of `bulk_recipients` where it matters
 
 
 def shown(letter: Letter) -> VisibleText:
@@ -22,7 +22,7 @@ def shown(letter: Letter) -> VisibleText:
 
 
 def over(letters: Iterable[Letter], *, numbers: bool = False) -> int:
-    """How many letters find their text sent to more people than may be, one after the other."""
+    """The number of letters, one after another, whose text has gone to too many people."""
     sent: Counter[bytes] = Counter()
     found = 0
     for letter in letters:
@@ -39,7 +39,7 @@ FALSE = {"password reset", "same invoice", "welcome"}
 
 
 @pytest.mark.parametrize("kind", TEMPLATES)
-def test_letters_of_ones_own_are_no_bulk(kind: str) -> None:
+def test_personal_letters_are_not_bulk(kind: str) -> None:
     found = over(transactional(kind, PEOPLE))
     assert (found > 0) == (kind in FALSE)
 
@@ -70,7 +70,7 @@ SAME = [
 
 
 @pytest.mark.parametrize(("one", "other"), SAME)
-def test_what_is_the_readers_own_is_masked(one: str, other: str) -> None:
+def test_personal_details_are_masked(one: str, other: str) -> None:
     assert text(one, "anna@b.example", "Anna") == text(other, "bob@c.example", "Bob")
     assert text(one) is not None
 

@@ -1,4 +1,4 @@
-"""The first message to somebody who did not give the address must say where it is from."""
+"""The first message to somebody must name the source, unless they gave the address."""
 
 from typing import Any
 
@@ -47,7 +47,7 @@ def _both(
     rulebook: str = "fr",
     address: str = ADDRESS,
 ) -> Outcome:
-    """What is said at RCPT, and what in the end."""
+    """The verdict at RCPT, and the final one."""
     book = builtin(rulebook)
     facts = {address: RecipientFacts(contact=contact)}
     at_rcpt = judge(Transaction((stream,), (address,)), facts, book, NOW).recipients
@@ -89,7 +89,7 @@ def test_first_messages(
     assert _both(contact, stream, message) == expected
 
 
-def test_who_was_mailed_by_the_relay_itself_was_mailed_before() -> None:
+def test_mail_sent_by_the_relay_itself_counts_as_earlier_mail() -> None:
     asked = Transaction((ASKING,), (ADDRESS,), GOOD_MESSAGE)
     for first, expected in ((NOW, "allow consent"), (NOW + TICK, "refuse source_not_announced")):
         facts = {ADDRESS: RecipientFacts(contact=HANDED_ON, first_mailed_at=first)}
@@ -102,13 +102,13 @@ def test_a_refusal_comes_before_a_deferral() -> None:
     assert said(judge(asked, facts, BOOK, NOW).recipients[0]) == "refuse source_not_announced"
 
 
-def test_where_no_source_is_asked_for_the_source_is_not_known_to_be_direct() -> None:
+def test_a_source_is_not_assumed_direct_where_none_is_required() -> None:
     stranger = ("allow opt_out", "refuse source_not_announced")
     assert _both(None, ASKING, GOOD_MESSAGE, "us") == stranger
     assert _both(None, ASKING, STATED, "us") == ("allow opt_out", "allow opt_out")
 
 
-def test_only_those_it_concerns_are_refused() -> None:
+def test_only_recipients_it_concerns_are_refused() -> None:
     asked = Transaction((ASKING,), (ADDRESS, "paul@example.org", ADDRESS), GOOD_MESSAGE)
     facts = {
         ADDRESS: RecipientFacts(contact=HANDED_ON),
@@ -136,7 +136,7 @@ TOLD = [
 
 
 @pytest.mark.parametrize(("contact", "message", "outcome", "text"), TOLD)
-def test_the_trace_tells_it(
+def test_the_trace_explains_the_announcement(
     contact: Contact, message: MessageFeatures, outcome: str, text: str
 ) -> None:
     asked = Transaction((ASKING,), (ADDRESS,), message)
@@ -148,12 +148,12 @@ def test_the_trace_tells_it(
 
 
 @pytest.mark.parametrize("asked", [{"message": None}, {"streams": (OFFERS,)}])
-def test_the_trace_leaves_out_what_was_not_asked(asked: dict[str, Any]) -> None:
+def test_the_trace_omits_rules_that_were_not_asked(asked: dict[str, Any]) -> None:
     transaction = replace(Transaction((ASKING,), (ADDRESS,), GOOD_MESSAGE), **asked)
     steps = trace(transaction, 0, {ADDRESS: RecipientFacts(contact=HANDED_ON)}, BOOK, NOW)
     assert "source_announced" not in [step.rule for step in steps]
 
 
-def test_provenance_alone_is_no_announcement() -> None:
+def test_provenance_alone_is_not_an_announcement() -> None:
     known = replace(HANDED_ON, provenance=Provenance("Lists Ltd", sender_disclosed=True))
     assert _both(known, ASKING, GOOD_MESSAGE) == REFUSED

@@ -49,10 +49,10 @@ WEEK = 7 * DAY
         (CAPPED, (), ALLOWED),
         (CAPPED, _mailed(DAY, 2 * DAY), ALLOWED),
         (CAPPED, _mailed(DAY, 2 * DAY, 3 * DAY), DEFERRED),
-        # the moment exactly so much later still counts
+        # the exact end of the period still counts
         (CAPPED, _mailed(DAY, 2 * DAY, WEEK), DEFERRED),
         (CAPPED, _mailed(DAY, 2 * DAY, WEEK + TICK), ALLOWED),
-        # mail of other streams counts for all marketing alone
+        # mail of other streams counts only towards a cap on all marketing
         (CAPPED, _mailed(DAY, 2 * DAY, 3 * DAY, stream="news"), ALLOWED),
         (ALL_CAPPED, _mailed(DAY, 2 * DAY, 3 * DAY, stream="news"), DEFERRED),
         (ALL_CAPPED, _mailed(DAY, 2 * DAY), ALLOWED),
@@ -91,13 +91,13 @@ def test_the_reply_and_the_trace_say_so() -> None:
     assert (step.rule, step.outcome) == ("frequency", "defer")
 
 
-def test_a_cap_is_free_again_once_enough_is_old_in_whatever_order_it_was_sent() -> None:
+def test_a_cap_is_free_again_once_enough_mail_is_old_in_any_order() -> None:
     mailed = [NOW - DAY, NOW - 3 * DAY, NOW - 2 * DAY]
     assert parse_cap("2/7d").free_at(mailed, NOW) == NOW + 5 * DAY
     assert parse_cap("4/7d").free_at(mailed, NOW) is None
 
 
-def test_mail_is_counted_only_where_a_verdict_depends_on_it() -> None:
+def test_mail_is_counted_only_if_a_verdict_depends_on_it() -> None:
     def asks(stream: Stream) -> bool:
         return needs(Transaction((stream,), (ADDRESS,)), BOOK).mailings
 
@@ -108,7 +108,7 @@ def test_mail_is_counted_only_where_a_verdict_depends_on_it() -> None:
     assert not asks(replace(RECEIPTS, marketing_cap=WEEKLY))
 
 
-def test_as_of_an_earlier_moment_later_mail_was_not_sent() -> None:
+def test_mail_sent_later_is_ignored_at_an_earlier_moment() -> None:
     facts = RecipientFacts(mailings=_mailed(DAY, 3 * DAY), first_mailed_at=NOW - DAY)
     then = known_at(facts, NOW - 2 * DAY)
     assert then == RecipientFacts(mailings=_mailed(3 * DAY))
@@ -129,6 +129,6 @@ def test_how_a_cap_is_written(text: str, count: int, period: Period) -> None:
 @pytest.mark.parametrize(
     "text", ["", "3", "3/7", "0/7d", "3/0d", "3/7m", "3 / 7d", "-1/7d", "3/7D"]
 )
-def test_what_is_no_cap(text: str) -> None:
+def test_text_that_is_not_a_cap(text: str) -> None:
     with pytest.raises(ValueError, match="so many messages in so much time"):
         parse_cap(text)

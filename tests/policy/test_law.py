@@ -1,4 +1,4 @@
-"""docs/law.md: every row of the digest has its place, and what it names is there."""
+"""docs/law.md covers every row of the digest, and whatever it names exists."""
 
 import re
 from pathlib import Path
@@ -31,7 +31,7 @@ RULES = [
 
 
 def _rows_of(source: str) -> set[str]:
-    """`A1 to A3, A17` is A1, A2, A3 and A17."""
+    """Expand `A1 to A3, A17` to A1, A2, A3 and A17."""
     rows = set()
     for first, last in re.findall(r"\bA(\d+)(?: to A(\d+))?", source):
         rows |= {f"A{number}" for number in range(int(first), int(last or first) + 1)}
@@ -42,13 +42,13 @@ def _named(cell: str) -> list[str]:
     return re.findall(r"`([^`]+)`", cell)
 
 
-def test_every_row_of_the_digest_is_there_in_order() -> None:
+def test_every_row_of_the_digest_is_covered_in_order() -> None:
     assert list(ROWS) == DIGEST
     assert all(len(cells) == 5 for cells in ROWS.values())
 
 
 @pytest.mark.parametrize("row", DIGEST)
-def test_a_row_names_files_and_tests_that_are_there(row: str) -> None:
+def test_a_row_names_files_and_tests_that_exist(row: str) -> None:
     _, state, _, code, tests = ROWS[row]
     if state == "not ours":
         assert (code, tests) == ("–", "–")
@@ -66,11 +66,11 @@ def test_a_row_names_files_and_tests_that_are_there(row: str) -> None:
 
 
 @pytest.mark.parametrize("row", DIGEST)
-def test_a_row_names_the_rules_that_name_it(row: str) -> None:
+def test_a_row_names_exactly_the_rules_that_cite_it(row: str) -> None:
     named = set(_named(ROWS[row][2]))
     assert named == {rule.name for rule in RULES if row in _rows_of(rule.source)}
 
 
-def test_what_is_said_not_to_be_ours_is_said_with_every_row_that_says_so() -> None:
+def test_rows_that_are_not_ours_are_listed_in_the_reasons() -> None:
     told = set(re.findall(r"\*\*(A\d+)\*\*", REASONS))
     assert told == {row for row, cells in ROWS.items() if "not ours" in cells[1]}

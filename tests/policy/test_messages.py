@@ -72,7 +72,7 @@ CASES = [
     (OPTIONAL, {"one_click": False}, "none"),
     (OPTIONAL, {"unsubscribe_https": (), "unsubscribe_mailto": MAILTO}, "none"),
     (OPTIONAL, {"unsubscribe_https": ()}, "unsubscribe_malformed"),
-    # the relay adds the way out: what will go out is judged
+    # the relay adds the way out: the message as sent is judged
     (ADDING, {"unsubscribe_fields": 0, "unsubscribe_https": (), "one_click": False}, "none"),
     (ADDING, NO_WAY_OUT | {"from_domains": ("example.net",)}, "sender_not_permitted"),
     (ADDING, NO_WAY_OUT | {"malformed": "x"}, "header_malformed"),
@@ -83,7 +83,7 @@ CASES = [
     (REPLACING, {"unsubscribe_fields": 2, "unsubscribe_https": ()}, "none"),
     (ALONE, NO_WAY_OUT, "none"),
     (ALONE, {}, "unsubscribe_malformed"),
-    # what the relay adds is covered by its own signature or by none
+    # a field the relay adds is covered by its own signature or by none
     (replace(ADDING, check_dkim=True), NO_WAY_OUT | SIGNED, "unsubscribe_unsigned"),
     (replace(ADDING, check_dkim=True), SIGNED, "none"),
     (replace(ADDING, check_dkim=True), NO_WAY_OUT | {"dkim_fields": 1}, "none"),
@@ -92,7 +92,7 @@ CASES = [
         NO_WAY_OUT | SIGNED | {"signed_by_relay": True},
         "none",
     ),
-    # of a signed message, a valid signature covers the way out (RFC 8058 section 4)
+    # in a signed message, a valid signature must cover the way out (RFC 8058 section 4)
     (CHECKED, {"dkim_fields": 1, "signatures": (VALID,)}, "none"),
     (CHECKED, {"dkim_fields": 2, "signatures": (BROKEN, VALID)}, "none"),
     (CHECKED, {"dkim_fields": 2, "signatures": (UNKNOWN, VALID)}, "none"),
@@ -102,10 +102,10 @@ CASES = [
     (CHECKED, {"dkim_fields": 2, "signatures": (BROKEN, UNKNOWN)}, "temporary_failure"),
     (CHECKED, {"signatures": (BROKEN,), "signed_by_relay": True}, "none"),
     (CHECKED, {"signatures": (BROKEN,), "one_click": False}, "one_click_missing"),
-    (CHECKED, {"dkim_fields": 1}, "none"),  # recorded before signatures were looked at
+    (CHECKED, {"dkim_fields": 1}, "none"),  # recorded before signatures were checked
     (OFFERS, {"dkim_fields": 1, "signatures": (BROKEN,)}, "none"),
     (replace(RECEIPTS, check_dkim=True), {"signatures": (BROKEN,)}, "none"),
-    # transactional mail needs a readable header and its own domain, no more
+    # transactional mail only needs a readable header and its own domain
     (RECEIPTS, {"unsubscribe_fields": 0, "one_click": False}, "none"),
     (RECEIPTS, {"unsubscribe_fields": 3}, "none"),
     (RECEIPTS, {"malformed": "there is no From field"}, "header_malformed"),
@@ -125,15 +125,15 @@ def test_messages(stream: Stream, changes: dict[str, Any], expected: str) -> Non
         (CHECKED, {}, False),
         (OFFERS, {"dkim_fields": 1}, False),
         (replace(RECEIPTS, check_dkim=True), {"dkim_fields": 1}, False),
-        (CHECKED, {"dkim_fields": 1, "unsubscribe_fields": 0}, False),  # refused anyway
+        (CHECKED, {"dkim_fields": 1, "unsubscribe_fields": 0}, False),  # refused in any case
         (CHECKED, {"dkim_fields": 1, "signatures": (BROKEN,)}, False),
     ],
 )
-def test_the_dns_is_asked_only_where_it_decides(
+def test_the_dns_is_asked_only_if_it_decides(
     stream: Stream, changes: dict[str, Any], asked: bool
 ) -> None:
     assert asks_for_signatures(stream, replace(GOOD_MESSAGE, **changes)) is asked
 
 
-def test_a_paused_stream_says_nothing_against_the_message() -> None:
+def test_a_paused_stream_is_no_fault_of_the_message() -> None:
     assert _judged(replace(OFFERS, paused=True), GOOD_MESSAGE) == "none"

@@ -1,4 +1,4 @@
-"""Recipients whose domain says that it takes no mail (RFC 7505)."""
+"""Recipients whose domain declares that it accepts no mail (RFC 7505)."""
 
 import pytest
 from msgspec.structs import replace
@@ -45,14 +45,14 @@ def test_only_a_null_mx_refuses(stream: Stream, null_mx: bool | None, expected: 
     assert verdict(stream, null_mx=null_mx) == expected
 
 
-def test_what_the_law_says_comes_before_and_what_may_wait_after() -> None:
+def test_refusals_by_law_come_before_and_deferrals_after() -> None:
     assert verdict(OFFERS, null_mx=True, contact=None) == "refuse no_record"
     objected = (suppression("all", Origin.OBJECTION),)
     assert verdict(OFFERS, null_mx=True, suppressions=objected) == "refuse suppressed_objection"
     assert verdict(replace(OFFERS, paused=True), null_mx=True) == "refuse null_mx"
 
 
-def test_it_holds_on_every_stream_that_it_may_still_be() -> None:
+def test_a_null_mx_refuses_while_the_stream_is_uncertain() -> None:
     assert verdict(OFFERS, RECEIPTS, null_mx=True) == "refuse null_mx"
 
 
@@ -63,7 +63,7 @@ def test_the_reply_is_that_of_the_rfc() -> None:
     assert str(reply) == f"556 5.1.10 <{ADDRESS}> refused: null_mx (stream receipts) id=01J9"
 
 
-def test_it_is_told_where_it_was_asked_and_nowhere_else() -> None:
+def test_the_trace_mentions_the_mx_only_where_it_was_looked_up() -> None:
     asked = Transaction((RECEIPTS,), (ADDRESS,))
     told = {}
     for null_mx in (None, False, True):

@@ -1,4 +1,4 @@
-"""The pauses that a person or the breaker set: whose mail they hold back, and for how long."""
+"""Pauses set by a person or the breaker: whose mail they hold back, and for how long."""
 
 from datetime import timedelta
 
@@ -32,16 +32,16 @@ def judged(stream: Stream, *pauses: Pause, contact: Contact | None = SUBSCRIBER)
         ((replace(PAUSE, subject="brand:shoes"),), PAUSED),
         ((replace(PAUSE, subject="brand:hats"),), ALLOWED),
         ((replace(PAUSE, subject="stream:shoes"),), ALLOWED),
-        # after a restore, whatever else holds it back
+        # after a restore, before any other pause
         ((RESTORED,), "defer restore_pending"),
         ((PAUSE, RESTORED), "defer restore_pending"),
-        # up to its end, which is the first moment without it
+        # until its end, which is the first moment without it
         ((replace(PAUSE, until=NOW + SECOND),), PAUSED),
         ((replace(PAUSE, until=NOW),), ALLOWED),
         ((replace(PAUSE, until=NOW), replace(PAUSE, subject="brand:shoes")), PAUSED),
     ],
 )
-def test_whose_mail_it_holds_back(pauses: tuple[Pause, ...], expected: str) -> None:
+def test_whose_mail_a_pause_holds_back(pauses: tuple[Pause, ...], expected: str) -> None:
     assert judged(BRANDED, *pauses) == expected
 
 
@@ -52,27 +52,27 @@ def test_refusals_come_first_and_transactional_mail_goes_on() -> None:
     assert judged(receipts, own, replace(PAUSE, subject="brand:shoes")) == "allow transactional"
 
 
-def test_it_says_of_what_it_is_and_until_when() -> None:
+def test_a_deferral_names_the_pause_and_its_end() -> None:
     facts = {ADDRESS: RecipientFacts(contact=SUBSCRIBER, pauses=(replace(PAUSE, until=NOW + DAY),))}
     verdict = judge(Transaction((OFFERS,), (ADDRESS,)), facts, BOOK, NOW).recipients[0]
     since, until = (f"{at:%Y-%m-%dT%H:%M:%SZ}" for at in (NOW - DAY, NOW + DAY))
     assert verdict.detail == f"stream:offers, complaint, since {since}; until {until}"
 
 
-def test_of_an_earlier_moment_a_later_pause_is_not_known() -> None:
+def test_a_later_pause_is_ignored_at_an_earlier_moment() -> None:
     facts = RecipientFacts(pauses=(PAUSE,))
     assert known_at(facts, NOW).pauses == (PAUSE,)
     assert known_at(facts, NOW - 2 * DAY).pauses == ()
 
 
-def test_pauses_are_asked_for_where_they_count() -> None:
+def test_pauses_are_requested_only_where_they_count() -> None:
     assert needs(Transaction((RECEIPTS, OFFERS), (ADDRESS,)), BOOK).pauses
     assert needs(Transaction((ASKING,), (ADDRESS,)), BOOK).pauses
     assert not needs(Transaction((RECEIPTS,), (ADDRESS,)), BOOK).pauses
 
 
-def test_after_a_restore_nobody_is_asked_to_confirm() -> None:
-    """It is not known who complained or objected since: they are never asked."""
+def test_nobody_is_asked_to_confirm_after_a_restore() -> None:
+    """Somebody may have complained or objected since the backup, and must not be asked."""
     asked = replace(SUBSCRIBER, acts=(replace(SUBSCRIBER.acts[0], pending=True),))
     assert judged(ASKING, contact=asked).startswith("allow")
     assert judged(ASKING, RESTORED, contact=asked) == "defer restore_pending"

@@ -1,4 +1,4 @@
-"""Periods of the calendar: their last moments, to the microsecond."""
+"""Calendar periods and their last moments, to the microsecond."""
 
 from datetime import UTC, datetime
 
@@ -54,7 +54,7 @@ BUSINESS_DAYS = [
     (FRIDAY, 10, at(2026, 6, 19)),
     (FRIDAY - DAY, 1, FRIDAY),
     (FRIDAY - DAY, 2, at(2026, 6, 8)),
-    # from a weekend, Monday is the first day
+    # from a weekend on, Monday is the first day
     (FRIDAY + DAY, 1, at(2026, 6, 8)),
     (FRIDAY + 2 * DAY, 5, at(2026, 6, 12)),
     (FRIDAY + 2 * DAY, 10, at(2026, 6, 19)),
@@ -74,11 +74,11 @@ def test_business_days_are_counted_one_by_one() -> None:
             assert end(begin, Period(count, Unit.BUSINESS_DAYS)) == workdays[count - 1]
 
 
-def test_no_period_is_without_end() -> None:
+def test_every_period_ends() -> None:
     assert within(at(1970, 1, 1), None, at(9999, 12, 31))
 
 
-def test_what_ends_after_all_time_is_told_and_never_in_doubt() -> None:
+def test_a_period_that_ends_beyond_the_calendar_is_handled() -> None:
     with pytest.raises(OverflowError):
         end(at(9998, 1, 1), years(3))
     assert within(at(9998, 1, 1), years(3), at(9999, 12, 31))
@@ -95,14 +95,14 @@ def test_what_ends_after_all_time_is_told_and_never_in_doubt() -> None:
         (Period(48, Unit.HOURS), "48 hours"),
     ],
 )
-def test_how_people_say_it(period: Period, text: str) -> None:
+def test_periods_in_words(period: Period, text: str) -> None:
     assert str(period) == text
 
 
 BEGINNINGS = [
     (at(2026, 6, 1), years(3), at(2023, 6, 1)),
     (at(2028, 2, 29), years(4), at(2024, 2, 29)),
-    # no such day: the period begins with the month after
+    # no such day: the period begins with the next month
     (at(2028, 2, 29), years(3), at(2025, 3, 1, 0)),
     (at(2026, 3, 31), months(1), at(2026, 3, 1, 0)),
     (at(2026, 12, 31), months(6), at(2026, 7, 1, 0)),
@@ -113,7 +113,7 @@ BEGINNINGS = [
 
 
 @pytest.mark.parametrize(("now", "period", "first"), BEGINNINGS)
-def test_what_is_before_its_beginning_has_outlived_a_period(
+def test_anything_before_the_start_of_a_period_has_outlived_it(
     now: datetime, period: Period, first: datetime
 ) -> None:
     assert beginning(now, period) == first
@@ -122,7 +122,7 @@ def test_what_is_before_its_beginning_has_outlived_a_period(
 
 
 def test_looking_back_agrees_with_looking_ahead_on_every_day() -> None:
-    """Nothing that is before the beginning is still within, on any day of two leap cycles."""
+    """Nothing before the start is still within, on any day of two leap cycles."""
     for period in (years(1), years(3), months(1), months(13), months(36)):
         for day in range(8 * 366):
             now = at(2023, 1, 1) + day * DAY
@@ -139,12 +139,12 @@ def test_looking_back_agrees_with_looking_ahead_on_every_day() -> None:
         (months(36), True),
         (months(35), False),
         (Period(1096, Unit.DAYS), True),
-        (Period(1095, Unit.DAYS), False),  # with a leap day it is shorter than three years
+        (Period(1095, Unit.DAYS), False),  # shorter than three years with a leap day
         (Period(1096 * 24, Unit.HOURS), True),
         (Period(1096 * 24 - 1, Unit.HOURS), False),
     ],
 )
-def test_what_is_never_shorter_than_three_years(period: Period, enough: bool) -> None:
+def test_which_periods_are_never_shorter_than_three_years(period: Period, enough: bool) -> None:
     assert at_least_years(period, 3) is enough
 
 
@@ -156,5 +156,5 @@ def test_what_is_never_shorter_than_three_years(period: Period, enough: bool) ->
         (Period(10, Unit.BUSINESS_DAYS), 240),  # at least
     ],
 )
-def test_the_shortest_that_a_deadline_can_be(period: Period, hours: int) -> None:
+def test_the_shortest_a_deadline_can_be(period: Period, hours: int) -> None:
     assert shortest_seconds(period) == hours * 3_600

@@ -1,4 +1,4 @@
-"""The one message that asks whether to go on: when, whom, how often, and by which link."""
+"""The one message that asks whether to go on: when, to whom, how often, with which link."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -42,13 +42,13 @@ from tests.policy.cases import (
 )
 
 ASKING = replace(OFFERS, name="renewal", permission=True)
-# 30 days before NOW, 3 years earlier: the last moment that the window reaches back to.
+# 30 days before NOW and 3 years earlier: the last moment that the window reaches back to.
 WINDOW = datetime(2023, 5, 2, 12, tzinfo=UTC)
 LATELY = THREE_YEARS_AGO - 7 * DAY
 
 
 def silent(contact: Contact, since: datetime) -> Contact:
-    """The contact as it was left then."""
+    """A contact silent since that moment."""
     return replace(
         contact,
         collected_at=since,
@@ -73,7 +73,7 @@ def answer(contact: Contact | None, *, stream: Any = ASKING, **facts: Any) -> st
     ("since", "expected"),
     [
         (NOW - DAY, "refuse permission_not_due"),
-        (THREE_YEARS_AGO, "refuse permission_not_due"),  # it holds to the very moment
+        (THREE_YEARS_AGO, "refuse permission_not_due"),  # the basis holds up to this moment
         (THREE_YEARS_AGO - TICK, "allow permission"),
         (WINDOW, "allow permission"),
         (WINDOW - TICK, "refuse permission_not_due"),
@@ -105,11 +105,11 @@ def test_every_clock(contact: Contact, stream: Any, since: datetime, expected: s
          "refuse consent_preticked"),
         (replace(LAPSED, acts=(*LAPSED.acts, ConsentAct("offers", LATELY + DAY, withdrawal=True))),
          "refuse consent_withdrawn"),
-        # who asked for something and did not confirm it has not been heard of
+        # an unconfirmed request is not a sign of life
         (replace(LAPSED, acts=(*LAPSED.acts, replace(AGREED, at=NOW - DAY, pending=True,
                                                      method="double_opt_in"))),
          "allow permission"),
-        # the clock of one purchase has run out, and that of another has not
+        # time has run out for one purchase but not for another
         (replace(silent(BOUGHT_ONCE, LATELY), purchases=(replace(BOUGHT, at=LATELY),
                                                         Purchase("hats", NOW - DAY))),
          "refuse product_not_similar"),
@@ -122,7 +122,7 @@ def test_who_is_asked(contact: Contact | None, expected: str) -> None:
 
 @pytest.mark.parametrize("origin", Origin)
 @pytest.mark.parametrize("scope", ["all", "marketing", "purpose:offers", "brand:default"])
-def test_nobody_who_is_suppressed(scope: str, origin: Origin) -> None:
+def test_suppressed_people_are_not_asked(scope: str, origin: Origin) -> None:
     entry = suppression(scope, origin, THREE_YEARS_AGO - 9 * DAY)
     newest = suppression(scope, origin, NOW - DAY)
     for entries in ((newest,), (newest, entry)):
@@ -136,14 +136,14 @@ def test_nobody_who_is_suppressed(scope: str, origin: Origin) -> None:
         (Mailing("permission:default", NOW - 30 * DAY), "refuse permission_repeated"),
         (Mailing("permission:default", NOW - 30 * DAY - TICK), "allow permission"),
         (Mailing("permission:shoes", NOW - TICK), "allow permission"),
-        (Mailing("renewal", NOW - TICK), "allow permission"),  # no stream of this class then
+        (Mailing("renewal", NOW - TICK), "allow permission"),  # not a request then
     ],
 )
-def test_once(mailing: Mailing, expected: str) -> None:
+def test_permission_is_asked_once(mailing: Mailing, expected: str) -> None:
     assert answer(LAPSED, mailings=(mailing,)) == expected
 
 
-def test_what_is_too_late_by_one_collection_is_not_by_another() -> None:
+def test_a_window_missed_by_one_collection_may_be_open_by_another() -> None:
     lists = [
         Collection(source=Source.PURCHASED, collected_at=at, provenance=Provenance(name, True))
         for name, at in (("One Ltd", WINDOW - DAY), ("Two Ltd", LATELY))
@@ -155,14 +155,14 @@ def test_what_is_too_late_by_one_collection_is_not_by_another() -> None:
         assert answer(collected(person, (lists[0],))) == "refuse permission_not_due"
 
 
-def test_all_streams_of_a_brand_are_one_and_no_stream_can_be_called_so() -> None:
+def test_a_brands_streams_share_a_key_that_no_stream_can_have() -> None:
     assert ASKING.counted_as == replace(ASKING, name="other").counted_as == "permission:default"
     assert OFFERS.counted_as == "offers"
 
 
 @pytest.mark.parametrize("origin", [Origin.COMPLAINT, Origin.OBJECTION])
 @pytest.mark.parametrize("scope", ["purpose:letters", "brand:another"])
-def test_who_complained_or_objected_about_anything_is_not_asked(origin: Origin, scope: str) -> None:
+def test_people_who_complained_or_objected_are_not_asked(origin: Origin, scope: str) -> None:
     mine = replace(ASKING, brand="shop")
     assert answer(LAPSED, stream=mine, suppressions=(suppression(scope, origin),)) == (
         f"refuse suppressed_{origin}"
@@ -174,12 +174,12 @@ def test_who_complained_or_objected_about_anything_is_not_asked(origin: Origin, 
     assert answer(LAPSED, suppressions=(left,)) == "allow permission"
 
 
-def test_it_is_deferred_as_all_marketing_is() -> None:
+def test_a_request_is_deferred_like_all_marketing() -> None:
     assert answer(LAPSED, stream=replace(ASKING, paused=True)) == "defer stream_paused"
 
 
 @pytest.mark.parametrize("found", [None, *ConfirmLink])
-def test_the_link(found: ConfirmLink | None) -> None:
+def test_the_link_of_a_request(found: ConfirmLink | None) -> None:
     content = None if found is None else ContentFeatures(confirm_link=found)
     message = replace(GOOD_MESSAGE, content=content)
     expected = Reason.NONE if found is ConfirmLink.VALID else Reason.CONFIRM_LINK_MISSING
@@ -187,7 +187,7 @@ def test_the_link(found: ConfirmLink | None) -> None:
     assert judge_message(OFFERS, message).reason is Reason.NONE
 
 
-def test_a_rulebook_whose_mail_needs_no_agreement_has_nothing_to_ask() -> None:
+def test_nothing_is_asked_where_mail_needs_no_consent() -> None:
     book = replace(BOOK, bases=(*BOOK.bases, "opt_out"))
     asked = Transaction((ASKING,), (ADDRESS,))
     facts = {ADDRESS: RecipientFacts(contact=LAPSED)}

@@ -1,4 +1,4 @@
-"""What is a tracking pixel, and what only looks like one; and a message without them."""
+"""Tracking pixels, pictures that only look like one, and removing the pixels."""
 
 import time
 from base64 import encodebytes
@@ -123,7 +123,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", TRACKING)
-def test_it_tells_of_an_opening(name: str) -> None:
+def test_these_pictures_track_opening(name: str) -> None:
     (found,) = find_pixels("<html><body><p>Hello</p>" + TRACKING[name] + "</body></html>")
     assert found.pixel.host == found.pixel.host.lower()
 
@@ -132,25 +132,25 @@ def test_it_tells_of_an_opening(name: str) -> None:
     ("name", "sign"),
     [("known, whatever its size", "known"), ("one pixel", "tiny"), ("hidden", "hidden")],
 )
-def test_what_it_is_known_by(name: str, sign: str) -> None:
+def test_which_sign_marks_a_pixel(name: str, sign: str) -> None:
     (found,) = find_pixels(TRACKING[name])
     assert found.pixel.sign == sign
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_it_tells_of_nothing(name: str) -> None:
+def test_these_pictures_track_nothing(name: str) -> None:
     assert not find_pixels("<html><body><p>Hello</p>" + OTHERS[name] + "</body></html>")
 
 
 @pytest.mark.parametrize("count", [998, 999, 1_000, 1_001, 120_000])
-def test_it_is_found_behind_any_number_of_tags_that_say_nothing(count: int) -> None:
-    """Which are passed over a thousand at a time, and count for one."""
+def test_a_pixel_is_found_after_any_number_of_meaningless_tags(count: int) -> None:
+    """A thousand of them at a time are skipped and count as one."""
     (found,) = find_pixels("<b>" * count + PIXEL)
     assert found.pixel.host == "t.example"
 
 
 @pytest.mark.parametrize("end", ["", " ", "\r\n", " alt='"])
-def test_it_is_not_closed_at_the_end(end: str) -> None:
+def test_a_pixel_left_unclosed_at_the_end_is_found(end: str) -> None:
     (found,) = find_pixels("<html><body><p>Hello</p>" + PIXEL[:-1] + end)
     assert found.pixel.host == "t.example"
 
@@ -160,7 +160,7 @@ CHARSETS = ["utf-8", "iso-8859-1", "windows-1252", "gb18030", "shift_jis", "koi8
 
 
 def message(html: str, encoding: str = "8bit", charset: str = "utf-8") -> tuple[HeaderBlock, bytes]:
-    """A text and an HTML part, the one as the other encoded."""
+    """A message with a text and an HTML part, both encoded alike."""
     from tests.mail.test_cutting import encoded
 
     head = b'Content-Type: multipart/alternative; boundary="b"\r\n\r\n'
@@ -174,7 +174,7 @@ def message(html: str, encoding: str = "8bit", charset: str = "utf-8") -> tuple[
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("charset", CHARSETS)
-def test_a_message_without_them(encoding: str, charset: str) -> None:
+def test_pixels_are_removed_from_a_message(encoding: str, charset: str) -> None:
     before, after = "<p>\u00e9\u4e2d\u6587\u0416\uff5e</p>\r\n" * 9, "<p>\u00e9t\u00e9</p>"
     headers, body = message(before + PIXEL + PIXEL + after + PIXEL, encoding, charset)
     edited = without_pixels(headers, body)
@@ -194,7 +194,7 @@ STYLE = "<p style='color:red;background:url(https://a.example/track/open?u=7) 0 
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_a_background_goes_and_its_element_stays(encoding: str) -> None:
+def test_a_background_is_removed_and_its_element_stays(encoding: str) -> None:
     headers, body = message(f"<tr>{BACKGROUND}a</td></tr>{STYLE}b</p>{PIXEL}c", encoding)
     edited, _, _ = read_texts(headers, without_pixels(headers, body))
     left = edited[1].octets.decode().replace(" ", "").strip()
@@ -205,8 +205,8 @@ def test_a_background_goes_and_its_element_stays(encoding: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_what_is_for_outlook_alone_is_for_nobody_else_afterwards(encoding: str) -> None:
-    """A comment within would end the conditional one: all others would show what is behind it."""
+def test_content_for_outlook_alone_stays_hidden_from_others(encoding: str) -> None:
+    """A comment inside would end the conditional comment and show the rest to everybody."""
     outlook = f"<!--[if mso]>{PIXEL}<p>Outlook</p>{PIXEL}<![endif]-->"
     others = f"<!--[if !mso]><!-->{PIXEL}<p>others</p><!--<![endif]-->"
     headers, body = message(f"{PIXEL}{outlook}{others}{outlook}{PIXEL}c", encoding)
@@ -218,7 +218,7 @@ def test_what_is_for_outlook_alone_is_for_nobody_else_afterwards(encoding: str) 
     )
 
 
-def test_a_part_that_only_some_programs_show() -> None:
+def test_pixels_are_removed_from_a_part_only_some_programs_show() -> None:
     headers, body = message(PIXEL, "quoted-printable")
     body = body.replace(b"Content-Type: text/html", b"Content-Type: text/x-amp-html")
     assert pixels_of(read_texts(headers, body)[0])
@@ -226,7 +226,7 @@ def test_a_part_that_only_some_programs_show() -> None:
     assert [part.plain for part in read_body(headers, body).parts] == [True]
 
 
-def test_several_parts_have_theirs() -> None:
+def test_pixels_are_removed_from_several_parts() -> None:
     headers, body = message(f"<p>a</p>{PIXEL}")
     text, html, end = body.split(b"--b")[1:]
     amp = html.replace(b"text/html", b"text/x-amp-html")
@@ -234,7 +234,7 @@ def test_several_parts_have_theirs() -> None:
     assert edited.count(b"<p>a</p><!-- -->") + edited.count(b"<p>a</p><!---->") == 2
 
 
-def test_a_message_that_ends_with_one() -> None:
+def test_a_pixel_at_the_end_of_a_message_is_removed() -> None:
     headers = HeaderBlock(b"Content-Type: text/html\r\n\r\n")
     assert PIXEL.encode() not in without_pixels(headers, b"<p>a</p>" + PIXEL.encode())
     headers, body = message(PIXEL)
@@ -242,13 +242,13 @@ def test_a_message_that_ends_with_one() -> None:
 
 
 @pytest.mark.parametrize("kind", ["text/html (a; b)", "(a) text/html; x=y", "Text / HTML"])
-def test_a_type_with_comments_and_spaces(kind: str) -> None:
+def test_a_content_type_with_comments_and_spaces_is_read(kind: str) -> None:
     head = f"Content-Type: {kind}\r\nContent-Transfer-Encoding: base64 (as ever)\r\n\r\n".encode()
     assert pixels_of(read_texts(HeaderBlock(head), encodebytes(PIXEL.encode()))[0])
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_what_is_not_closed_goes_as_far_as_it_was_read(encoding: str) -> None:
+def test_an_unclosed_pixel_is_removed_as_far_as_it_was_read(encoding: str) -> None:
     headers, body = message("<p>a</p>" + PIXEL[:-1], encoding)
     edited, _, _ = read_texts(headers, without_pixels(headers, body))
     assert edited[1].octets.decode().replace(" ", "").strip() == "<p>a</p><!---->"
@@ -256,15 +256,15 @@ def test_what_is_not_closed_goes_as_far_as_it_was_read(encoding: str) -> None:
         without_pixels(headers, body[: body.rindex(b"\r\n--b--")], whole=False)
 
 
-def test_what_is_not_closed_where_reading_ends_stays() -> None:
+def test_an_unclosed_pixel_at_the_end_of_reading_stays() -> None:
     start = "x" * (512 * 1024 - len(PIXEL) + 1)
     headers, body = message(start + PIXEL[:-1] + " alt='the rest of it'>")
     with pytest.raises(CannotCut):
         without_pixels(headers, body)
 
 
-def test_mail_as_programs_write_it() -> None:
-    """By Python's email package, with a picture of its own: only the pixels are another."""
+def test_mail_written_by_programs_loses_only_its_pixels() -> None:
+    """By Python's email package, with a real picture that must stay."""
     mail = EmailMessage()
     mail["Subject"] = "\u00e9t\u00e9"
     mail.set_content("caf\u00e9")
@@ -301,7 +301,7 @@ SIGNED = b"Content-Type: application/pkcs7-mime; smime-type=signed-data\r\n\r\nM
         (b"Content-Type: text/html\r\nContent-Type: multipart/signed\r\n\r\n", b"%b"),
     ],
 )
-def test_what_cannot_be_taken_out(head: bytes, body: bytes | None) -> None:
+def test_pixels_that_cannot_be_removed(head: bytes, body: bytes | None) -> None:
     part = b"Content-Type: text/html\r\n\r\n" + PIXEL.encode()
     content = PIXEL.encode("utf-16") if body is None else body % part
     assert pixels_of(read_texts(HeaderBlock(head), content)[0])
@@ -309,7 +309,7 @@ def test_what_cannot_be_taken_out(head: bytes, body: bytes | None) -> None:
         without_pixels(HeaderBlock(head), content)
 
 
-def test_the_beginning_of_a_message_is_cut_only_where_it_surely_ends() -> None:
+def test_the_start_of_a_message_is_cut_only_where_that_is_safe() -> None:
     headers, body = message("x" * 100 + PIXEL, "base64")
     beginning = body[: body.rindex(b"\r\n--b--")]
     with pytest.raises(CannotCut):
@@ -317,8 +317,8 @@ def test_the_beginning_of_a_message_is_cut_only_where_it_surely_ends() -> None:
 
 
 @pytest.mark.parametrize("ends", [" ", "\xa0", " ,"])
-def test_the_end_of_a_list_of_pictures_is_read_once(ends: str) -> None:
-    """Tried again from each of its spaces, 240 KB took three seconds."""
+def test_the_end_of_a_srcset_is_read_once(ends: str) -> None:
+    """240 KB took three seconds when it was read again from each space."""
     began = time.process_time()
     assert find_pixels(f'<img srcset="a,{ends * 4_000}">' * 60) == ()
     assert time.process_time() - began < 1

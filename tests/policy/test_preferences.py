@@ -1,4 +1,4 @@
-"""How often people want mail: more than that is refused, for good."""
+"""How often people want mail: anything beyond is refused for good."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -50,7 +50,7 @@ def judged(stream: Stream, known: RecipientFacts, now: datetime = NOW) -> str:
         (ALL, "2026-03-03T09:00", "2026-03-03T09:01", ALLOWED),
     ],
 )
-def test_the_day_from_which_there_may_be_more(
+def test_from_which_day_more_mail_is_allowed(
     frequency: Frequency, last: str, now: str, expected: str
 ) -> None:
     at = datetime.fromisoformat(f"{now}+00:00")
@@ -61,8 +61,8 @@ def test_the_day_from_which_there_may_be_more(
 
 
 @pytest.mark.parametrize("ahead", [timedelta(microseconds=1), timedelta(seconds=90)])
-def test_what_another_worker_counted_meanwhile_counts(ahead: timedelta) -> None:
-    """It may have asked for the time later than who is judged here, and yet have been first."""
+def test_mail_counted_meanwhile_by_another_worker_counts(ahead: timedelta) -> None:
+    """It may have read the clock later than this worker and still have come first."""
     wish = Preference("offers", WEEKLY, LONG_AGO)
     assert judged(OFFERS, facts(wish)) == ALLOWED
     assert judged(OFFERS, facts(wish, Mailing("offers", NOW + ahead, "offers"))) == REFUSED
@@ -71,25 +71,25 @@ def test_what_another_worker_counted_meanwhile_counts(ahead: timedelta) -> None:
 @pytest.mark.parametrize(
     ("stream", "wish", "mailed", "expected"),
     [
-        # the wish came with a message: it counts from there
+        # the wish came from a message, which counts
         (OFFERS, Preference("offers", WEEKLY, NOW - 6 * DAY), (), REFUSED),
         (OFFERS, Preference("offers", WEEKLY, NOW - 7 * DAY), (), ALLOWED),
-        (OFFERS, Preference("offers", WEEKLY, NOW + DAY), (), REFUSED),  # a clock that is ahead
-        (OFFERS, Preference("offers", WEEKLY, NOW + 90 * DAY), (), ALLOWED),  # that was far ahead
+        (OFFERS, Preference("offers", WEEKLY, NOW + DAY), (), REFUSED),  # by a clock that is ahead
+        (OFFERS, Preference("offers", WEEKLY, NOW + 90 * DAY), (), ALLOWED),  # by a clock far ahead
         (OFFERS, Preference("offers", WEEKLY, NOW + 90 * DAY), ("s", "offers", "default"), REFUSED),
         (OFFERS, Preference("news", WEEKLY, NOW), (), ALLOWED),
-        # every stream of the purpose counts, of this brand
+        # every stream of the purpose in this brand counts
         (OFFERS, Preference("offers", WEEKLY, LONG_AGO), ("sales", "offers", "default"), REFUSED),
         (OFFERS, Preference("offers", WEEKLY, LONG_AGO), ("offers", "news", "default"), ALLOWED),
         (SHOP, Preference("offers", WEEKLY, LONG_AGO, "shop"), ("s", "offers", "shop"), REFUSED),
         (SHOP, Preference("offers", WEEKLY, LONG_AGO, "shop"), ("s", "offers", "boots"), ALLOWED),
         (BOOTS, Preference("offers", WEEKLY, NOW, "shop"), (), ALLOWED),
         (BOOTS, Preference("offers", WEEKLY, NOW), (), REFUSED),  # said before there were brands
-        (OFFERS, Preference("offers", WEEKLY, NOW, "shop"), (), REFUSED),  # on nobody's stream
+        (OFFERS, Preference("offers", WEEKLY, NOW, "shop"), (), REFUSED),  # without a brand
         (replace(RECEIPTS, purpose="offers"), Preference("offers", WEEKLY, NOW), (), "allow"),
     ],
 )
-def test_which_mail_a_wish_is_about(
+def test_which_mail_a_wish_applies_to(
     stream: Stream, wish: Preference, mailed: tuple[str, str, str], expected: str
 ) -> None:
     sent = (Mailing(mailed[0], NOW - DAY, mailed[1], mailed[2]),) if mailed else ()
@@ -99,14 +99,16 @@ def test_which_mail_a_wish_is_about(
 @pytest.mark.parametrize(
     ("stream", "before", "later", "expected"),
     [
-        (SHOP, "default", "shop", ALLOWED),  # said before there were brands, and since
-        (SHOP, "shop", "default", REFUSED),  # who is not the shop by name loosens nothing of it
+        (SHOP, "default", "shop", ALLOWED),  # limited before there were brands
+        (SHOP, "shop", "default", REFUSED),  # only naming the shop lifts its limit
         (BOOTS, "default", "shop", REFUSED),  # only the shop may send more
-        (OFFERS, "shop", "default", ALLOWED),  # there are no brands any more
+        (OFFERS, "shop", "default", ALLOWED),  # brands are no longer used
         (OFFERS, "default", "shop", REFUSED),
     ],
 )
-def test_more_is_wanted_again(stream: Stream, before: str, later: str, expected: str) -> None:
+def test_a_later_wish_for_more_mail_counts(
+    stream: Stream, before: str, later: str, expected: str
+) -> None:
     wishes = (
         Preference("offers", WEEKLY, NOW - DAY, before),
         Preference("offers", ALL, NOW - DAY / 2, later),
@@ -139,7 +141,7 @@ def test_the_reply_is_permanent_and_the_reason_names_the_day() -> None:
     assert steps[-1].text.endswith("the next may go from 17 March 2026")
 
 
-def test_a_wish_is_later_than_those_that_a_fast_clock_has_dated() -> None:
+def test_a_new_wish_is_dated_after_those_of_a_fast_clock() -> None:
     told = [
         Preference("offers", MONTHLY, NOW + DAY, "shop"),
         Preference("offers", ALL, NOW, "shop"),

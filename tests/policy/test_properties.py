@@ -1,4 +1,4 @@
-"""What holds for every case, not for those that somebody thought of."""
+"""What holds for every case, including those nobody thought of."""
 
 from datetime import datetime
 from random import Random
@@ -37,7 +37,7 @@ from tests.policy.strategies import (
     untimed,
 )
 
-# No recipient's own reason: the message's, trouble of ours, and none at all.
+# Not reasons of a recipient: those of the message, internal failures, and none at all.
 OTHER_REASONS = {
     Reason.NONE,
     Reason.HEADER_MALFORMED,
@@ -57,7 +57,7 @@ OTHER_REASONS = {
     Reason.SINGLE_RECIPIENT_REQUIRED,
     Reason.RECIPIENT_LIMIT,
     Reason.TEMPORARY_FAILURE,
-    Reason.SOURCE_NOT_ANNOUNCED,  # asked of a recipient together with the message
+    Reason.SOURCE_NOT_ANNOUNCED,  # needs both the recipient and the message
     Reason.TRACKING_UNCONSENTED,
     Reason.CAMPAIGN_ON_TRIAL,
 }
@@ -71,23 +71,23 @@ def _judge(address: str, stream: Stream, facts: RecipientFacts) -> Verdict:
 
 @pytest.mark.soak
 def test_the_rules_say_what_the_design_says() -> None:
-    """A sweep against the design written down once more, which must reach every answer."""
+    """Compare with the oracle over a sweep that must reach every answer."""
     random = Random(20261130)
     seen = set()
     for _ in range(times(30_000, 100_000)):
         address, stream, facts = random_case(random)
-        # two suppressions of one scope and time: either may be named
+        # of two suppressions with one scope and time either may be named
         keys = {(entry.scope, entry.since) for entry in facts.suppressions}
         if len(keys) == len(facts.suppressions):
             answer = said(_judge(address, stream, facts))
             assert answer == expected(address, stream, facts, BOOK, NOW), (address, stream, facts)
             seen.add(answer.partition(" ")[2])
     recipient_reasons = set(Reason) - OTHER_REASONS
-    assert seen == recipient_reasons | set(Basis) - {Basis.OPT_OUT}  # no basis of fr
+    assert seen == recipient_reasons | set(Basis) - {Basis.OPT_OUT}  # fr has no opt-out basis
 
 
 @pytest.mark.soak
-def test_new_campaigns_wait_as_the_design_says() -> None:
+def test_new_campaigns_wait_as_designed() -> None:
     random = Random(20261128)
     seen = set()
     for _ in range(times(3_000, 100_000)):
@@ -121,8 +121,8 @@ def test_one_more_suppression_never_lets_mail_through(case: Case, more: Suppress
 
 @untimed
 @given(cases)
-def test_what_is_dated_later_than_now_never_lets_mail_through(case: Case) -> None:
-    """Taking the sender's future claims away changes no refusal into an allowance, nor back."""
+def test_facts_in_the_future_never_let_mail_through(case: Case) -> None:
+    """Removing the sender's claims about the future changes no verdict."""
     address, stream, facts = case
     assume(facts.contact is not None)
     assert facts.contact is not None
@@ -170,7 +170,7 @@ def test_the_trace_ends_where_the_verdict_was_made(case: Case) -> None:
 
 @untimed
 @given(cases, st.lists(streams, min_size=1, max_size=2))
-def test_an_uncertain_stream_refuses_exactly_what_all_candidates_refuse(
+def test_an_uncertain_stream_refuses_what_all_candidates_refuse(
     case: Case, others: list[Stream]
 ) -> None:
     address, stream, facts = case
@@ -198,7 +198,7 @@ variants = st.sampled_from(
 def test_a_widened_key_never_allows_what_the_exact_one_refuses(
     asked: str, listed: str, origin: Origin
 ) -> None:
-    """As a store answers: exact entries, and those that share the widened key only."""
+    """Facts as a store gives them: exact entries, and those sharing only the widened key."""
     key = canonical(asked)
     exact = canonical(listed) == key
     if not exact and widened(canonical(listed)) != widened(key):

@@ -1,4 +1,4 @@
-"""The hands that an address went through: each must be named and have disclosed us."""
+"""Addresses passed from hand to hand: each hand must be named and have disclosed us."""
 
 import pytest
 from msgspec.structs import replace
@@ -27,7 +27,7 @@ CHAINS = [
     (Provenance(chain=(COLLECTOR,)), ""),
     (Provenance(chain=(COLLECTOR, BROKER)), ""),
     (Provenance(chain=(Link("Collector", True),)), ""),
-    # the two fields of old are one hand, and beside a chain the last one
+    # the two older fields make one hand, the last one if there is a chain
     (Provenance("Collector", True), ""),
     (Provenance("Broker", True, (COLLECTOR,)), ""),
     (
@@ -35,7 +35,7 @@ CHAINS = [
         "there is no record that supplier 2 of 2, Broker, disclosed",
     ),
     (Provenance(None, True, (COLLECTOR,)), ""),
-    # one hand is enough to break it
+    # one bad hand breaks the chain
     (
         Provenance(chain=(COLLECTOR, SILENT)),
         "there is no record that supplier 2 of 2, Broker, disclosed",
@@ -52,7 +52,7 @@ CHAINS = [
     (Provenance(chain=(Link(),)), "there is no record that a supplier disclosed"),
     (Provenance(chain=(Link("", True),)), "there is no record that a supplier disclosed"),
     (Provenance(chain=(Link(" \u200b", True),)), "there is no record that a supplier disclosed"),
-    # what has not happened yet discloses nothing
+    # a disclosure in the future does not count
     (Provenance(chain=(Link("Collector", True, NOW),)), ""),
     (
         Provenance(chain=(Link("Collector", True, NOW + TICK),)),

@@ -1,4 +1,4 @@
-"""What holds for a whole domain, and for what an MTA may take the address for."""
+"""Facts about a whole domain, and about other addresses an MTA may read this one as."""
 
 import pytest
 from msgspec.structs import replace
@@ -18,7 +18,7 @@ def answer(facts: RecipientFacts, stream=OFFERS) -> str:  # type: ignore[no-unty
 
 @pytest.mark.parametrize("how", [{"domain": "@example.org"}, {"read_as": VICTIM}])
 @pytest.mark.parametrize("origin", Origin)
-def test_it_holds_on_every_stream_and_yields_to_no_consent(
+def test_a_domain_suppression_holds_everywhere_and_consent_does_not_lift_it(
     origin: Origin, how: dict[str, str]
 ) -> None:
     entry = replace(suppression("all", origin, NOW - 999 * DAY), **how)
@@ -26,7 +26,7 @@ def test_it_holds_on_every_stream_and_yields_to_no_consent(
     assert answer(facts) == answer(facts, RECEIPTS) == f"refuse suppressed_{origin}"
 
 
-def test_a_withdrawal_by_whom_the_mta_may_deliver_to_counts_for_marketing() -> None:
+def test_a_withdrawal_under_another_reading_counts_for_marketing() -> None:
     withdrawn = ConsentAct("offers", NOW - DAY, withdrawal=True)
     facts = RecipientFacts(contact=SUBSCRIBER, readings=(Reading(VICTIM, (withdrawn,)),))
     assert answer(facts) == "refuse consent_withdrawn"
@@ -39,8 +39,8 @@ def test_a_withdrawal_by_whom_the_mta_may_deliver_to_counts_for_marketing() -> N
     assert answer(newer) == "allow consent"
 
 
-def test_the_withdrawal_that_is_in_force_is_dated() -> None:
-    """Not one of the person's own that a later consent ended."""
+def test_the_date_given_is_that_of_the_withdrawal_in_force() -> None:
+    """Not that of an earlier withdrawal ended by consent."""
     own = ConsentAct("offers", NOW - 900 * DAY, withdrawal=True)
     theirs = ConsentAct("offers", NOW - DAY, withdrawal=True)
     contact = replace(SUBSCRIBER, acts=(own, *SUBSCRIBER.acts))
@@ -51,6 +51,6 @@ def test_the_withdrawal_that_is_in_force_is_dated() -> None:
     assert withdrawn_at(replace(case, facts=replace(facts, readings=()))) == own.at
 
 
-def test_consent_by_whom_the_mta_may_deliver_to_allows_nothing() -> None:
+def test_consent_under_another_reading_allows_nothing() -> None:
     facts = RecipientFacts(readings=(Reading(VICTIM, SUBSCRIBER.acts),))
     assert answer(facts) == "refuse no_record"

@@ -1,4 +1,4 @@
-"""docs/reasons.md has a paragraph for each reason, and for no other."""
+"""docs/reasons.md has exactly one paragraph for each reason."""
 
 import re
 from pathlib import Path
@@ -22,28 +22,28 @@ DEFERRALS = {
 }
 
 
-def test_every_reason_is_explained_and_nothing_else() -> None:
+def test_exactly_the_existing_reasons_are_explained() -> None:
     headings = re.findall(r"^### (.*)$", DOCUMENT, re.MULTILINE)
     assert sorted(headings) == sorted(Reason)
     assert set(PARAGRAPHS) == set(headings)
 
 
 def test_every_reason_says_what_to_do() -> None:
-    """In reports, and behind `help_url`."""
+    """In reports and on the page behind `help_url`."""
     phrases = texts(REFERENCE).phrases
     lacking = [reason for reason in Reason if f"fix.{reason}" not in phrases]
     assert lacking == [Reason.NONE], "add them to [fix] in smtpproxy/locale/en.toml and fr.toml"
 
 
 @pytest.mark.parametrize("reason", sorted(set(builtin("fr").law) & set(Reason)))
-def test_explain_names_the_articles_that_the_paragraph_names(reason: str) -> None:
+def test_explain_cites_the_same_articles_as_the_paragraph(reason: str) -> None:
     rule = " ".join(PARAGRAPHS[reason].split()).partition(" Rule: ")[2]
     told = rule.partition(" What to do: ")[0].partition("; ")[2]
     assert _numbers(builtin("fr").law[reason]) == _numbers(told)
 
 
 def _numbers(law: str) -> set[str]:
-    """The numbers of articles and deliberations, whatever the language."""
+    """The numbers of articles and deliberations in a text of any language."""
     return set(re.findall(r"\d+(?:-\d+)?", law))
 
 

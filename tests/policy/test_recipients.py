@@ -1,4 +1,4 @@
-"""Section 4 of the design: what happens to one recipient, rule by rule."""
+"""Section 4 of the design: the verdict on one recipient, rule by rule."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -52,7 +52,7 @@ BASES = [
     (replace(PERSON, audience=Audience.GENERIC), OFFERS, "allow generic_address"),
     (PERSON, RECEIPTS, "allow transactional"),
     (None, RECEIPTS, "allow transactional"),
-    # the first that holds is named
+    # the first basis that holds is named
     (replace(SUBSCRIBER, purchases=(BOUGHT,)), APPEAL, "allow consent"),
     (replace(CUSTOMER, audience=Audience.PROFESSIONAL), APPEAL, "allow existing_customer"),
     (BUYER, APPEAL, "allow charity"),
@@ -92,14 +92,14 @@ GENERIC_CONTACTS: list[tuple[dict[str, Any], str, str]] = [
     ({"source": None}, "contact@example.org", "refuse source_unproven"),
     ({"source": Source.PARTNER}, "contact@example.org", "refuse source_undisclosed"),
     ({"tags": frozenset({"restricted"})}, "contact@example.org", "refuse contact_restricted"),
-    # where mailboxes are private, it is somebody's
+    # at a provider of private mailboxes it belongs to a person
     ({}, "contact@gmail.com", "refuse consent_missing"),
     ({}, "contact@pages.free.fr", "refuse consent_missing"),
 ]
 
 
 @pytest.mark.parametrize(("changes", "address", "expected"), GENERIC_CONTACTS)
-def test_a_generic_contact_needs_what_every_record_needs(
+def test_a_generic_contact_needs_the_same_facts_as_any_record(
     changes: dict[str, Any], address: str, expected: str
 ) -> None:
     contact = replace(PERSON, audience=Audience.GENERIC, **changes)
@@ -154,7 +154,7 @@ PURCHASES = [
     ((Purchase("hats", NOW),), "refuse product_not_similar"),
     ((Purchase("hats", NOW), Purchase("shoes", OLD)), "refuse product_not_similar"),
     ((Purchase("hats", OLD), Purchase("shoes", NOW)), "allow existing_customer"),
-    # what has not happened is no purchase
+    # a purchase in the future does not count
     ((Purchase("shoes", NOW + TICK),), "refuse consent_missing"),
     ((Purchase("shoes", NOW + DAY), Purchase("shoes", OLD)), "refuse customer_stale"),
 ]
@@ -194,7 +194,7 @@ CHARITIES = [
     (replace(_silent(PERSON, OLD), last_activity_at=NOW), "allow charity"),
     (replace(_silent(PERSON, OLD), last_activity_at=NOW + TICK), "refuse inactive"),
     (replace(PERSON, collected_at=None), "refuse notice_missing"),
-    # a customer's failure is nearer than the charity's
+    # the customer's failure is named before the charity's
     (
         replace(_silent(PERSON, OLD), purchases=(Purchase("hats", OLD),)),
         "refuse customer_stale",
@@ -253,7 +253,7 @@ def test_a_withdrawal_beats_every_other_basis(contact: Contact) -> None:
     assert said(verdict(contact, stream=RECEIPTS)) == "allow transactional"
 
 
-def test_a_withdrawal_for_another_purpose_is_none_for_this_one() -> None:
+def test_a_withdrawal_for_another_purpose_does_not_count() -> None:
     other = replace(WITHDRAWN, purpose="news")
     assert said(verdict(replace(SUBSCRIBER, acts=(*SUBSCRIBER.acts, other)))) == "allow consent"
 
@@ -268,7 +268,7 @@ def test_a_withdrawal_for_another_purpose_is_none_for_this_one() -> None:
         (None, "refuse no_record"),
     ],
 )
-def test_a_paused_stream_defers_what_it_may_send_and_refuses_the_rest(
+def test_a_paused_stream_defers_permitted_mail_and_refuses_the_rest(
     contact: Contact | None, expected: str
 ) -> None:
     assert said(verdict(contact, stream=replace(OFFERS, paused=True))) == expected
@@ -284,13 +284,13 @@ YEARS = [
     (COLLECTED, datetime(2028, 3, 1, 10, 0, 0, 1, tzinfo=UTC), False),
     (COLLECTED, datetime(2028, 2, 29, 23, tzinfo=UTC), True),
     (COLLECTED, datetime(2029, 1, 1, tzinfo=UTC), False),
-    # from 29 February, where there is none: the last day of the month
+    # from 29 February to a year without one: the last day of the month
     (LEAP, datetime(2027, 2, 28, 12, tzinfo=UTC), True),
     (LEAP, datetime(2027, 2, 28, 12, 0, 0, 1, tzinfo=UTC), False),
-    # to a leap year: the same day, not one more
+    # to a leap year: the same day, without an extra one
     (datetime(2025, 2, 28, 12, tzinfo=UTC), datetime(2028, 2, 28, 12, tzinfo=UTC), True),
     (datetime(2025, 2, 28, 12, tzinfo=UTC), datetime(2028, 2, 29, 0, tzinfo=UTC), False),
-    # over the turn of the year
+    # across the turn of the year
     (datetime(2024, 12, 31, 23, tzinfo=UTC), datetime(2027, 12, 31, 23, tzinfo=UTC), True),
     (datetime(2024, 12, 31, 23, tzinfo=UTC), datetime(2028, 1, 1, tzinfo=UTC), False),
 ]

@@ -1,4 +1,4 @@
-"""The replies that clients read, to the letter of the design."""
+"""The replies that clients get, exactly as in the design."""
 
 import pytest
 from hypothesis import given
@@ -25,7 +25,7 @@ PAUSED = defer(Reason.STREAM_PAUSED)
 FAILED = defer(Reason.TEMPORARY_FAILURE)
 
 
-def test_a_refused_recipient() -> None:
+def test_the_reply_to_a_refused_recipient() -> None:
     reply = recipient_reply("a@b.example", WITHDRAWN, "offers", ID)
     assert reply.encode() == (
         b"550 5.7.1 <a@b.example> refused: consent_withdrawn (stream offers) id=%s\r\n"
@@ -33,7 +33,7 @@ def test_a_refused_recipient() -> None:
     )
 
 
-def test_a_deferred_recipient() -> None:
+def test_the_reply_to_a_deferred_recipient() -> None:
     assert str(recipient_reply("a@b.example", PAUSED, "offers", ID)) == (
         f"450 4.7.0 <a@b.example> deferred: stream_paused (stream offers) id={ID}"
     )
@@ -56,18 +56,18 @@ MESSAGES = [
 
 
 @pytest.mark.parametrize(("verdict", "text"), MESSAGES)
-def test_messages(verdict: Verdict, text: str) -> None:
+def test_replies_to_messages(verdict: Verdict, text: str) -> None:
     assert str(message_reply(verdict, "offers", ID)) == f"{text} (stream offers) id={ID}"
 
 
-def test_recipients_that_could_not_be_told_at_rcpt() -> None:
+def test_recipients_refused_after_rcpt_are_listed_in_the_reply() -> None:
     named = [("a@x", MISSING), ("b@y", NO_RECORD)]
     assert str(recipients_reply(named, "offers", ID)) == (
         f"550 5.7.1 refused: <a@x> consent_missing, <b@y> no_record (stream offers) id={ID}"
     )
 
 
-def test_only_the_refused_are_named_when_there_are_any() -> None:
+def test_only_refused_recipients_are_named_if_there_are_any() -> None:
     assert str(recipients_reply([("a@x", PAUSED), ("b@y", NO_RECORD)], "offers", ID)) == (
         f"550 5.7.1 refused: <b@y> no_record (stream offers) id={ID}"
     )
@@ -83,11 +83,11 @@ def test_a_list_that_is_too_long_is_cut_and_counted() -> None:
     assert 8 <= shown < 100
     assert f" consent_missing and {100 - shown} more (stream offers) id={ID}\r\n" in line
     assert len(line) <= 511
-    # none is left out that would have fitted
+    # nothing that would have fitted is left out
     assert len(line) > 511 - len(", <recipient000@customer.example> consent_missing")
 
 
-def test_what_is_not_printable_ascii_is_shown_by_its_code_point() -> None:
+def test_characters_beyond_printable_ascii_are_shown_by_code_point() -> None:
     shown = recipient_reply("jos\u00e9\U0001f600@x", MISSING, "offers", ID).text
     assert shown.startswith("<jos\\x{E9}\\x{1F600}@x> refused:")
     octets = recipient_reply("a\udce9@x", MISSING, "offers", ID).text
@@ -119,7 +119,7 @@ def test_help_that_does_not_fit_is_left_out() -> None:
     assert recipient_reply(path, MISSING, "offers", ID, url) == without
 
 
-def test_what_is_allowed_has_no_reply_of_ours() -> None:
+def test_an_allowed_recipient_has_no_reply_of_ours() -> None:
     with pytest.raises(ValueError, match="allowed"):
         message_reply(Verdict(Action.ALLOW), "offers", ID)
     with pytest.raises(ValueError, match="nobody"):
@@ -149,7 +149,7 @@ urls = st.integers(9, 128).map(lambda n: ("https://consent.example.com/" + "w" *
 
 
 @given(texts, refusals, st.lists(st.tuples(texts, refusals), min_size=1, max_size=20), urls)
-def test_help_is_added_where_it_fits_and_changes_nothing_else(
+def test_the_help_link_is_added_where_it_fits_and_changes_nothing_else(
     address: str, verdict: Verdict, named: list[tuple[str, Verdict]], url: str
 ) -> None:
     first = next((v for _, v in named if v.action is Action.REFUSE), named[0][1])

@@ -1,4 +1,4 @@
-"""What rulebook files may say, and that the built-in ones say all that matters."""
+"""What rulebook files may say; the built-in ones set everything that matters."""
 
 import re
 import tomllib
@@ -29,7 +29,7 @@ def _own(text: str, extends: str = "fr") -> Rulebook:
     return parse_rulebook(f'name = "own"\nextends = "{extends}"\n{text}')
 
 
-def test_what_is_not_said_is_that_of_the_extended_one() -> None:
+def test_unset_parameters_come_from_the_extended_rulebook() -> None:
     ca = builtin("ca")
     own = _own('customer_period = "1 year"', "ca")
     assert own.name == "own"
@@ -37,7 +37,7 @@ def test_what_is_not_said_is_that_of_the_extended_one() -> None:
     assert (own.inquiry_period, own.bases, own.law) == (months(6), ca.bases, ca.law)
 
 
-def test_without_extends_the_values_are_those_of_france_without_its_lists() -> None:
+def test_without_extends_values_are_those_of_fr_except_its_lists() -> None:
     own = parse_rulebook('name = "own"')
     assert own == Rulebook("own")
     for parameter in PARAMETERS:
@@ -62,7 +62,7 @@ def test_how_periods_are_written(text: str, expected: Period | None) -> None:
     assert _own(text).customer_period == expected
 
 
-def test_other_values() -> None:
+def test_how_other_values_are_written() -> None:
     own = _own(
         """
 bases = ["consent", "existing_customer", "opt_out"]
@@ -210,7 +210,7 @@ consent_years = 3
 
 
 @pytest.mark.parametrize("name", BUILTIN_NAMES)
-def test_a_built_in_rulebook_says_all_that_matters_and_where_it_is_from(name: str) -> None:
+def test_a_built_in_rulebook_sets_and_sources_everything_that_matters(name: str) -> None:
     text = resources.files(rulebooks).joinpath(f"{name}.toml").read_text("utf-8")
     document = tomllib.loads(text)
     said = set(document) & set(PARAMETERS)
@@ -220,7 +220,7 @@ def test_a_built_in_rulebook_says_all_that_matters_and_where_it_is_from(name: st
             assert parameter in said, parameter
     assert set(document["sources"]) == said
     assert all(len(source) > 2 for source in document["sources"].values())
-    # what the digest marks as not verified
+    # the marks of sources in the digest
     assert "Not verified:" in text
     assert all(mark in text for mark in ("[P]", "[S]", "[M]"))
 
@@ -233,35 +233,35 @@ def test_a_built_in_rulebook_names_the_law_of_every_rule_that_it_has(name: str) 
     messages |= {"body_optout", "imprint", "subject"}
     if book.permission_window is not None:
         asked |= {"permission", "confirm_link"}
-    named = set(book.law) - (set(Reason) - {"no_record"})  # the name of a rule too
+    named = set(book.law) - (set(Reason) - {"no_record"})  # `no_record` is the name of a rule too
     assert named == asked | messages | {"source_announced", "tracking"}
 
 
-def test_only_one_built_in_rulebook_lets_mail_through_without_a_record() -> None:
+def test_only_one_built_in_rulebook_allows_mail_without_a_record() -> None:
     lenient = [name for name in BUILTIN_NAMES if not builtin(name).record_required]
     assert lenient == ["us"]
     assert [n for n in BUILTIN_NAMES if Basis.OPT_OUT in builtin(n).bases] == ["us"]
 
 
-def test_no_built_in_rulebook_takes_a_free_account_for_a_sale() -> None:
+def test_no_built_in_rulebook_treats_a_free_account_as_a_sale() -> None:
     assert [n for n in BUILTIN_NAMES if Dealing.ACCOUNT in builtin(n).dealings] == []
 
 
-# the document
+# docs/rulebooks.md
 
 
 def _section(title: str) -> str:
     return DOCUMENT.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
-def test_every_parameter_is_explained_and_no_other() -> None:
+def test_exactly_the_existing_parameters_are_explained() -> None:
     explained = re.findall(r"^\| `(\w+)` \| [a-z, ]+ \| [A-Z]", _section("The parameters"), re.M)
     assert sorted([*explained, "law"]) == sorted(PARAMETERS)
     assert "`[law]`" in DOCUMENT
 
 
-def test_the_values_are_those_of_the_files() -> None:
-    """`python -m tests.policy.rulebook_values` prints what must stand there."""
+def test_the_table_of_values_matches_the_files() -> None:
+    """`python -m tests.policy.rulebook_values` prints the right table."""
     assert DOCUMENT.endswith(table_of_values())
 
 
@@ -270,7 +270,7 @@ def test_every_built_in_rulebook_is_introduced() -> None:
     assert tuple(introduced) == BUILTIN_NAMES
 
 
-def test_the_example_of_ones_own_is_good() -> None:
+def test_the_example_of_a_custom_rulebook_is_valid() -> None:
     example = re.search(r"^```toml\n(name = .*?)^```", DOCUMENT, re.M | re.S)
     assert example
     own = parse_rulebook(example[1])
@@ -278,7 +278,7 @@ def test_the_example_of_ones_own_is_good() -> None:
     assert "team" not in own.role_local_parts
 
 
-def test_the_faults_of_the_document_are_those_that_are_said() -> None:
+def test_the_faults_shown_in_the_document_are_the_real_ones() -> None:
     for text in ("consent_yaers = 2", 'forbidden_sources = ["wbe"]'):
         with pytest.raises(RulebookError) as caught:
             _own(text)

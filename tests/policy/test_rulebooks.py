@@ -1,4 +1,4 @@
-"""Rulebooks: the one that comes along, and how one's own is read."""
+"""The built-in rulebooks, and reading a custom one."""
 
 import tomllib
 from importlib import resources
@@ -16,7 +16,7 @@ FR = parse_rulebook(FR_TEXT)
 
 
 @pytest.mark.parametrize("name", BUILTIN_NAMES)
-def test_every_built_in_rulebook_is_there_and_has_its_name(name: str) -> None:
+def test_every_built_in_rulebook_exists_under_its_name(name: str) -> None:
     text = resources.files(rulebooks).joinpath(f"{name}.toml").read_text("utf-8")
     assert parse_rulebook(text).name == name
 
@@ -32,7 +32,7 @@ def test_every_parameter_of_france_has_its_source() -> None:
     assert set(sources) == set(Rulebook.__struct_fields__) - {"name"}
 
 
-def test_roles_are_departments_and_no_persons() -> None:
+def test_roles_are_departments_and_not_persons() -> None:
     assert FR.role_local_parts >= {
         "contact", "info", "recrutement", "accueil", "commandes", "sales", "support", "jobs",
     }  # fmt: skip
@@ -51,14 +51,14 @@ def test_consumer_providers_of_france_and_of_the_world() -> None:
     assert not FR.consumer_domains & {"example.com", "gouv.fr", "com", "fr"}
 
 
-def test_the_lists_are_written_as_addresses_are_compared() -> None:
+def test_the_lists_are_in_canonical_form() -> None:
     for local in FR.role_local_parts:
         assert canonical(f"{local}@example.com") == f"{local}@example.com"
     for domain in FR.consumer_domains:
         assert canonical(f"a@{domain}") == f"a@{domain}"
 
 
-def test_what_is_left_out_has_its_default_and_no_address_is_generic() -> None:
+def test_unset_parameters_have_defaults_and_no_address_is_generic() -> None:
     own = parse_rulebook('name = "own"\ncustomer_years = 2\n')
     assert own == Rulebook("own", customer_period=years(2))
     assert own.role_local_parts == frozenset()
@@ -93,7 +93,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("text", "said"), FAULTS)
-def test_a_fault_names_the_key_and_what_would_be_right(text: str, said: str) -> None:
+def test_a_fault_names_the_key_and_a_valid_value(text: str, said: str) -> None:
     with pytest.raises(RulebookError) as caught:
         parse_rulebook(text)
     assert str(caught.value).startswith(said)

@@ -1,4 +1,4 @@
-"""What a scope holds for once nothing has the name any more that it says."""
+"""What a scope holds for once its name is gone from the configuration."""
 
 import pytest
 from msgspec.structs import replace
@@ -22,11 +22,11 @@ SCOPES = Scopes.of({"offers": SHOP}, ["mill"])
         ("purpose:news", False),
     ],
 )
-def test_which_are_there(scope: str, known: bool) -> None:
+def test_which_scopes_exist(scope: str, known: bool) -> None:
     assert SCOPES.knows(scope) is known
 
 
-def test_a_link_of_a_name_that_is_gone_stops_what_links_stop_now() -> None:
+def test_an_old_link_of_a_name_that_is_gone_stops_what_links_stop_now() -> None:
     adds = replace(SHOP, unsubscribe_scope="brand:shop")
     assert SCOPES.of_link("brand:mill", None) == "brand:mill"
     assert SCOPES.of_link("brand:boutique", adds) == "brand:shop"

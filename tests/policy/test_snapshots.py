@@ -1,4 +1,4 @@
-"""Streams that want the partners' snapshots to be fresh (design.md section 4, rule 12)."""
+"""Streams that require fresh snapshots from partners (design.md section 4, rule 12)."""
 
 from datetime import timedelta
 
@@ -28,7 +28,7 @@ def verdict(stream: Stream, facts: RecipientFacts) -> str:
         (DAY, "allow consent"),
         (DAY + SECOND, "defer list_stale"),
         (None, "defer list_stale"),
-        (-5 * 60 * SECOND, "allow consent"),  # of a partner whose clock is a little ahead
+        (-5 * 60 * SECOND, "allow consent"),  # from a partner whose clock is slightly ahead
         (-5 * 60 * SECOND - SECOND, "defer list_stale"),
         (-365 * DAY, "defer list_stale"),
     ],
@@ -51,12 +51,12 @@ def test_transactional_mail_waits_for_no_list() -> None:
     assert not needs(Transaction((receipts,), ("a@b.example",)), FR).snapshots
 
 
-def test_the_age_is_asked_for_where_it_counts() -> None:
+def test_the_age_is_requested_only_where_it_counts() -> None:
     assert needs(Transaction((OFFERS, FRESH), ("a@b.example",)), FR).snapshots
     assert not needs(Transaction((OFFERS,), ("a@b.example",)), FR).snapshots
 
 
-def test_of_an_earlier_moment_a_later_snapshot_is_not_known() -> None:
+def test_a_later_snapshot_is_ignored_at_an_earlier_moment() -> None:
     facts = RecipientFacts(contact=SUBSCRIBER, snapshot_at=NOW)
     assert known_at(facts, NOW).snapshot_at == NOW
     assert known_at(facts, NOW - SECOND).snapshot_at is None
@@ -65,7 +65,7 @@ def test_of_an_earlier_moment_a_later_snapshot_is_not_known() -> None:
     assert known_at(two, NOW - SECOND) == RecipientFacts(contact=SUBSCRIBER)
 
 
-def test_a_fresh_one_does_not_hide_one_of_the_future() -> None:
+def test_a_fresh_snapshot_does_not_hide_one_in_the_future() -> None:
     facts = RecipientFacts(contact=SUBSCRIBER, snapshot_at=NOW, newest_snapshot_at=NOW + 9 * DAY)
     assert verdict(FRESH, facts) == "defer list_stale"
     assert verdict(OFFERS, facts) == "allow consent"

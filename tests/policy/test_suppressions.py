@@ -1,4 +1,4 @@
-"""Rule 0: standing orders not to mail, their scopes, their order, and what they yield to."""
+"""Rule 0: standing orders not to mail, their scopes and order, and what lifts them."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ SCOPES = [
     ("purpose:offers", {"offers", "notes", "nobodys"}),
     ("purpose:news", set()),
     ("purpose:", set()),
-    # what is none of the four cannot be decided: it holds
+    # an unknown scope cannot be decided, so it holds
     ("ALL", {"offers", "receipts", "notes", "nobodys"}),
     ("", {"offers", "receipts", "notes", "nobodys"}),
 ]
@@ -60,7 +60,7 @@ def test_every_origin_has_its_reason(origin: Origin) -> None:
 
 
 @pytest.mark.parametrize("origin", Origin)
-def test_a_widened_entry_holds_unless_it_is_about_the_exact_mailbox(origin: Origin) -> None:
+def test_an_entry_for_the_widened_key_holds_unless_it_is_about_one_mailbox(origin: Origin) -> None:
     answer = said(verdict(SUBSCRIBER, suppression(origin=origin, widened=True)))
     if origin in (Origin.BOUNCE, Origin.MANUAL):
         assert answer == "allow consent"
@@ -68,7 +68,7 @@ def test_a_widened_entry_holds_unless_it_is_about_the_exact_mailbox(origin: Orig
         assert answer == f"refuse suppressed_{origin}"
 
 
-def test_the_widest_scope_is_named_and_of_these_the_oldest() -> None:
+def test_the_oldest_entry_of_the_widest_scope_is_named() -> None:
     narrow = suppression("purpose:offers", Origin.COMPLAINT, COLLECTED - 9 * DAY)
     middle = suppression("marketing", Origin.MANUAL, COLLECTED - 8 * DAY)
     newer = suppression("all", Origin.BOUNCE, COLLECTED)
@@ -79,11 +79,11 @@ def test_the_widest_scope_is_named_and_of_these_the_oldest() -> None:
     assert said(verdict(None, narrow)) == "refuse suppressed_complaint"
     of_the_brand = suppression("brand:shop", Origin.OBJECTION, COLLECTED)
     assert said(verdict(None, narrow, of_the_brand)) == "refuse suppressed_objection"
-    # one that does not hold on the stream does not count, however wide
+    # an entry that does not hold on the stream does not count, however wide
     assert said(verdict(None, narrow, middle, stream=NOTES)) == "refuse suppressed_complaint"
 
 
-def test_the_verdict_tells_which_one_it_was() -> None:
+def test_the_verdict_says_which_suppression_it_was() -> None:
     refusal = verdict(None, suppression("marketing", Origin.COMPLAINT, COLLECTED, widened=True))
     assert refusal.detail == (
         "scope marketing since 2025-03-01, of another spelling of the address"
@@ -97,7 +97,7 @@ def test_the_verdict_tells_which_one_it_was() -> None:
     )
 
 
-def test_a_suppression_dated_later_than_now_holds() -> None:
+def test_a_suppression_dated_in_the_future_holds() -> None:
     entry = suppression(since=NOW + DAY)
     assert said(verdict(SUBSCRIBER, entry)) == "refuse suppressed_unsubscribe"
 
@@ -105,7 +105,7 @@ def test_a_suppression_dated_later_than_now_holds() -> None:
 BEFORE = COLLECTED - TICK
 
 
-def test_an_unsubscribe_yields_to_consent_given_later_and_that_is_recorded() -> None:
+def test_later_consent_lifts_an_unsubscribe_and_this_is_recorded() -> None:
     allowed = verdict(SUBSCRIBER, suppression(since=BEFORE))
     assert said(allowed) == "allow consent"
     assert allowed.detail == (
@@ -116,12 +116,12 @@ def test_an_unsubscribe_yields_to_consent_given_later_and_that_is_recorded() -> 
 
 @pytest.mark.parametrize("scope", ["all", "marketing", "purpose:offers"])
 @pytest.mark.parametrize("widened", [False, True])
-def test_it_yields_whatever_its_scope(scope: str, widened: bool) -> None:
+def test_consent_lifts_an_unsubscribe_of_any_scope(scope: str, widened: bool) -> None:
     entry = suppression(scope, since=BEFORE, widened=widened)
     assert said(verdict(SUBSCRIBER, entry)) == "allow consent"
 
 
-def test_consent_at_the_same_moment_is_not_later() -> None:
+def test_consent_at_the_same_moment_lifts_nothing() -> None:
     entry = suppression(since=COLLECTED)
     assert said(verdict(SUBSCRIBER, entry)) == "refuse suppressed_unsubscribe"
 
@@ -132,7 +132,7 @@ def test_nothing_but_an_unsubscribe_or_an_erasure_yields(origin: Origin) -> None
     assert said(verdict(SUBSCRIBER, entry)) == f"refuse suppressed_{origin}"
 
 
-def test_of_several_only_the_unsubscribes_yield() -> None:
+def test_consent_lifts_only_the_unsubscribes_among_several() -> None:
     unsubscribe = suppression("all", since=BEFORE - DAY)
     complaint = suppression("purpose:offers", Origin.COMPLAINT, BEFORE)
     answer = verdict(SUBSCRIBER, unsubscribe, complaint)
@@ -152,17 +152,17 @@ def test_of_several_only_the_unsubscribes_yield() -> None:
         {"at": NOW + TICK},
     ],
 )
-def test_consent_that_is_not_valid_lifts_nothing(changes: dict[str, Any]) -> None:
+def test_invalid_consent_lifts_nothing(changes: dict[str, Any]) -> None:
     contact = replace(PERSON, acts=(replace(AGREED, **changes),))
     assert verdict(contact, suppression(since=BEFORE)).reason is Reason.SUPPRESSED_UNSUBSCRIBE
 
 
-def test_consent_that_was_withdrawn_lifts_nothing() -> None:
+def test_withdrawn_consent_lifts_nothing() -> None:
     contact = replace(SUBSCRIBER, acts=(AGREED, WITHDRAWN))
     assert said(verdict(contact, suppression(since=BEFORE))) == "refuse suppressed_unsubscribe"
 
 
-def test_what_yields_is_judged_on_like_any_other() -> None:
+def test_a_lifted_suppression_leaves_the_other_rules_in_force() -> None:
     contact = replace(SUBSCRIBER, tags=frozenset({"restricted"}))
     assert said(verdict(contact, suppression(since=BEFORE))) == "refuse contact_restricted"
     paused = replace(OFFERS, paused=True)
@@ -176,7 +176,7 @@ def test_consent_for_its_purpose_opens_a_transactional_stream_too() -> None:
     assert said(verdict(SUBSCRIBER, entry, stream=RECEIPTS)) == "refuse suppressed_unsubscribe"
 
 
-def test_what_did_not_hold_is_not_said_to_have_yielded() -> None:
+def test_a_suppression_that_did_not_apply_is_not_reported_as_lifted() -> None:
     other: Suppression = suppression("purpose:news", since=BEFORE)
     assert verdict(SUBSCRIBER, other).detail is None
 
@@ -190,7 +190,7 @@ ASKING_OFFERS = replace(ASKING, purpose="offers")
     "scope", ["all", "marketing", "brand:shop", "brand:mill", "purpose:offers", "purpose:news"]
 )
 def test_who_is_asked_to_confirm(scope: str, origin: Origin) -> None:
-    """Nobody who objected, and nobody whose yes would change nothing."""
+    """Nobody who objected, and nobody whose yes would make no difference."""
     entry = suppression(scope, origin)
     anew = origin in (Origin.UNSUBSCRIBE, Origin.ERASURE) and scope != "all"
     objected = origin in (Origin.COMPLAINT, Origin.OBJECTION)
@@ -206,6 +206,6 @@ def test_who_is_asked_to_confirm(scope: str, origin: Origin) -> None:
 
 
 @pytest.mark.parametrize("mark", [{"domain": "@example.org"}, {"read_as": "jeanne@example.net"}])
-def test_what_is_no_order_of_the_persons_own_does_not_yield(mark: dict[str, str]) -> None:
+def test_consent_does_not_lift_an_order_that_is_not_the_persons_own(mark: dict[str, str]) -> None:
     entry = replace(suppression("marketing", Origin.UNSUBSCRIBE), **mark)
     assert said(verdict(None, entry, stream=ASKING)) == "refuse suppressed_unsubscribe"

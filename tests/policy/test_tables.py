@@ -1,4 +1,4 @@
-"""A rule is not asked on streams where it never decides."""
+"""A rule is skipped on streams where it can never decide."""
 
 from random import Random
 
@@ -93,7 +93,7 @@ def _features(random: Random) -> MessageFeatures:
     )
 
 
-def test_a_rule_that_is_not_asked_would_not_have_decided() -> None:
+def test_a_skipped_rule_would_not_have_decided() -> None:
     random = Random(20261129)
     off: dict[str, int] = {}
     decided = set()
@@ -121,15 +121,15 @@ def test_a_rule_that_is_not_asked_would_not_have_decided() -> None:
                 continue
             off[rule.name] = off.get(rule.name, 0) + 1
             assert verdict is None, (rule.name, stream)
-    assert set(off) <= decided  # each was seen deciding too
+    assert set(off) <= decided  # and each was also seen to decide
     rules = (*of_recipients, *tables.DELIVERY_RULES, *tables.MESSAGE_RULES)
     assert {rule.name for rule in rules if rule.applies is not on_every_stream} | {"bulk"} == set(
         off
     )
 
 
-def test_pauses_alone_defer_where_nothing_is_limited() -> None:
-    """Where nothing is paused the rules of pauses are not asked."""
+def test_only_pauses_defer_where_nothing_is_limited() -> None:
+    """The rules of pauses are skipped while nothing is paused."""
     random = Random(20261130)
     for _ in range(1_000):
         address, stream, facts = random_case(random)
@@ -138,7 +138,7 @@ def test_pauses_alone_defer_where_nothing_is_limited() -> None:
             assert [rule.judge(case) for rule in tables.PAUSES] == [None, None]
 
 
-def test_equal_streams_are_asked_alike_and_what_follows_is_not_kept_on_another() -> None:
+def test_equal_streams_share_their_rules_and_changed_ones_do_not() -> None:
     strict = Stream("offers", honest_subject=True)
     assert strict.checks_content
     assert not replace(strict, honest_subject=False).checks_content

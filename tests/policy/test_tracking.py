@@ -1,4 +1,4 @@
-"""Who may be told of: a consent of its own, asked where the stream says so."""
+"""Open tracking: it has its own consent, required where the stream says so."""
 
 from random import Random
 
@@ -65,7 +65,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("fate", "message", "answer", "unconsented"), CASES)
-def test_who_did_not_agree(
+def test_people_without_consent_to_tracking(
     fate: str, message: MessageFeatures, answer: str, unconsented: bool
 ) -> None:
     for contact in (SUBSCRIBER, WITHDRAWN, TICKED):
@@ -75,12 +75,12 @@ def test_who_did_not_agree(
 
 @pytest.mark.parametrize("fate", TrackingPixels)
 @pytest.mark.parametrize("message", [TRACKED, FIXED])
-def test_who_agreed(fate: str, message: MessageFeatures) -> None:
+def test_people_with_consent_to_tracking(fate: str, message: MessageFeatures) -> None:
     found = verdict(OFFERS, fate, message, RecipientFacts(contact=AGREED))
     assert (said(found), found.unconsented_pixels) == ("allow consent", False)
 
 
-def test_receipts_tell_of_nobody_either_where_the_stream_says_so() -> None:
+def test_receipts_may_not_track_either_where_the_stream_says_so() -> None:
     assert said(verdict(RECEIPTS, "refuse", TRACKED, RecipientFacts())) == REFUSED
     assert said(verdict(RECEIPTS, "refuse", TRACKED, RecipientFacts(contact=AGREED))) == (
         "allow transactional"
@@ -91,7 +91,7 @@ def test_receipts_tell_of_nobody_either_where_the_stream_says_so() -> None:
     assert not needs(Transaction((observed,), (ADDRESS,)), BOOK).contacts
 
 
-def test_consent_to_tracking_opens_nothing_else() -> None:
+def test_consent_to_tracking_allows_nothing_else() -> None:
     only = replace(SUBSCRIBER, acts=(YES,))
     found = verdict(OFFERS, "refuse", TRACKED, RecipientFacts(contact=only))
     assert said(found) == "refuse consent_missing"
@@ -127,7 +127,7 @@ def test_the_rules_say_what_the_design_says() -> None:
     assert len(seen) == 3
 
 
-def test_it_is_said_whose_the_pixel_is_and_what_becomes_of_it() -> None:
+def test_the_explanation_names_the_pixel_and_its_treatment() -> None:
     told = {}
     for fate in TrackingPixels:
         stream = replace(OFFERS, tracking_pixels=fate)

@@ -1,4 +1,4 @@
-"""Messages put through an upstream pool, and upstreams of a test's own making."""
+"""Send messages through an upstream pool, to an upstream that a test scripts."""
 
 import asyncio
 from collections import defaultdict
@@ -23,7 +23,7 @@ CONTENT = b"Subject: x\r\n\r\nbody\r\n"
 
 
 class Pool(UpstreamPool):
-    """A pool with what it emitted."""
+    """A pool and the events it emitted."""
 
     def __init__(self, address: Address | int, table: Table | None = None, **settings: Any) -> None:
         """`table` is shared by the workers of a relay."""
@@ -42,16 +42,16 @@ class Pool(UpstreamPool):
 
 @asynccontextmanager
 async def pooled(address: Address | int, **settings: Any) -> AsyncIterator[Pool]:
-    """A pool; at its end no message may hold a connection."""
+    """A pool that checks at its end that no message holds a connection."""
     pool = Pool(address, **settings)
     yield pool
-    assert pool.busy == 0, "a connection was never given back"
+    assert pool.busy == 0, "a connection was never returned"
     pool.close()
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """The replies to one message; `final` is None when no recipient was accepted."""
+    """The replies to one message; `final` is None if no recipient was accepted."""
 
     recipients: list[Reply]
     final: Reply | None
@@ -67,7 +67,7 @@ async def send(
     content: Iterable[bytes] = (CONTENT,),
     mail: MailParameters | None = None,
 ) -> Sent:
-    """Send as the pipeline does. Raises UpstreamError."""
+    """Send a message as the pipeline does; raises UpstreamError."""
     transaction = UpstreamTransaction(pool, mail or MailParameters(SENDER))
     replies = await transaction.recipients([Rcpt(path) for path in recipients or (JEANNE,)])
     if not transaction.accepted:
@@ -107,7 +107,7 @@ async def serving(handler: Handler) -> AsyncIterator[int]:
 async def converse(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, replies: Sequence[bytes]
 ) -> None:
-    """Greet, then answer one line of input after the other."""
+    """Greet, then answer each line of input in turn."""
     writer.write(b"220 upstream.example\r\n")
     for reply in replies:
         await reader.readuntil(b"\r\n")

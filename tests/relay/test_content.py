@@ -1,4 +1,4 @@
-"""The content of a message, in memory or on disk: the same octets either way."""
+"""Message content is the same octets whether held in memory or on disk."""
 
 import errno
 import os
@@ -39,11 +39,11 @@ SIZES = [0, 1, 999, 1000, 1001, 5000, 700_000]
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("step", [1000, 65_536])
-def test_it_comes_out_as_it_went_in(spool: Path, size: int, step: int) -> None:
+def test_content_is_read_back_unchanged(spool: Path, size: int, step: int) -> None:
     data = (HEADER + os.urandom(size))[:size]
     content = filled(spool, data, step=step)
     assert content.size == size
-    for _ in range(2):  # a message may be sent again, on another connection
+    for _ in range(2):  # a message may be sent again on another connection
         assert b"".join(content.pieces()) == data
     for skip in (0, 1, len(HEADER), 999, 1001, size):
         assert b"".join(content.pieces(skip)) == data[skip:]
@@ -55,7 +55,7 @@ PIECES = st.binary(max_size=300) | st.binary(min_size=1, max_size=3).map(lambda 
 
 @quick
 @given(st.lists(PIECES, max_size=20), st.sampled_from([0, 600, 50_000]), st.integers(0, 3000))
-def test_however_it_is_cut(
+def test_content_written_in_any_pieces_is_the_same(
     tmp_path_factory: pytest.TempPathFactory, chunks: list[bytes], threshold: int, skip: int
 ) -> None:
     spool = Spool(tmp_path_factory.getbasetemp(), threshold)
@@ -72,7 +72,7 @@ def test_however_it_is_cut(
     assert spool.in_memory == 0
 
 
-def test_a_large_body_is_on_disk_and_not_in_memory(spool: Path) -> None:
+def test_a_large_body_is_kept_on_disk_instead_of_in_memory(spool: Path) -> None:
     before = open_files()
     content = filled(spool, HEADER + b"x" * 1_000_000, step=50_000)
     assert open_files() == before + 1
@@ -90,8 +90,8 @@ def test_a_small_body_needs_no_file(spool: Path) -> None:
     content.close()
 
 
-def test_all_together_have_a_limit_in_memory(spool: Path) -> None:
-    """Then what is large goes to disk; what is small stays where it is."""
+def test_all_messages_share_a_memory_limit(spool: Path) -> None:
+    """Once it is reached, large content goes to disk and small content stays."""
     before = open_files()
     shared = Spool(spool, threshold=1_000_000, memory=1_500_000)
     contents = [Content(shared) for _ in range(5)]
@@ -133,7 +133,7 @@ def test_the_header_section(spool: Path, data: bytes, header: bytes, step: int) 
 
 @pytest.mark.parametrize("body", [0, 2_000_000])
 @pytest.mark.parametrize("size", [900, 1500, 500_000, 3_000_000])
-def test_a_long_header_section_is_read_from_the_file(spool: Path, size: int, body: int) -> None:
+def test_a_long_header_section_is_read_from_its_file(spool: Path, size: int, body: int) -> None:
     before = open_files()
     header = b"X: " + b"y" * size + b"\r\n\r\n"
     content = filled(spool, header + b"z" * body, step=60_000)
@@ -146,7 +146,7 @@ def test_a_long_header_section_is_read_from_the_file(spool: Path, size: int, bod
 
 
 @needs("tmpfs")
-def test_a_full_spool_is_an_error_and_what_was_taken_is_let_go(tmp_path: Path) -> None:
+def test_a_full_spool_is_an_error_and_frees_what_it_took(tmp_path: Path) -> None:
     before = open_files()
     with tiny_disk(tmp_path / "spool", "64k") as spool:
         content = Content(Spool(spool, 1000))
@@ -161,7 +161,7 @@ def test_a_full_spool_is_an_error_and_what_was_taken_is_let_go(tmp_path: Path) -
     assert open_files() == before
 
 
-def test_a_spool_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_spool_is_an_error(tmp_path: Path) -> None:
     content = Content(Spool(tmp_path / "nowhere", 10))
     with pytest.raises(OSError, match="No such file or directory"):
         content.append(HEADER + b"x" * 20)
@@ -169,10 +169,10 @@ def test_a_spool_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EISDIR])
-def test_a_file_system_without_nameless_files(
+def test_the_spool_works_without_unnamed_files(
     spool: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """Such as NFS, and an overlay of an old kernel."""
+    """NFS and the overlay file system of old kernels have none."""
     opened = os.open
 
     def without_them(path: Path, flags: int, mode: int = 0o777) -> int:
@@ -182,7 +182,7 @@ def test_a_file_system_without_nameless_files(
 
     monkeypatch.setattr(os, "open", without_them)
     content = filled(spool, HEADER + b"x" * 5000)
-    assert list(spool.iterdir()) == []  # nor after a crash
+    assert list(spool.iterdir()) == []  # so a crash leaves nothing either
     assert b"".join(content.pieces()) == HEADER + b"x" * 5000
     content.close()
 
@@ -203,7 +203,7 @@ KIB, MIB = 1 << 10, 1 << 20
         (1000, 1001, 1001, True, True),
     ],
 )
-def test_what_goes_to_disk(
+def test_which_content_goes_to_disk(
     threshold: int, size: int, all_together: int, begun: bool, overflows: bool
 ) -> None:
     spool = Spool(Path(), threshold)

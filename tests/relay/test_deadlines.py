@@ -1,4 +1,4 @@
-"""Many deadlines on one timer."""
+"""Many deadlines that share one timer."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ from smtpproxy.waiting import NEVER, Deadline, Deadlines
 
 
 class Loop:
-    """A loop whose clock a test moves."""
+    """A loop whose clock the test moves."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -32,7 +32,7 @@ def deadlines(resolution: float = 0.25) -> tuple[Loop, Deadlines]:
     return loop, Deadlines(loop, resolution)  # type: ignore[arg-type]
 
 
-def test_it_expires_once_and_not_early() -> None:
+def test_a_deadline_expires_once_and_not_early() -> None:
     loop, watched = deadlines()
     expired: list[float] = []
     deadline = watched.watch(lambda: expired.append(loop.now))
@@ -44,7 +44,7 @@ def test_it_expires_once_and_not_early() -> None:
     assert 1.0 <= expired[0] <= 1.25
 
 
-def test_it_can_be_moved_cleared_and_forgotten() -> None:
+def test_a_deadline_can_be_moved_cleared_and_forgotten() -> None:
     loop, watched = deadlines()
     expired: list[str] = []
     moved, cleared, forgotten = (
@@ -63,7 +63,7 @@ def test_it_can_be_moved_cleared_and_forgotten() -> None:
     assert expired == ["moved"]
 
 
-def test_it_can_be_set_again_after_it_expired() -> None:
+def test_a_deadline_can_be_set_again_after_it_expired() -> None:
     loop, watched = deadlines()
     expired: list[float] = []
 
@@ -77,7 +77,7 @@ def test_it_can_be_set_again_after_it_expired() -> None:
     assert len(expired) == 3
 
 
-def test_thousands_share_one_timer_and_none_is_left_without_any() -> None:
+def test_thousands_of_deadlines_share_one_timer_until_the_last() -> None:
     loop, watched = deadlines()
     many = [watched.watch(lambda: None) for _ in range(5000)]
     for number, deadline in enumerate(many):
@@ -93,7 +93,7 @@ def test_thousands_share_one_timer_and_none_is_left_without_any() -> None:
     assert len(loop.timers) == 1
 
 
-def test_expiring_may_forget_and_watch_others() -> None:
+def test_a_callback_may_forget_and_watch_other_deadlines() -> None:
     loop, watched = deadlines()
     expired: list[str] = []
 
@@ -110,7 +110,7 @@ def test_expiring_may_forget_and_watch_others() -> None:
     assert expired == ["first", "late"]
 
 
-async def test_on_a_real_loop() -> None:
+async def test_deadlines_work_on_a_real_loop() -> None:
     watched = Deadlines(asyncio.get_running_loop(), resolution=0.01)
     expired = asyncio.Event()
     start = watched.now()

@@ -1,4 +1,4 @@
-"""Every way in which an upstream can fail: the client hears 451, and nothing is lost."""
+"""However an upstream fails, the client gets a 451 and nothing is lost."""
 
 import asyncio
 import contextlib
@@ -69,8 +69,8 @@ STEPS: list[Step] = ["connect", "ehlo", "mail", "rcpt", "data", "end"]
 
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("reset", [False, True])
-async def test_an_upstream_that_closes(step: Step, reset: bool) -> None:
-    """Once it is replaced, if it had not asked for the content."""
+async def test_an_upstream_that_closes_at_any_step_defers_mail(step: Step, reset: bool) -> None:
+    """The connection is replaced once, unless the upstream had asked for content."""
     times = 2 if step in ("mail", "rcpt", "data") else 1
     with FakeUpstream(*(At(step, Close(reset), nth=nth + 1) for nth in range(times))) as upstream:
         async with pooled(upstream.port) as pool:
@@ -81,7 +81,7 @@ async def test_an_upstream_that_closes(step: Step, reset: bool) -> None:
         assert [message.data for message in upstream.messages] == [CONTENT]
 
 
-async def test_a_connection_that_is_lost_at_each_step_is_replaced_at_each() -> None:
+async def test_a_connection_lost_at_every_step_is_replaced_at_every_step() -> None:
     lost = At("mail", Close(), nth=1), At("rcpt", Close(), nth=2), At("data", Close(), nth=1)
     with FakeUpstream(*lost) as upstream:
         async with pooled(upstream.port) as pool:
@@ -98,7 +98,7 @@ async def test_a_connection_that_is_lost_at_each_step_is_replaced_at_each() -> N
 
 
 @pytest.mark.parametrize("step", STEPS)
-async def test_an_upstream_that_says_nothing(step: Step) -> None:
+async def test_a_silent_upstream_defers_mail(step: Step) -> None:
     timeouts = {"command_timeout": 0.6, "data_timeout": 0.6}
     with FakeUpstream(At(step, Hold(), nth=1)) as upstream:
         async with pooled(upstream.port, **timeouts) as pool:
@@ -122,7 +122,9 @@ def named(monkeypatch: pytest.MonkeyPatch, *ports: int) -> None:
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
 
 
-async def test_a_name_whose_first_address_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_next_address_is_used_when_the_first_is_dead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with FakeUpstream() as upstream, dead_machine() as dead:
         named(monkeypatch, dead, upstream.port)
         async with pooled(NAME, connect_timeout=10.0) as pool:
@@ -133,10 +135,10 @@ async def test_a_name_whose_first_address_is_dead(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     "says", [Says("421 4.3.2 too many"), Says("554 5.3.2 no mail here"), Close()], ids=str
 )
-async def test_a_name_whose_first_address_takes_nobody(
+async def test_the_next_address_is_used_when_the_first_refuses_everybody(
     monkeypatch: pytest.MonkeyPatch, says: Action
 ) -> None:
-    """All mail was answered 451, though the second takes it."""
+    """All mail used to be answered 451, though the second address accepts it."""
     with FakeUpstream(At("connect", says)) as first, FakeUpstream() as second:
         named(monkeypatch, first.port, second.port)
         async with pooled(NAME) as pool:
@@ -152,10 +154,10 @@ async def test_a_name_whose_first_address_takes_nobody(
 @pytest.mark.parametrize(
     "says", [Says("421 4.3.2 too many"), Close()], ids=["greets with 421", "closes"]
 )
-async def test_a_name_whose_first_address_is_full_and_whose_second_takes_nobody(
+async def test_mail_waits_for_a_full_address_when_the_next_refuses_everybody(
     monkeypatch: pytest.MonkeyPatch, says: Action
 ) -> None:
-    """The message waits for a connection to the first: it was answered 451 at once."""
+    """The message used to be answered 451 at once."""
     full = [At("connect", says, nth=nth) for nth in range(2, 50)]
     with FakeUpstream(*full) as first, FakeUpstream(At("connect", Says("554 no"))) as second:
         named(monkeypatch, first.port, second.port)
@@ -168,10 +170,10 @@ async def test_a_name_whose_first_address_is_full_and_whose_second_takes_nobody(
 
 
 @pytest.mark.parametrize("step", ["mail", "rcpt", "data"])
-async def test_a_name_whose_first_address_greets_but_takes_no_message(
+async def test_the_next_address_is_used_when_the_first_refuses_every_message(
     monkeypatch: pytest.MonkeyPatch, step: Step
 ) -> None:
-    """All mail was answered 451, though the second takes it."""
+    """All mail used to be answered 451, though the second address accepts it."""
     closing = At(step, Says("421 4.3.2 closing"))
     with FakeUpstream(closing) as first, FakeUpstream() as second:
         named(monkeypatch, first.port, second.port)
@@ -184,10 +186,10 @@ async def test_a_name_whose_first_address_greets_but_takes_no_message(
 
 
 @pytest.mark.parametrize("step", ["mail", "rcpt", "data"])
-async def test_a_name_all_but_one_of_whose_addresses_close(
+async def test_the_one_address_that_works_is_found_among_many_that_close(
     monkeypatch: pytest.MonkeyPatch, step: Step
 ) -> None:
-    """All mail was answered 451 where two did, and was again whenever six seconds had passed."""
+    """With two closing, all mail was answered 451, and again after every six seconds."""
     closing = At(step, Close())
     with FakeUpstream(closing) as first, FakeUpstream(closing) as second, FakeUpstream() as third:
         named(monkeypatch, first.port, second.port, third.port)
@@ -199,10 +201,10 @@ async def test_a_name_all_but_one_of_whose_addresses_close(
 
 
 @pytest.mark.parametrize("step", ["mail", "rcpt", "data"])
-async def test_a_name_whose_first_address_is_full_and_whose_second_closes(
+async def test_mail_waits_for_a_full_address_when_the_next_closes(
     monkeypatch: pytest.MonkeyPatch, step: Step
 ) -> None:
-    """Messages wait for the connection to the first: most of them were answered 451."""
+    """Most messages used to be answered 451."""
     full = [At("connect", Says("421 4.3.2 too many"), nth=nth) for nth in range(2, 50)]
     with FakeUpstream(*full) as first, FakeUpstream(At(step, Close())) as second:
         named(monkeypatch, first.port, second.port)
@@ -211,22 +213,24 @@ async def test_a_name_whose_first_address_is_full_and_whose_second_closes(
         assert {each.last.code for each in sent} == {250}
 
 
-async def test_a_name_whose_first_address_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its kernel answers, but no greeting comes: all mail waited for it for `command_timeout`."""
+async def test_the_next_address_is_used_when_the_first_never_greets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All mail used to wait `command_timeout` for a greeting from the first."""
     with FakeUpstream(At("connect", Hold())) as first, FakeUpstream() as second:
         named(monkeypatch, first.port, second.port)
         async with pooled(NAME, max_connections=10) as pool, asyncio.timeout(10):
             sent = await asyncio.gather(*(send(pool) for _ in range(20)))
-            await greet(pool.settings)  # as /readyz asks
+            await greet(pool.settings)  # as /readyz does
         first.release()
         assert {each.last.code for each in sent} == {250}
 
 
 @pytest.mark.parametrize("other", ["refuses", "dead", "greets with 554", "answers MAIL with 421"])
-async def test_a_name_none_of_whose_addresses_takes_a_message(
+async def test_mail_is_deferred_promptly_when_no_address_accepts_messages(
     monkeypatch: pytest.MonkeyPatch, other: str
 ) -> None:
-    """Nobody waits, and none is asked again and again."""
+    """Nobody waits, and no address is tried over and over."""
     closing = At("mail", Says("421 4.3.2 closing"))
     says = closing if "MAIL" in other else At("connect", Says("554 5.3.2 no mail here"))
     with FakeUpstream(closing) as first, FakeUpstream(says) as second, dead_machine() as dead:
@@ -237,10 +241,10 @@ async def test_a_name_none_of_whose_addresses_takes_a_message(
         assert first.connections <= 2
 
 
-async def test_a_name_all_of_whose_addresses_are_slow_to_refuse(
+async def test_addresses_that_are_slow_to_refuse_are_not_tried_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each was tried again for ever, as its last refusal was too old to count."""
+    """Each was tried again and again, as its last refusal was too old to count."""
     monkeypatch.setattr(connecting, "_FAILED_FOR", 0.1)
     slow = At("mail", Delay(0.2), Says("421 4.3.2 closing"))
     with FakeUpstream(slow) as first, FakeUpstream(slow) as second:
@@ -249,10 +253,10 @@ async def test_a_name_all_of_whose_addresses_are_slow_to_refuse(
             assert str((await failing(pool)).reply) == LOST
 
 
-async def test_a_full_address_beside_a_dead_one_keeps_nobody_waiting_for_longer(
+async def test_a_full_address_beside_a_dead_one_does_not_lengthen_the_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Clients waited for 24 seconds where the dead one was given up after 10."""
+    """Clients waited 24 seconds, though the dead one was given up after 10."""
     with FakeUpstream(At("connect", Says("421 4.3.2 full"))) as full, dead_machine() as dead:
         named(monkeypatch, full.port, dead)
         async with pooled(NAME, connect_timeout=7.0) as pool, asyncio.timeout(9):
@@ -260,7 +264,7 @@ async def test_a_full_address_beside_a_dead_one_keeps_nobody_waiting_for_longer(
         assert {str(each.reply) for each in sent} == {FULL}  # type: ignore[union-attr]
 
 
-async def test_no_more_than_sixteen_addresses_of_a_name_are_tried(
+async def test_at_most_sixteen_addresses_of_a_name_are_tried(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with contextlib.ExitStack() as held:
@@ -272,7 +276,7 @@ async def test_no_more_than_sixteen_addresses_of_a_name_are_tried(
         assert [each.connections for each in mtas] == [1] * 16 + [0] * 4
 
 
-async def test_a_name_whose_first_address_has_no_tls(
+async def test_an_address_without_tls_is_skipped(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     authority = Authority(tmp_path)
@@ -293,7 +297,7 @@ async def test_a_name_whose_first_address_has_no_tls(
 
 @contextlib.contextmanager
 def mta(tls: ssl.SSLContext | None = None) -> Iterator[int]:
-    """An independent MTA, with STARTTLS if `tls`; yield its port."""
+    """Run an independent MTA, with STARTTLS if `tls`; yield its port."""
     port = free_port()
     controller = Controller(Debugging(io.StringIO()), hostname=LOOPBACK, port=port, tls_context=tls)
     controller.start()
@@ -303,7 +307,7 @@ def mta(tls: ssl.SSLContext | None = None) -> Iterator[int]:
         controller.stop()
 
 
-def test_a_name_in_the_loop_of_workers() -> None:
+def test_the_next_address_is_found_on_uvloop_too() -> None:
     async def deliver(port: int) -> None:
         address = TcpAddress("localhost", port)
         async with pooled(address) as pool:
@@ -315,8 +319,8 @@ def test_a_name_in_the_loop_of_workers() -> None:
 
 
 @pytest.mark.parametrize("step", STEPS)
-async def test_an_upstream_that_says_421(step: Step) -> None:
-    """It may leave the connection open: it is not used again all the same."""
+async def test_a_connection_that_answered_421_is_not_used_again(step: Step) -> None:
+    """Not even if the upstream leaves it open."""
     with FakeUpstream(At(step, Says("421 4.3.2 going down"), nth=1)) as upstream:
         async with pooled(upstream.port) as pool:
             try:
@@ -329,7 +333,7 @@ async def test_an_upstream_that_says_421(step: Step) -> None:
         assert upstream.connections == 2
 
 
-async def test_421_ends_the_wait_for_the_replies_behind_it() -> None:
+async def test_421_ends_the_wait_for_the_replies_that_follow() -> None:
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await converse(reader, writer, [EHLO, b"421 4.3.2 going down\r\n"])
         await reader.read()
@@ -345,7 +349,7 @@ async def test_421_ends_the_wait_for_the_replies_behind_it() -> None:
     [b"\r\n", b"what?\r\n", b"\xff\xfe\0\n", b"250-a\r\n550 b\r\n", b"2" * 5000, b"999 no\r\n"],
     ids=["empty", "text", "binary", "two codes", "endless", "no code"],
 )
-async def test_an_upstream_that_talks_nonsense(step: Step, garbage: bytes) -> None:
+async def test_nonsense_from_an_upstream_defers_mail(step: Step, garbage: bytes) -> None:
     with FakeUpstream(At(step, Raw(garbage), nth=1)) as upstream:
         async with pooled(upstream.port, command_timeout=2, data_timeout=2) as pool:
             error = await failing(pool)
@@ -358,8 +362,8 @@ async def test_an_upstream_that_talks_nonsense(step: Step, garbage: bytes) -> No
     ("step", "code"),
     [("mail", 354), ("rcpt", 354), ("data", 250), ("data", 220), ("data", 355), ("end", 354)],
 )
-async def test_an_answer_of_the_wrong_kind_is_never_a_success(step: Step, code: int) -> None:
-    """Or a message would be lost with a 250."""
+async def test_a_reply_of_the_wrong_kind_is_never_a_success(step: Step, code: int) -> None:
+    """Otherwise a message would be lost with a 250."""
     with FakeUpstream(At(step, Says(f"{code} 2.0.0 yes"), nth=1)) as upstream:
         async with pooled(upstream.port) as pool:
             sent = await send(pool)
@@ -370,9 +374,10 @@ async def test_an_answer_of_the_wrong_kind_is_never_a_success(step: Step, code: 
 
 @pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("step", [b"MAIL", b"RCPT", b"DATA", b"RSET", b"."])
-async def test_a_reply_too_many_makes_no_success(step: bytes, apart: bool) -> None:
-    """All replies behind it answer the command before theirs: no message that is refused may be
-    taken for accepted. Only 2xx behind 354 cannot be told from the answer to the message."""
+async def test_a_surplus_reply_is_never_a_success(step: bytes, apart: bool) -> None:
+    """Every later reply is then off by one; no refused message may look accepted.
+
+    Only a 2xx after the 354 cannot be told from the answer to the message."""
     surplus = b""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -415,14 +420,14 @@ async def test_a_reply_too_many_makes_no_success(step: bytes, apart: bool) -> No
 
 
 @pytest.mark.parametrize("greeting", ["554 5.7.1 not you", "450 4.3.2 busy", "250 odd"])
-async def test_an_upstream_that_does_not_greet(greeting: str) -> None:
+async def test_an_upstream_that_refuses_in_its_greeting_defers_mail(greeting: str) -> None:
     with FakeUpstream(At("connect", Says(greeting))) as upstream:
         async with pooled(upstream.port) as pool:
             assert str((await failing(pool)).reply) == WRONG
     assert upstream.commands == []
 
 
-async def test_an_upstream_that_takes_neither_ehlo_nor_helo() -> None:
+async def test_an_upstream_that_refuses_ehlo_and_helo_defers_mail() -> None:
     with FakeUpstream(At("ehlo", Says("502 5.5.1 no"))) as upstream:
         async with pooled(upstream.port) as pool:
             assert str((await failing(pool)).reply) == WRONG
@@ -430,10 +435,10 @@ async def test_an_upstream_that_takes_neither_ehlo_nor_helo() -> None:
 
 
 @pytest.mark.parametrize("behind", [b"2", b"250-x\r\n", OK, None])
-async def test_octets_behind_the_answer_to_starttls_end_the_connection_at_once(
+async def test_octets_after_the_answer_to_starttls_end_the_connection_at_once(
     behind: bytes | None,
 ) -> None:
-    """A handshake on a connection that has ended would be waited for without end."""
+    """A handshake on a closed connection would otherwise be awaited for ever."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await converse(reader, writer, [EHLO.replace(b"PIPELINING", b"STARTTLS")])
@@ -448,8 +453,8 @@ async def test_octets_behind_the_answer_to_starttls_end_the_connection_at_once(
         assert str(error.reply) == INSECURE
 
 
-async def test_421_to_starttls_says_that_the_upstream_takes_no_more() -> None:
-    """The client was told that the connection was not secure."""
+async def test_421_to_starttls_means_that_the_upstream_is_full() -> None:
+    """The client used to be told that the connection was not secure."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         offers = EHLO.replace(b"PIPELINING", b"STARTTLS")
@@ -459,7 +464,7 @@ async def test_421_to_starttls_says_that_the_upstream_takes_no_more() -> None:
         assert str((await failing(pool)).reply) == FULL
 
 
-# in the middle of the content
+# while content is being sent
 
 
 def large(pieces: int) -> Iterator[bytes]:
@@ -468,7 +473,7 @@ def large(pieces: int) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("reset", [False, True])
-async def test_an_upstream_that_closes_in_the_middle_of_the_content(reset: bool) -> None:
+async def test_an_upstream_that_closes_during_the_content_defers_mail(reset: bool) -> None:
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await converse(reader, writer, TO_DATA)
         await reader.readexactly(1000)
@@ -480,7 +485,7 @@ async def test_an_upstream_that_closes_in_the_middle_of_the_content(reset: bool)
         assert str(error.reply) == LOST
 
 
-async def test_a_reply_in_the_middle_of_the_content_is_no_success() -> None:
+async def test_a_reply_during_the_content_is_no_success() -> None:
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await converse(reader, writer, TO_DATA)
         await reader.readexactly(1000)
@@ -493,8 +498,8 @@ async def test_a_reply_in_the_middle_of_the_content_is_no_success() -> None:
         assert str(error.reply) == LOST
 
 
-async def test_memory_stays_bounded_when_the_upstream_does_not_read() -> None:
-    """25 MB wait where they are, and go on when it reads again."""
+async def test_memory_stays_bounded_while_the_upstream_does_not_read() -> None:
+    """25 MB stay where they are until it reads again."""
     go = asyncio.Event()
     taken = 0
     received = 0
@@ -523,14 +528,14 @@ async def test_memory_stays_bounded_when_the_upstream_does_not_read() -> None:
         while stood != taken or not taken:
             stood = taken
             await asyncio.sleep(0.1)
-        assert taken < 200, "all of it was taken, though nobody reads"
+        assert taken < 200, "all of it was read though the upstream reads nothing"
         go.set()
         assert (await sending).last.code == 250
     assert received == 400 * 65536 + 3
 
 
 @pytest.mark.parametrize("half_a_line", [b"", b"45"])
-async def test_an_upstream_that_stops_reading_is_given_up(half_a_line: bytes) -> None:
+async def test_mail_is_deferred_when_the_upstream_stops_reading(half_a_line: bytes) -> None:
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await converse(reader, writer, TO_DATA)
         await asyncio.sleep(0.05)
@@ -543,8 +548,8 @@ async def test_an_upstream_that_stops_reading_is_given_up(half_a_line: bytes) ->
         assert str(error.reply) == LATE
 
 
-async def test_an_upstream_that_stops_reading_keeps_no_socket() -> None:
-    """What it does not read would wait for it for ever, and the socket with it."""
+async def test_no_socket_stays_open_to_an_upstream_that_stops_reading() -> None:
+    """Unread data would keep the socket for ever."""
     done = asyncio.Event()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -559,7 +564,7 @@ async def test_an_upstream_that_stops_reading_keeps_no_socket() -> None:
 
 
 def _connected_to(port: int) -> int:
-    """How many sockets this process has open to that port."""
+    """The number of sockets this process has open to that port."""
     count = 0
     for file in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
@@ -569,8 +574,8 @@ def _connected_to(port: int) -> int:
     return count
 
 
-async def test_content_that_cannot_be_read_never_looks_ended(upstream: FakeUpstream) -> None:
-    """The spool fails half-way: what was sent must not become a message."""
+async def test_content_that_cannot_be_read_never_looks_complete(upstream: FakeUpstream) -> None:
+    """When the spool fails half-way, what was sent must not become a message."""
 
     def broken() -> Iterator[bytes]:
         yield CONTENT
@@ -584,8 +589,8 @@ async def test_content_that_cannot_be_read_never_looks_ended(upstream: FakeUpstr
     assert upstream.connections == 2
 
 
-async def test_a_refused_reset_read_together_with_what_follows_it() -> None:
-    """The next transaction on that connection is begun on another: its MAIL was out of place."""
+async def test_a_refused_reset_does_not_harm_the_next_transaction() -> None:
+    """The next transaction moves to another connection, where its MAIL is in order."""
     connections = 0
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -594,7 +599,7 @@ async def test_a_refused_reset_read_together_with_what_follows_it() -> None:
         await converse(reader, writer, TO_DATA[:-1])
         if connections == 1:
             said = b""
-            while said.count(b"\r\n") < 3:  # RSET, and MAIL and RCPT of the next one
+            while said.count(b"\r\n") < 3:  # RSET, then MAIL and RCPT of the next one
                 said += await reader.read(4096)
             writer.write(b"502 5.5.1 no RSET\r\n503 5.5.1 nested MAIL\r\n503 5.5.1 no\r\n")
         await reader.read()
@@ -612,10 +617,10 @@ async def test_a_refused_reset_read_together_with_what_follows_it() -> None:
 
 @pytest.mark.parametrize("pause", [0.0, 0.05], ids=["with-its-answer", "later"])
 @pytest.mark.parametrize("goes", [b"421 4.3.2 going\r\n", b"42", b""], ids=["421", "part", "eof"])
-async def test_a_connection_lost_in_the_clients_turn_is_given_back_in_time(
+async def test_a_connection_lost_while_the_client_is_idle_is_returned_at_once(
     goes: bytes, pause: float
 ) -> None:
-    """Or a client that says no more would keep its place in the pool, with nothing behind it."""
+    """Otherwise a silent client would hold a place in the pool for a dead connection."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await converse(reader, writer, [EHLO])

@@ -1,4 +1,4 @@
-"""The upstream's replies are the client's, and its extensions are used as it has them."""
+"""Clients get the upstream's own replies and the extensions it offers."""
 
 import asyncio
 
@@ -40,14 +40,14 @@ from tests.relay.sending import (
         ("550 5.7.1 one\n550 two", "550-5.7.1 one / 550 5.7.1 two"),
         ("599 9.9.9 odd", "599 5.0.0 9.9.9 odd"),
         ("550", "550 5.0.0 "),
-        (  # 512 octets with the enhanced code and CRLF, of which PHPMailer reads 511
+        (  # 512 octets with the enhanced code and CRLF; PHPMailer reads 511 of them
             f"550 {'x' * 400} {'y' * 99}",
             f"550-5.0.0 {'x' * 400} / 550 5.0.0 {'y' * 99}",
         ),
         (f"550 5.7.1 {'x' * 600}", f"550-5.7.1 {'x' * 499} / 550 5.7.1 {'x' * 101}"),
     ],
 )
-async def test_a_refusal_is_the_upstreams_own(step: Step, says: str, mirrored: str) -> None:
+async def test_a_refusal_is_passed_on_unchanged(step: Step, says: str, mirrored: str) -> None:
     with FakeUpstream(At(step, Says(says))) as upstream:
         async with pooled(upstream.port) as pool:
             sent = await send(pool)
@@ -58,7 +58,7 @@ async def test_a_refusal_is_the_upstreams_own(step: Step, says: str, mirrored: s
         assert len(upstream.messages) == 1
 
 
-async def test_acceptance_is_the_upstreams_own() -> None:
+async def test_an_acceptance_is_passed_on_unchanged() -> None:
     with FakeUpstream(
         At("rcpt", Says("251 2.1.5 will forward")), At("end", Says("250 2.6.0 queued\n250 as 7"))
     ) as upstream:
@@ -68,7 +68,7 @@ async def test_acceptance_is_the_upstreams_own() -> None:
     assert str(sent.final) == "250-2.6.0 queued / 250 2.6.0 as 7"
 
 
-async def test_each_recipient_has_its_own_reply(upstream: FakeUpstream) -> None:
+async def test_each_recipient_gets_its_own_reply(upstream: FakeUpstream) -> None:
     upstream.behaviours += [
         At("rcpt", Says("550 5.1.1 no"), nth=2),
         At("rcpt", Says("450 4.2.0 later"), nth=4),
@@ -81,7 +81,7 @@ async def test_each_recipient_has_its_own_reply(upstream: FakeUpstream) -> None:
     assert message.recipients == (names[0], names[2], names[4])
 
 
-async def test_a_refused_mail_is_the_answer_to_every_recipient(upstream: FakeUpstream) -> None:
+async def test_the_refusal_of_mail_answers_every_recipient(upstream: FakeUpstream) -> None:
     upstream.behaviours.append(At("mail", Says("451 4.7.1 greylisted")))
     async with pooled(upstream.port) as pool:
         transaction = UpstreamTransaction(pool, MailParameters(SENDER))
@@ -95,7 +95,7 @@ async def test_a_refused_mail_is_the_answer_to_every_recipient(upstream: FakeUps
 
 
 @pytest.mark.parametrize("keywords", [KEYWORDS, KEYWORDS[1:]])  # OpenSMTPD has no PIPELINING
-async def test_a_limit_of_messages_for_each_connection_is_not_the_clients(
+async def test_a_limit_of_messages_per_connection_does_not_reach_the_client(
     keywords: tuple[str, ...],
 ) -> None:
     too_many = Says("452 4.5.3 Too many messages sent")
@@ -104,7 +104,7 @@ async def test_a_limit_of_messages_for_each_connection_is_not_the_clients(
             assert [(await send(pool)).last.code for _ in range(4)] == [250] * 4
             assert (upstream.connections, len(upstream.messages)) == (2, 4)
             upstream.behaviours = [At("mail", too_many)]
-            sent = await send(pool)  # on a new connection too: it is about the message
+            sent = await send(pool)  # refused on a new connection too, so it is about the message
             assert str(sent.last) == "452 4.5.3 Too many messages sent"
             assert (upstream.connections, pool.idle) == (3, 1)
 
@@ -120,11 +120,11 @@ async def test_replies_are_counted_by_class(upstream: FakeUpstream) -> None:
         assert pool.replies == {2: 2, 3: 1, 0: 1}
 
 
-# what the upstream can do
+# extensions
 
 
 async def takes_turns(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """An upstream without PIPELINING, which insists on one command at a time."""
+    """An upstream without PIPELINING that insists on one command at a time."""
     writer.write(b"220 upstream.example\r\n")
     while data := await reader.read(4096):
         if data.count(b"\n") != 1:
@@ -163,7 +163,7 @@ async def test_without_pipelining_recipients_of_a_refused_mail_are_not_sent() ->
     ]
 
 
-async def test_an_upstream_of_helo_only(upstream: FakeUpstream) -> None:
+async def test_an_upstream_that_knows_only_helo_works(upstream: FakeUpstream) -> None:
     upstream.behaviours += [
         At("ehlo", Says("502 5.5.1 what?"), nth=1),
         At("ehlo", Says("250 upstream.example"), nth=2),
@@ -175,7 +175,7 @@ async def test_an_upstream_of_helo_only(upstream: FakeUpstream) -> None:
     assert upstream.commands[1][1] == "HELO relay.example"
 
 
-async def test_parameters_go_to_an_upstream_that_knows_them(upstream: FakeUpstream) -> None:
+async def test_parameters_are_sent_to_an_upstream_that_offers_them(upstream: FakeUpstream) -> None:
     async with pooled(upstream.port) as pool:
         mail = MailParameters("é@shop.example", size=7, eight_bit=True, utf8=True)
         await send(pool, "José@people.example", mail=mail)
@@ -201,7 +201,7 @@ NO_ADDRESS = "550 5.6.7 the next mail server does not accept SMTPUTF8"
         ("SMTPUTF8", replace(BOTH, reverse_path="caf\u00e9@shop.example"), NO_ADDRESS),
     ],
 )
-async def test_what_the_upstream_does_not_offer_is_refused_and_other_mail_is_not(
+async def test_only_mail_that_needs_a_missing_extension_is_refused(
     keyword: str, mail: MailParameters, refusal: str
 ) -> None:
     keywords = tuple(word for word in KEYWORDS if word != keyword)
@@ -223,10 +223,10 @@ async def test_what_the_upstream_does_not_offer_is_refused_and_other_mail_is_not
         (BOTH, NO_UTF8),
         (replace(BOTH, eight_bit=False), NO_UTF8),
         (replace(BOTH, utf8=False), NO_8BIT),
-        (MailParameters(SENDER), None),  # MTAs take it as it is from clients that do not ask
+        (MailParameters(SENDER), None),  # MTAs accept it from clients that do not ask
     ],
 )
-def test_content_is_refused_for_what_its_mail_asked_for(
+def test_content_is_refused_if_mail_asked_for_a_missing_extension(
     mail: MailParameters, refusal: str | None
 ) -> None:
     reply = mail.refusal(NEEDS_UTF8, frozenset())
@@ -242,7 +242,7 @@ def test_content_is_refused_for_what_its_mail_asked_for(
         ("", ("BODY=8BITMIME", "SMTPUTF8"), (None, None)),
     ],
 )
-async def test_before_the_content_is_there_only_addresses_are_refused(
+async def test_before_the_content_only_addresses_can_be_refused(
     keyword: str, parameters: tuple[str, ...], refusals: tuple[str | None, ...], pipelining: bool
 ) -> None:
     left_out = {keyword, "SIZE", "" if pipelining else "PIPELINING"}

@@ -1,4 +1,4 @@
-"""The pool of upstream connections: reuse, what dies while idle, and limits."""
+"""The pool of upstream connections: reuse, connections that die, and limits."""
 
 import asyncio
 import contextlib
@@ -53,7 +53,7 @@ async def test_messages_share_a_connection(upstream: FakeUpstream) -> None:
     assert [message.data for message in upstream.messages] == [CONTENT] * 20
 
 
-async def test_messages_at_once_have_connections_of_their_own(upstream: FakeUpstream) -> None:
+async def test_concurrent_messages_get_separate_connections(upstream: FakeUpstream) -> None:
     async with pooled(upstream.port) as pool:
         await asyncio.gather(*(send(pool) for _ in range(10)))
         await until(lambda: pool.idle == upstream.connections, "the last to have greeted")
@@ -64,8 +64,8 @@ async def test_messages_at_once_have_connections_of_their_own(upstream: FakeUpst
         assert pool.idle == used
 
 
-async def test_a_message_takes_what_comes_back_while_the_upstream_does_not_greet() -> None:
-    """Sendmail and OpenSMTPD have short queues for new connections; the kernel drops the others."""
+async def test_a_message_takes_a_returned_connection_while_a_new_one_is_not_greeted() -> None:
+    """Sendmail and OpenSMTPD queue few new connections, and the kernel drops the rest."""
     with FakeUpstream(At("connect", Hold(), nth=2)) as upstream:
         async with pooled(upstream.port) as pool:
             busy = await pool.acquire()
@@ -80,7 +80,7 @@ async def test_a_message_takes_what_comes_back_while_the_upstream_does_not_greet
 
 @contextlib.asynccontextmanager
 async def left_alone(**settings: Any) -> AsyncIterator[tuple[FakeUpstream, Pool]]:
-    """One idle connection, and one whose greeting is held and whose message took the first."""
+    """An idle connection, and one still awaiting its greeting, whose message took the first."""
     with FakeUpstream(At("connect", Hold(), nth=2)) as upstream:
         async with pooled(upstream.port, **settings) as pool:
             busy = await pool.acquire()
@@ -92,14 +92,14 @@ async def left_alone(**settings: Any) -> AsyncIterator[tuple[FakeUpstream, Pool]
             upstream.release()
 
 
-async def test_connections_that_are_opening_count_too() -> None:
+async def test_connections_being_opened_count_too() -> None:
     async with left_alone(max_connections=2) as (upstream, pool):
         sent = await asyncio.gather(*(send(pool) for _ in range(4)))
         assert [each.last.code for each in sent] == [250] * 4
         assert upstream.connections == 2
 
 
-async def test_an_attempt_that_nobody_waits_for_is_the_next_messages() -> None:
+async def test_an_abandoned_attempt_serves_the_next_message() -> None:
     async with left_alone() as (upstream, pool):
         busy = await pool.acquire()
         sending = asyncio.create_task(send(pool))
@@ -110,7 +110,7 @@ async def test_an_attempt_that_nobody_waits_for_is_the_next_messages() -> None:
         pool.release(busy)
 
 
-async def test_nobody_waits_long_for_a_greeting_that_only_others_waited_for() -> None:
+async def test_a_message_waits_only_briefly_for_an_inherited_attempt() -> None:
     async with left_alone() as (upstream, pool):
         busy = await pool.acquire()
         assert (await send(pool)).last.code == 250
@@ -120,7 +120,7 @@ async def test_nobody_waits_long_for_a_greeting_that_only_others_waited_for() ->
 
 async def test_an_attempt_that_fails_fails_one_message(upstream: FakeUpstream) -> None:
     upstream.behaviours.append(At("connect", Reply("554 5.3.2 not you"), nth=1))
-    # Only then, or its message could have another's connection before it fails:
+    # Only now, or its message could get another's connection before this one fails:
     upstream.behaviours += [At("connect", Delay(0.3), nth=nth) for nth in (2, 3)]
     async with pooled(upstream.port) as pool:
         sent = await asyncio.gather(*(send(pool) for _ in range(3)), return_exceptions=True)
@@ -129,11 +129,11 @@ async def test_an_attempt_that_fails_fails_one_message(upstream: FakeUpstream) -
 
 
 class Few:
-    """An upstream that takes `most` connections and greets others with 421, before those."""
+    """An upstream that accepts `most` connections at a time and greets others with 421."""
 
     def __init__(self, most: int, messages: int = 1_000) -> None:
         self.most = most
-        self.messages = messages  # on each connection
+        self.messages = messages  # per connection
         self.open = self.refused = 0
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -157,17 +157,17 @@ class Few:
 
 
 @pytest.mark.parametrize("messages", [1_000, 1])
-async def test_an_upstream_with_a_limit_of_its_own_is_used_within_it(messages: int) -> None:
-    """Exim takes 20 connections unless told otherwise."""
+async def test_an_upstreams_own_limit_is_respected(messages: int) -> None:
+    """Exim accepts 20 connections by default."""
     few = Few(4, messages)
     async with serving(few) as port, pooled(port) as pool:
         sent = await asyncio.gather(*(send(pool) for _ in range(40)))
         assert {each.last.code for each in sent} == {250}
         assert pool.busy == 0
-    assert few.refused <= 50  # 36 at once, then one each second
+    assert few.refused <= 50  # 36 at once, then one per second
 
 
-async def test_after_a_refusal_more_connections_are_tried_each_second() -> None:
+async def test_after_a_refusal_more_connections_are_tried_once_a_second() -> None:
     few = Few(1)
     async with serving(few) as port, pooled(port) as pool:
         busy = await pool.acquire()
@@ -179,7 +179,7 @@ async def test_after_a_refusal_more_connections_are_tried_each_second() -> None:
         assert (pool.busy, pool.idle) == (0, 4)
 
 
-async def test_a_message_waits_for_a_full_upstream_as_for_a_full_pool() -> None:
+async def test_a_message_waits_for_a_full_upstream_like_for_a_full_pool() -> None:
     few = Few(1)
     async with serving(few) as port, pooled(port, wait_timeout=0.2) as pool:
         busy = await pool.acquire()
@@ -195,7 +195,7 @@ async def test_a_message_waits_for_a_full_upstream_as_for_a_full_pool() -> None:
         assert (pool.busy, pool.idle) == (0, 1)
 
 
-async def test_an_upstream_that_refuses_all_connections_keeps_nobody_waiting() -> None:
+async def test_nobody_waits_when_the_upstream_refuses_all_connections() -> None:
     few = Few(0)
     async with serving(few) as port, pooled(port) as pool:
         sent = await asyncio.gather(*(send(pool) for _ in range(9)), return_exceptions=True)
@@ -206,7 +206,7 @@ async def test_an_upstream_that_refuses_all_connections_keeps_nobody_waiting() -
 
 
 class GreetsAll(Few):
-    """An upstream that greets as many as come, and answers 421 to a command of those too many."""
+    """An upstream that greets everybody but answers 421 to a command on surplus connections."""
 
     def __init__(self, most: int, until_421: list[bytes]) -> None:
         super().__init__(most)
@@ -239,8 +239,10 @@ APART = b"250 upstream.example\r\n"  # no PIPELINING
         pytest.param([XCLIENT, GREETING], id="ehlo-again"),
     ],
 )
-async def test_an_upstream_that_greets_all_is_used_within_its_limit(until_421: list[bytes]) -> None:
-    """384 of 400 messages at once were answered 451."""
+async def test_the_limit_of_an_upstream_that_greets_everybody_is_respected(
+    until_421: list[bytes],
+) -> None:
+    """Of 400 concurrent messages, 384 used to be answered 451."""
     few = GreetsAll(4, until_421)
     client = ClientInfo("192.0.2.1", port=1, helo="shop.example")
     mail = MailParameters(SENDER, client=client, xclient_override=True)
@@ -251,7 +253,7 @@ async def test_an_upstream_that_greets_all_is_used_within_its_limit(until_421: l
 
 
 @pytest.mark.parametrize("messages", [1, 40])
-async def test_421_to_whatever_is_sent_keeps_nobody_waiting(messages: int) -> None:
+async def test_nobody_waits_when_every_command_is_answered_421(messages: int) -> None:
     few = GreetsAll(0, [EHLO])
     async with serving(few) as port, pooled(port) as pool, asyncio.timeout(10):
         sent = await asyncio.gather(*(send(pool) for _ in range(messages)), return_exceptions=True)
@@ -259,8 +261,8 @@ async def test_421_to_whatever_is_sent_keeps_nobody_waiting(messages: int) -> No
     assert few.refused <= messages
 
 
-async def test_a_worker_without_a_connection_waits_for_what_another_gives_up() -> None:
-    """The third 421 to its message was the answer."""
+async def test_a_worker_without_a_connection_waits_for_one_from_another_worker() -> None:
+    """Its message used to be answered with the third 421."""
     few, table = GreetsAll(1, [EHLO]), Table()
     async with serving(few) as port, pooled(port, table=table) as first:
         only = await first.acquire()
@@ -275,8 +277,8 @@ async def test_a_worker_without_a_connection_waits_for_what_another_gives_up() -
             assert (await sending).last.code == 250
 
 
-async def test_421_to_one_message_is_its_answer_whatever_the_connection() -> None:
-    """It may be the upstream's policy; others that use other connections are relayed."""
+async def test_421_to_the_same_message_on_every_connection_is_its_answer() -> None:
+    """It may be the upstream's policy; other messages are relayed meanwhile."""
     said = 0
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -305,10 +307,10 @@ def asked(upstream: FakeUpstream) -> list[str]:
 
 
 @pytest.mark.parametrize("ends", [Close(), Reply("421 4.7.0 too many messages")], ids=str)
-async def test_421_to_what_replaces_a_used_connection_is_for_want_of_connections(
+async def test_421_on_a_replacement_connection_means_that_the_upstream_is_full(
     ends: Action, upstream: FakeUpstream
 ) -> None:
-    """It was the answer: 15 of 200 messages, where a connection takes five of them."""
+    """It used to be the answer to 15 of 200 messages, at five per connection."""
     async with pooled(upstream.port) as pool:
         other = await pool.acquire()
         await send(pool)
@@ -320,8 +322,10 @@ async def test_421_to_what_replaces_a_used_connection_is_for_want_of_connections
         assert (await sending).last.code == 250
 
 
-async def test_a_connection_that_brings_no_message_is_given_up(upstream: FakeUpstream) -> None:
-    """Postfix makes a client wait after ten errors, or a hundred RSETs, without a message."""
+async def test_a_connection_is_closed_after_many_resets_without_a_message(
+    upstream: FakeUpstream,
+) -> None:
+    """Postfix delays a client after ten errors or a hundred RSETs without a message."""
     no = At("rcpt", Reply("550 5.1.1 no such user"))
     async with pooled(upstream.port) as pool:
         for behaviours, code in (([no], 550), ([], 250)) * 2:
@@ -335,10 +339,10 @@ async def test_a_connection_that_brings_no_message_is_given_up(upstream: FakeUps
         assert upstream.connections == 3
 
 
-# what dies while idle
+# connections that die while idle
 
 
-async def test_a_connection_that_was_seen_to_die_is_not_used(upstream: FakeUpstream) -> None:
+async def test_a_connection_seen_to_die_is_not_used(upstream: FakeUpstream) -> None:
     async with pooled(upstream.port) as pool:
         await send(pool)
         upstream.drop_connections()
@@ -348,7 +352,7 @@ async def test_a_connection_that_was_seen_to_die_is_not_used(upstream: FakeUpstr
 
 
 async def test_a_connection_that_dies_unseen_costs_nothing(upstream: FakeUpstream) -> None:
-    """The upstream closed it, and MAIL is sent before that is known."""
+    """The upstream closed it, but MAIL is sent before that is noticed."""
     async with pooled(upstream.port) as pool:
         for _ in range(10):
             await send(pool)
@@ -379,8 +383,8 @@ async def test_an_idle_connection_that_ends_on_mail_costs_nothing(
 @pytest.mark.parametrize(
     "farewell", [b"421 4.4.2 idle for too long\r\n", b"421-4.4.2 idle\r\n", b"4", b"\r"]
 )
-async def test_what_comes_on_an_idle_connection_ends_it(farewell: bytes, apart: bool) -> None:
-    """Even half a line, which would garble the answer to the next message."""
+async def test_unexpected_input_ends_an_idle_connection(farewell: bytes, apart: bool) -> None:
+    """Even half a line would garble the reply to the next message."""
     connections = 0
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -401,7 +405,7 @@ async def test_what_comes_on_an_idle_connection_ends_it(farewell: bytes, apart: 
     assert connections == 2
 
 
-async def test_a_second_death_is_an_error_and_no_endless_loop() -> None:
+async def test_a_second_lost_connection_is_an_error() -> None:
     with FakeUpstream(*(At("mail", Close(), nth=nth) for nth in range(2, 9))) as upstream:
         async with pooled(upstream.port) as pool:
             await send(pool)
@@ -419,7 +423,7 @@ async def test_a_new_connection_that_dies_is_replaced_once(step: Step) -> None:
         assert upstream.connections == 2
 
 
-async def test_a_connection_idle_for_too_long_is_ended_in_good_order(
+async def test_a_connection_idle_for_too_long_is_closed_with_quit(
     upstream: FakeUpstream,
 ) -> None:
     async with pooled(upstream.port, idle_timeout=0.1) as pool:
@@ -433,7 +437,7 @@ async def test_a_connection_idle_for_too_long_is_ended_in_good_order(
 # limits
 
 
-async def test_no_more_connections_than_allowed(upstream: FakeUpstream) -> None:
+async def test_the_pool_opens_no_more_connections_than_allowed(upstream: FakeUpstream) -> None:
     async with pooled(upstream.port, max_connections=3) as pool:
         sent = await asyncio.gather(*(send(pool) for _ in range(60)))
         assert {each.last.code for each in sent} == {250}
@@ -441,10 +445,10 @@ async def test_no_more_connections_than_allowed(upstream: FakeUpstream) -> None:
     assert len(upstream.messages) == 60
 
 
-async def test_no_more_connections_than_allowed_when_one_comes_free_and_others_ask(
+async def test_the_limit_holds_when_a_connection_comes_free_as_others_ask(
     upstream: FakeUpstream,
 ) -> None:
-    """Who waited is served, and who comes at that very moment does not push in."""
+    """A waiting message is served first; one that arrives at that moment must wait."""
 
     async def many(count: int) -> None:
         for _ in range(count):
@@ -471,7 +475,7 @@ async def test_a_message_waits_for_a_connection(upstream: FakeUpstream) -> None:
     assert upstream.connections == 1
 
 
-async def test_who_waited_for_too_long_is_put_off(upstream: FakeUpstream) -> None:
+async def test_a_message_that_waited_too_long_is_deferred(upstream: FakeUpstream) -> None:
     upstream.behaviours.append(At("end", Hold(), nth=1))
     async with pooled(upstream.port, max_connections=1, wait_timeout=0.05) as pool:
         first = asyncio.ensure_future(send(pool))
@@ -484,7 +488,9 @@ async def test_who_waited_for_too_long_is_put_off(upstream: FakeUpstream) -> Non
         assert (await send(pool)).last.code == 250
 
 
-async def test_the_wait_of_one_does_not_cost_the_turn_of_another(upstream: FakeUpstream) -> None:
+async def test_a_timeout_of_one_message_does_not_cost_another_its_turn(
+    upstream: FakeUpstream,
+) -> None:
     upstream.behaviours.append(At("end", Hold(), nth=1))
     async with pooled(upstream.port, max_connections=1, wait_timeout=0.1) as pool:
         first = asyncio.ensure_future(send(pool))
@@ -498,7 +504,7 @@ async def test_the_wait_of_one_does_not_cost_the_turn_of_another(upstream: FakeU
         assert (await first).last.code == 250
 
 
-async def test_an_upstream_that_is_down_takes_no_slot() -> None:
+async def test_an_upstream_that_is_down_uses_up_no_connection() -> None:
     async with pooled(free_port(), max_connections=1, wait_timeout=0.05) as pool:
         for _ in range(3):
             with pytest.raises(UpstreamUnreachable) as error:
@@ -508,8 +514,8 @@ async def test_an_upstream_that_is_down_takes_no_slot() -> None:
         )
 
 
-async def test_an_upstream_that_takes_no_connection() -> None:
-    """Its queue of connections is full, so that connecting never ends."""
+async def test_an_upstream_that_accepts_no_connection_defers_mail() -> None:
+    """Its queue of connections is full, so connecting never ends."""
     with socket.socket() as full:
         full.bind((LOOPBACK, 0))
         full.listen(0)
@@ -535,8 +541,8 @@ async def test_an_upstream_on_a_unix_socket(tmp_path: Path) -> None:
         assert (await send(pool)).last.code == 250
 
 
-def test_a_unix_socket_whose_queue_is_full_is_used_within_it(tmp_path: Path) -> None:
-    """The kernel refuses further connections; those of TCP it keeps waiting."""
+def test_a_unix_socket_with_a_full_queue_is_waited_for(tmp_path: Path) -> None:
+    """The kernel refuses further connections, where with TCP it makes them wait."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError):
@@ -557,11 +563,11 @@ def test_a_unix_socket_whose_queue_is_full_is_used_within_it(tmp_path: Path) -> 
             assert {each.last.code for each in sent} == {250}
             server.close()
 
-    uvloop.run(work())  # a worker's loop, which tells of it
+    uvloop.run(work())  # a worker's loop, which reports it
 
 
 @pytest.mark.parametrize("step", ["connect", "ehlo", "mail", "rcpt", "data", "end"])
-async def test_no_error_keeps_a_connection(step: str) -> None:
+async def test_no_error_leaks_a_connection(step: str) -> None:
     behaviours = [At(step, Close()), At(step, Raw(b"what?\r\n"))]  # type: ignore[arg-type]
     for behaviour in behaviours:
         with FakeUpstream(behaviour) as upstream:
@@ -572,8 +578,8 @@ async def test_no_error_keeps_a_connection(step: str) -> None:
                 assert (pool.idle, pool.busy) == (0, 0)
 
 
-async def test_a_connection_that_xclient_may_have_given_to_a_client_is_nobody_elses() -> None:
-    """The message was given up before the upstream answered XCLIENT."""
+async def test_a_connection_with_xclient_in_doubt_serves_no_other_client() -> None:
+    """The message was abandoned before the upstream answered XCLIENT."""
     named = asyncio.Event()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -593,7 +599,7 @@ async def test_a_connection_that_xclient_may_have_given_to_a_client_is_nobody_el
         assert (pool.idle, pool.busy) == (0, 0)
 
 
-async def test_a_message_given_up_while_the_upstream_greets_keeps_no_socket() -> None:
+async def test_a_message_abandoned_before_the_greeting_leaves_no_socket() -> None:
     gone = asyncio.Event()
 
     async def greets_nobody(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -604,7 +610,7 @@ async def test_a_message_given_up_while_the_upstream_greets_keeps_no_socket() ->
     server = await asyncio.start_server(greets_nobody, LOOPBACK, 0)
     async with server, pooled(server.sockets[0].getsockname()[1]) as pool:
         asking = asyncio.create_task(pool.acquire())
-        await asyncio.sleep(0.1)  # it is connected
+        await asyncio.sleep(0.1)  # now it is connected
         asking.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await asking

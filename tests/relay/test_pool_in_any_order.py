@@ -1,4 +1,4 @@
-"""Messages that wait for connections, in every order, with an upstream that has no network."""
+"""Messages waiting for connections, in any order, before an upstream without a network."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.soak
 
 
 class Connection:
-    """As much of an UpstreamConnection as a pool knows."""
+    """The part of an UpstreamConnection that a pool uses."""
 
     def __init__(self, pool: "Pool", *, refused: bool = False) -> None:
         self.alive, self.used, self.private, self.client = True, False, False, ""
@@ -52,9 +52,9 @@ class Connection:
 
 
 class Pool(UpstreamPool):
-    """A pool with its upstream, which takes `limit` connections and `refuses` others.
+    """A pool and its upstream, which accepts `limit` connections and `refuses` others.
 
-    Pools with the same `upstream` and `table` are those of the workers of a relay.
+    Pools with the same `upstream` and `table` belong to the workers of one relay.
     """
 
     def __init__(
@@ -107,14 +107,14 @@ class Pool(UpstreamPool):
         return connection
 
     async def keep_making_room(self) -> None:
-        """As each worker does."""
+        """Make room as each worker does."""
         while True:
             await asyncio.sleep(1)
             self.make_room()
             self.check()
 
     def check(self) -> None:
-        """What holds at any time."""
+        """Check what must hold at any time."""
         most, shares = self.settings.max_connections, self._shares
         assert len(self.connections) + self.refusing <= most
         assert sum(shares._held.values()) == shares.taken <= most
@@ -132,7 +132,7 @@ class Pool(UpstreamPool):
 
 
 class Walk:
-    """Clients with messages; some give up, some connections end. Use `run` once."""
+    """Clients send messages; some give up, some connections end. Call `run` once."""
 
     def __init__(self, seed: int) -> None:
         draw = self.draw = Random(seed)
@@ -161,7 +161,7 @@ class Walk:
             draw.choice(messages).cancel()
             for idle in draw.choice(self.pools)._idle[: draw.choice([0, 0, 1])]:
                 idle.close()
-        async with asyncio.timeout(2_000):  # seconds that pass in no time
+        async with asyncio.timeout(2_000):  # simulated seconds
             await asyncio.gather(*messages, return_exceptions=True)
         for message in messages:
             if not message.cancelled():
@@ -170,7 +170,7 @@ class Walk:
         for pool in self.pools:
             pool.check_nobody_waits()
         await asyncio.sleep(100)
-        assert not upstream  # idle for too long
+        assert not upstream  # all idle for too long
         if not self.hangs and not self.fails and self.waits == 1_000:
             assert self.results.keys() <= {"sent"}
         for beat in beats:
@@ -214,7 +214,7 @@ class Walk:
         pool.check()
 
     async def _use(self, pool: Pool, connection: Any, *, again: bool) -> bool:
-        """Use a connection and release it, unless it has ended and another is to follow."""
+        """Use a connection and release it, unless it ended and is to be replaced."""
         draw = self.draw
         assert connection not in self.using
         self.using.add(connection)
@@ -243,14 +243,14 @@ async def _send(pool: Pool, seconds: float) -> None:
         pool.release(connection)
 
 
-def test_nobody_waits_for_ever_and_nothing_is_left_over() -> None:
+def test_every_message_ends_and_no_connection_is_left_over() -> None:
     for seed in range(times(60, 2_000)):
         run(Walk(seed).run())
 
 
 @pytest.mark.parametrize("seconds", [8, 60])
-def test_an_upstream_that_is_slow_to_accept_those_it_does_not_refuse(seconds: int) -> None:
-    """It refuses others at once. After six seconds, messages that waited were answered 451."""
+def test_an_upstream_slow_to_accept_but_quick_to_refuse_gets_all_mail(seconds: int) -> None:
+    """Messages that waited used to be answered 451 after six seconds."""
 
     async def message(pool: Pool) -> str:
         try:
@@ -278,8 +278,8 @@ def test_an_upstream_that_is_slow_to_accept_those_it_does_not_refuse(seconds: in
     run(work())
 
 
-def test_the_time_that_a_client_takes_is_no_waiting() -> None:
-    """A message whose client named recipients for 40 seconds was answered 451 at the next 421."""
+def test_time_spent_by_the_client_does_not_count_as_waiting() -> None:
+    """A message whose RCPTs took 40 seconds used to be answered 451 at the next 421."""
 
     async def work() -> None:
         await asyncio.sleep(1)  # a clock has never stood at 0
@@ -297,8 +297,8 @@ def test_the_time_that_a_client_takes_is_no_waiting() -> None:
     run(work())
 
 
-def test_a_message_that_needs_a_new_connection_gets_the_place_of_an_idle_one() -> None:
-    """Otherwise it waits for nothing: the idle one may have died as well."""
+def test_a_message_that_needs_a_new_connection_replaces_an_idle_one() -> None:
+    """It would wait in vain otherwise: the idle one may be dead too."""
 
     async def work() -> None:
         pool = Pool(1)
@@ -312,8 +312,8 @@ def test_a_message_that_needs_a_new_connection_gets_the_place_of_an_idle_one() -
     run(work())
 
 
-def test_who_waits_for_a_full_upstream_is_not_overtaken() -> None:
-    """The upstream takes four connections, and one message on each."""
+def test_nobody_overtakes_a_message_waiting_for_a_full_upstream() -> None:
+    """The upstream accepts four connections, with one message on each."""
     sent: list[int] = []
 
     async def message(pool: Pool, number: int) -> None:
@@ -325,15 +325,15 @@ def test_who_waits_for_a_full_upstream_is_not_overtaken() -> None:
 
     async def work() -> None:
         pool = Pool(4, max_connections=20)
-        async with asyncio.timeout(12):  # the place of one that ends is used at once
+        async with asyncio.timeout(12):  # each place is reused as soon as it is free
             await asyncio.gather(*(message(pool, number) for number in range(400)))
         assert max(place - number for place, number in enumerate(sent)) <= 4
 
     run(work())
 
 
-def test_messages_at_once_open_a_few_connections_at_a_time() -> None:
-    """The upstream has a queue of ten for new connections; the kernel drops others half open."""
+def test_a_burst_of_messages_opens_a_few_connections_at_a_time() -> None:
+    """The upstream queues ten new connections; the kernel drops others half open."""
 
     async def work() -> None:
         opening = 0
@@ -356,8 +356,8 @@ def test_messages_at_once_open_a_few_connections_at_a_time() -> None:
     run(work())
 
 
-def test_messages_at_once_that_get_no_greeting_try_others() -> None:
-    """All may be dropped half open, if others have filled the queue."""
+def test_a_burst_of_messages_without_greetings_tries_new_connections() -> None:
+    """All may have been dropped half open if others had filled the queue."""
     greets = chain([300.0] * 8, repeat(0.0))
 
     async def work() -> None:
@@ -370,10 +370,10 @@ def test_messages_at_once_that_get_no_greeting_try_others() -> None:
 
 @pytest.mark.parametrize("error", [UpstreamError, UpstreamFull, UpstreamUnreachable, UpstreamLost])
 @pytest.mark.parametrize("messages", [1, 20])
-def test_nobody_waits_for_ever_where_each_attempt_fails_after_long(
+def test_nobody_waits_for_ever_when_each_attempt_fails_slowly(
     error: type[UpstreamError], messages: int
 ) -> None:
-    """The next had begun by then, and might have brought a connection."""
+    """The next attempt had begun by then and might have succeeded."""
 
     class Failing(Pool):
         async def _connect(self) -> Any:
@@ -392,12 +392,12 @@ def test_nobody_waits_for_ever_where_each_attempt_fails_after_long(
     run(work())
 
 
-def test_a_refusal_because_of_a_connection_that_has_ended_since_fails_nobody() -> None:
+def test_a_refusal_caused_by_a_connection_closed_since_fails_no_message() -> None:
     async def work() -> None:
         pool = Pool(1)
         only: Any = await pool.acquire()
         waiting = asyncio.create_task(pool.acquire())
-        await asyncio.sleep(0.005)  # its attempt is under way
+        await asyncio.sleep(0.005)  # the attempt is under way
         only.close()
         pool.release(only)
         pool.release(await waiting)
@@ -405,14 +405,14 @@ def test_a_refusal_because_of_a_connection_that_has_ended_since_fails_nobody() -
     run(work())
 
 
-def test_nor_does_one_because_of_an_idle_connection_that_has_ended_since() -> None:
+def test_a_refusal_caused_by_an_idle_connection_closed_since_fails_no_message() -> None:
     async def work() -> None:
         pool = Pool(1)
         ended: Any = await pool.acquire()
         ended.close()
         pool.release(await pool.acquire())
         waiting = asyncio.create_task(pool.replace(ended))
-        await asyncio.sleep(0.005)  # its attempt is under way
+        await asyncio.sleep(0.005)  # the attempt is under way
         (idle,) = pool._idle
         idle.close()
         pool.release(await waiting)
@@ -420,7 +420,7 @@ def test_nor_does_one_because_of_an_idle_connection_that_has_ended_since() -> No
     run(work())
 
 
-def test_an_attempt_that_others_left_does_not_fail_the_message_that_took_it_over() -> None:
+def test_an_inherited_attempt_that_fails_does_not_fail_its_new_message() -> None:
     greets = iter([0.0, 9.0, 1.0])
     fails = iter([False, True, False])
 
@@ -439,7 +439,7 @@ def test_an_attempt_that_others_left_does_not_fail_the_message_that_took_it_over
 
 
 async def _beside(count: int, limit: int, **settings: Any) -> tuple[list[Pool], list[Any]]:
-    """The pools of a relay's workers before an MTA with a limit, and what they do each second."""
+    """The pools of a relay's workers before an MTA with a limit, with their periodic work."""
     await asyncio.sleep(1)  # a clock has never stood at 0
     upstream: set[Connection] = set()
     table = Table()
@@ -448,8 +448,8 @@ async def _beside(count: int, limit: int, **settings: Any) -> tuple[list[Pool], 
 
 
 @pytest.mark.parametrize("workers", [2, 4])
-def test_workers_share_what_the_upstream_takes(workers: int) -> None:
-    """The first had all 20, the others none: their messages were refused at once."""
+def test_workers_share_the_connections_the_upstream_accepts(workers: int) -> None:
+    """The first had all 20 and the others none, so their messages were refused at once."""
 
     async def work() -> None:
         pools, beats = await _beside(workers, 20)
@@ -464,7 +464,7 @@ def test_workers_share_what_the_upstream_takes(workers: int) -> None:
     run(work())
 
 
-def test_a_worker_that_comes_later_gets_its_share_of_what_is_busy_all_the_time() -> None:
+def test_a_late_worker_gets_its_share_of_connections_that_are_always_busy() -> None:
     async def work() -> None:
         (first, second), beats = await _beside(2, 20)
 
@@ -483,7 +483,7 @@ def test_a_worker_that_comes_later_gets_its_share_of_what_is_busy_all_the_time()
         for task in busy[:40]:
             task.cancel()
         await asyncio.sleep(80)
-        assert second.in_use >= 19  # once the first's have been idle for long
+        assert second.in_use >= 19  # once the first worker's have been idle for long
         for task in (*busy[40:], *beats):
             task.cancel()
         await asyncio.sleep(0)
@@ -492,8 +492,8 @@ def test_a_worker_that_comes_later_gets_its_share_of_what_is_busy_all_the_time()
 
 
 @pytest.mark.parametrize("limit", [1, 4])
-def test_a_worker_gets_its_share_however_long_messages_take(limit: int) -> None:
-    """What the other was to give up within a second it kept, if no message ended by then."""
+def test_a_worker_gets_its_share_however_long_messages_take_elsewhere(limit: int) -> None:
+    """The other kept what it owed if no message ended within a second."""
 
     async def work() -> None:
         (first, second), beats = await _beside(2, limit)
@@ -514,8 +514,8 @@ def test_a_worker_gets_its_share_however_long_messages_take(limit: int) -> None:
     run(work())
 
 
-def test_a_worker_that_has_ended_holds_nothing() -> None:
-    """Messages do not wait for connections that it had: the upstream takes none at all."""
+def test_a_worker_that_has_ended_holds_no_connections() -> None:
+    """Messages must not wait for its connections: the upstream accepts none at all."""
 
     async def work() -> None:
         (first, second), beats = await _beside(2, 1)
@@ -523,7 +523,7 @@ def test_a_worker_that_has_ended_holds_nothing() -> None:
         beats[0].cancel()
         waiting = asyncio.create_task(second.acquire())
         await asyncio.sleep(4)
-        assert not waiting.done()  # the first might give it up
+        assert not waiting.done()  # the first worker might give one up
         async with asyncio.timeout(4):
             with pytest.raises(UpstreamFull):
                 await waiting
@@ -534,8 +534,8 @@ def test_a_worker_that_has_ended_holds_nothing() -> None:
 
 
 @pytest.mark.parametrize("greets_all", [False, True])
-def test_a_message_waits_for_what_another_worker_has(greets_all: bool) -> None:
-    """It may have it for long: longer than a connection counts that has ended."""
+def test_a_message_waits_for_a_connection_of_another_worker(greets_all: bool) -> None:
+    """That may take longer than a closed connection is still counted for."""
 
     async def work() -> None:
         (first, second), beats = await _beside(2, 1, greets_all=greets_all)
@@ -548,7 +548,7 @@ def test_a_message_waits_for_what_another_worker_has(greets_all: bool) -> None:
     run(work())
 
 
-def test_attempts_under_way_are_waited_for_though_the_upstream_took_nobody_before() -> None:
+def test_attempts_are_awaited_though_the_upstream_accepted_nobody_before() -> None:
     greets = iter([0.01, 1.0, 0.01, 0.01])
 
     async def work() -> None:
@@ -567,8 +567,10 @@ def test_attempts_under_way_are_waited_for_though_the_upstream_took_nobody_befor
 @pytest.mark.parametrize("greets_all", [False, True])
 @pytest.mark.parametrize("after", [0.01, 0.5, 1.2])
 @pytest.mark.parametrize("workers", [1, 4])
-def test_421_to_all_keeps_nobody_waiting(workers: int, after: float, greets_all: bool) -> None:
-    """A worker took the attempts of others, and its own, for connections: for 30 seconds."""
+def test_nobody_waits_when_all_connections_are_answered_421(
+    workers: int, after: float, greets_all: bool
+) -> None:
+    """For 30 seconds a worker mistook its own and others' attempts for connections."""
 
     async def message(pool: Pool) -> None:
         connection: Any = pool.acquire_idle("") or await pool.acquire()
@@ -594,8 +596,10 @@ def test_421_to_all_keeps_nobody_waiting(workers: int, after: float, greets_all:
 
 
 @pytest.mark.parametrize(("workers", "limit"), [(4, 3), (4, 5), (3, 2), (2, 1)])
-def test_workers_have_their_turns_where_the_upstream_takes_few(workers: int, limit: int) -> None:
-    """Those that had one kept it, busy or idle, and the others' messages were refused."""
+def test_workers_take_turns_when_the_upstream_accepts_few_connections(
+    workers: int, limit: int
+) -> None:
+    """Workers kept their connections, busy or idle, and the others' messages were refused."""
 
     async def work() -> None:
         pools, beats = await _beside(workers, limit)
@@ -612,7 +616,7 @@ def test_workers_have_their_turns_where_the_upstream_takes_few(workers: int, lim
     run(work())
 
 
-def test_a_worker_gives_up_no_more_than_another_is_to_have() -> None:
+def test_a_worker_gives_up_only_another_workers_share() -> None:
     async def work() -> None:
         (first, second), beats = await _beside(2, 4)
         busy = [await first.acquire() for _ in range(4)]
@@ -629,7 +633,7 @@ def test_a_worker_gives_up_no_more_than_another_is_to_have() -> None:
 
 
 def test_eight_workers_share_the_only_connection() -> None:
-    """Each kept it for six seconds, and any had it next: some had none for thirty."""
+    """Each kept it for six seconds and any might be next: some waited for thirty."""
 
     async def work() -> None:
         pools, beats = await _beside(8, 1)
@@ -654,7 +658,7 @@ def test_eight_workers_share_the_only_connection() -> None:
 
 
 class Sendmail:
-    """Takes `most` connections; once it had them it does not listen, and looks after 15 seconds."""
+    """Accepts `most` connections; then it stops listening and checks again every 15 seconds."""
 
     def __init__(self, most: int) -> None:
         self.most, self.closed = most, False
@@ -678,8 +682,8 @@ class Sendmail:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_workers_keep_connections_while_a_full_sendmail_does_not_listen(seed: int) -> None:
-    """They gave up one after the other, until there were none, and messages were refused."""
+def test_workers_keep_their_connections_while_a_full_sendmail_does_not_listen(seed: int) -> None:
+    """They gave up one after another until none was left and messages were refused."""
 
     async def message(draw: Random, pool: Pool) -> None:
         await asyncio.sleep(draw.random() / 5)

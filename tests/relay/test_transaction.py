@@ -1,4 +1,4 @@
-"""Transactions that are given up, and messages that must stay whole."""
+"""Transactions that are abandoned, and messages that must arrive whole."""
 
 import asyncio
 import random
@@ -37,7 +37,7 @@ from tests.relay.sending import (
 STEPS: list[Step] = ["connect", "ehlo", "mail", "rcpt", "data", "end"]
 
 
-async def test_a_transaction_given_up_leaves_a_clean_connection(upstream: FakeUpstream) -> None:
+async def test_an_abandoned_transaction_leaves_a_clean_connection(upstream: FakeUpstream) -> None:
     async with pooled(upstream.port) as pool:
         for _ in range(3):
             transaction = UpstreamTransaction(pool, MailParameters(SENDER))
@@ -50,8 +50,10 @@ async def test_a_transaction_given_up_leaves_a_clean_connection(upstream: FakeUp
     assert [line for _, line in upstream.commands].count("RSET") == 3
 
 
-async def test_after_data_giving_up_closes_the_connection(upstream: FakeUpstream) -> None:
-    """RSET would be content there, and the next message's commands too."""
+async def test_abandoning_a_transaction_after_data_closes_the_connection(
+    upstream: FakeUpstream,
+) -> None:
+    """RSET and the next message's commands would become content."""
     async with pooled(upstream.port) as pool:
         for wait in (False, True):
             transaction = UpstreamTransaction(pool, MailParameters(SENDER))
@@ -77,8 +79,8 @@ async def test_a_transaction_without_recipients_needs_no_connection(
 
 
 @pytest.mark.parametrize("ending", [b"550 5.7.1 no\r\n550 5.5.1 no\r\n250 2.0.0 ok\r\n", b""])
-async def test_a_transaction_given_up_before_its_answer_is_over(ending: bytes) -> None:
-    """It neither ends the next one on that connection nor takes a connection that nobody wants."""
+async def test_a_transaction_abandoned_before_its_answer_is_over(ending: bytes) -> None:
+    """It neither ends the next one on that connection nor takes a connection for nobody."""
     connections, given_up, rest = 0, asyncio.Event(), b""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -86,7 +88,7 @@ async def test_a_transaction_given_up_before_its_answer_is_over(ending: bytes) -
         connections += 1
         await converse(reader, writer, [*TO_DATA, OK] if connections == 1 else TO_DATA[:1])
         for _ in range(2):
-            await reader.readuntil(b"\r\n")  # MAIL and RCPT of the one that is given up
+            await reader.readuntil(b"\r\n")  # MAIL and RCPT of the abandoned one
         await given_up.wait()
         if not ending:
             return
@@ -115,8 +117,8 @@ async def test_a_transaction_given_up_before_its_answer_is_over(ending: bytes) -
     assert rest.count(b"RSET") == (1 if ending else 0)
 
 
-async def test_an_error_stays_until_the_transaction_is_over(upstream: FakeUpstream) -> None:
-    """What was accepted before it cannot be mailed any more."""
+async def test_an_error_lasts_until_the_transaction_is_over(upstream: FakeUpstream) -> None:
+    """Recipients accepted before it cannot be mailed any more."""
     upstream.behaviours += [At("rcpt", Close(), nth=2), At("rcpt", Close(), nth=3)]
     async with pooled(upstream.port) as pool:
         transaction = UpstreamTransaction(pool, MailParameters(SENDER))
@@ -140,10 +142,9 @@ CLOSING = Says("421 4.3.2 shutting down")
 async def test_a_connection_lost_before_the_content_is_replaced(
     step: Step, lost_by: Action | None, used: bool, upstream: FakeUpstream
 ) -> None:
-    """It is lost at that step, or before it (None). The client, which was told 451, hears nothing
-    of it."""
+    """It is lost at that step, or before it (None); the client notices nothing."""
     async with pooled(upstream.port) as pool:
-        other = await pool.acquire()  # so 421 may be for want of connections
+        other = await pool.acquire()  # so 421 may mean that the upstream is full
         if used:
             await send(pool)
         transaction = UpstreamTransaction(pool, MailParameters(SENDER))
@@ -169,10 +170,10 @@ async def test_a_connection_lost_before_the_content_is_replaced(
 
 
 @pytest.mark.parametrize("step", ["mail", "rcpt"])
-async def test_who_was_accepted_and_is_now_refused_ends_the_transaction(
+async def test_a_refusal_of_an_accepted_recipient_ends_the_transaction(
     step: Step, upstream: FakeUpstream
 ) -> None:
-    """The client has a 250 for them, which no refusal of others may follow."""
+    """The client already has a 250 for them, so the transaction cannot go on."""
     upstream.behaviours += [At("data", Close(), nth=1), At(step, Says("550 5.1.1 no"), nth=2)]
     async with pooled(upstream.port) as pool:
         transaction = UpstreamTransaction(pool, MailParameters(SENDER))
@@ -189,10 +190,10 @@ async def test_who_was_accepted_and_is_now_refused_ends_the_transaction(
         (MailParameters(SENDER, utf8=True), "SMTPUTF8"),
     ],
 )
-async def test_content_goes_to_no_other_connection_that_offers_less(
+async def test_content_is_not_sent_to_a_connection_that_offers_less(
     mail: MailParameters, lacks: str, upstream: FakeUpstream
 ) -> None:
-    """An address of the upstream's name may be another machine, which would garble it."""
+    """Another address of the upstream's name may be a machine that would garble it."""
     upstream.behaviours.append(At("data", Close(), nth=1))
     async with pooled(upstream.port) as pool:
         transaction = UpstreamTransaction(pool, mail)
@@ -205,10 +206,10 @@ async def test_content_goes_to_no_other_connection_that_offers_less(
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
-async def test_a_transaction_given_up_as_its_connection_is_replaced(
+async def test_a_transaction_abandoned_while_its_connection_is_replaced(
     cancelled: bool, upstream: FakeUpstream
 ) -> None:
-    """Nobody else gets a connection to which the upstream says 421."""
+    """Nobody else gets a connection that the upstream answered with 421."""
     upstream.behaviours += [At("data", CLOSING), At("connect", Delay(0.1), nth=2)]
     async with pooled(upstream.port) as pool:
         transaction = UpstreamTransaction(pool, MailParameters(SENDER))
@@ -227,8 +228,8 @@ async def test_a_transaction_given_up_as_its_connection_is_replaced(
         assert (pool.idle, pool.busy) == (0, 0)
 
 
-async def test_a_message_is_whole_or_not_there_whatever_happens() -> None:
-    """Hundreds of messages at once over an upstream that fails in every way."""
+async def test_a_message_arrives_whole_or_not_at_all() -> None:
+    """Send hundreds of messages at once to an upstream that fails in every way."""
     chance = random.Random(5)
     ways: list[Action] = [
         Close(),
@@ -265,7 +266,7 @@ async def test_a_message_is_whole_or_not_there_whatever_happens() -> None:
             await asyncio.gather(*(one(number) for number in range(300)))
         arrived = [(message.recipients[0], message.data) for message in upstream.messages]
     assert len(accepted) > 100
-    assert set(accepted) <= set(arrived), "answered 250 and not there"
+    assert set(accepted) <= set(arrived), "answered 250 but missing"
     assert len(arrived) == len({to for to, _ in arrived}), "sent twice"
     for to, content in arrived:
         number = to.partition("@")[0].encode()
@@ -274,7 +275,7 @@ async def test_a_message_is_whole_or_not_there_whatever_happens() -> None:
         assert set(body.split(b"\r\n")) <= {number, b""}
 
 
-def test_errors_tell_the_client_to_try_later() -> None:
+def test_upstream_errors_tell_the_client_to_try_later() -> None:
     errors: list[type[UpstreamError]] = [UpstreamError, *UpstreamError.__subclasses__()]
     for error in errors:
         assert isinstance(error.reply, ClientReply)

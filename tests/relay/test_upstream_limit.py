@@ -1,4 +1,4 @@
-"""Which worker may have how many of the connections that the upstream takes."""
+"""How many of the upstream's connections each worker may have."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ class Clock:
         return self.now
 
 
-def test_workers_see_each_other_through_a_file(tmp_path: Path) -> None:
+def test_workers_divide_connections_through_a_shared_file(tmp_path: Path) -> None:
     clock = Clock()
     first, second, third = (Workers.sharing(tmp_path / "upstream", clock) for _ in range(3))
     first.hold(12)
@@ -21,19 +21,19 @@ def test_workers_see_each_other_through_a_file(tmp_path: Path) -> None:
     assert first.surplus(0)[0] == 0
     third.ask(listens=True)
     assert third.others_had() == clock.now
-    assert (first.surplus(0)[0], second.surplus(0)[0]) == (6, 1)  # the third has none
+    assert (first.surplus(0)[0], second.surplus(0)[0]) == (6, 1)  # the third worker has none
     second.hold(1)
-    assert (second.surplus(0)[0], second.surplus(1)[0]) == (0, 1)  # its only one is busy, or idle
+    assert (second.surplus(0)[0], second.surplus(1)[0]) == (0, 1)  # its only one is busy, then idle
     second.hold(6)
     third.hold(5)
     assert (first.surplus(0)[0], second.surplus(0)[0]) == (4, 0)
-    assert second.surplus(3)[0] == 2  # idle ones
+    assert second.surplus(3)[0] == 2  # all of them idle
     clock.now += 2
-    assert first.surplus(6)[0] == 0  # the wish is old
+    assert first.surplus(6)[0] == 0  # the request is out of date
 
 
-def test_an_upstream_that_does_not_listen_gets_room_once(tmp_path: Path) -> None:
-    """It looks after fifteen seconds: until then nobody has what is given up."""
+def test_room_is_made_only_once_for_an_upstream_that_does_not_listen(tmp_path: Path) -> None:
+    """It listens again after 15 seconds; until then nobody can use a freed place."""
     clock = Clock()
     first, second, third = (Workers.sharing(tmp_path / "upstream", clock) for _ in range(3))
     first.hold(10)
@@ -51,7 +51,7 @@ def test_an_upstream_that_does_not_listen_gets_room_once(tmp_path: Path) -> None
     assert second.surplus(1) == (1, 16.0)
 
 
-def test_the_next_turn_is_that_of_who_has_been_without_for_longest(tmp_path: Path) -> None:
+def test_the_next_turn_goes_to_the_worker_longest_without_a_connection(tmp_path: Path) -> None:
     clock = Clock()
     workers = [Workers.sharing(tmp_path / "upstream", clock) for _ in range(3)]
     for worker in workers:
@@ -64,7 +64,7 @@ def test_the_next_turn_is_that_of_who_has_been_without_for_longest(tmp_path: Pat
     assert [worker.another_is_next() for worker in workers[1:]] == [False, True]
 
 
-def test_a_worker_that_is_gone_leaves_its_entry_to_the_next(tmp_path: Path) -> None:
+def test_a_new_worker_takes_the_entry_of_one_that_is_gone(tmp_path: Path) -> None:
     clock = Clock()
     path = tmp_path / "upstream"
     gone, other = Workers.sharing(path, clock), Workers.sharing(path, clock)
@@ -79,17 +79,17 @@ def test_a_worker_that_is_gone_leaves_its_entry_to_the_next(tmp_path: Path) -> N
     assert path.stat().st_size == TABLE_SIZE // 512 * 2
 
 
-def test_a_file_of_another_kind_or_of_before_a_reboot_is_used_as_it_is(tmp_path: Path) -> None:
+def test_a_foreign_file_or_one_from_before_a_reboot_is_used(tmp_path: Path) -> None:
     path = tmp_path / "upstream"
     path.write_bytes(b"\xff" * 320)
     clock = Clock()
     Workers.sharing(path, clock).hold(5)
-    clock.now = 3.0  # the machine has started again
+    clock.now = 3.0  # after a reboot
     assert Workers.sharing(path, clock).others_had() is None
 
 
-def test_workers_outlive_a_file_that_is_cut_short(tmp_path: Path) -> None:
-    """Mapped into memory, it ended every worker with SIGBUS, as did a full disk."""
+def test_workers_survive_a_file_that_is_cut_short(tmp_path: Path) -> None:
+    """Mapped into memory, it killed every worker with SIGBUS, as did a full disk."""
     clock = Clock()
     path = tmp_path / "upstream"
     first, second = Workers.sharing(path, clock), Workers.sharing(path, clock)
@@ -103,7 +103,7 @@ def test_workers_outlive_a_file_that_is_cut_short(tmp_path: Path) -> None:
     assert first.surplus(0)[0] == 6
 
 
-def test_workers_without_room_for_a_file_go_on(tmp_path: Path) -> None:
+def test_workers_go_on_without_room_for_the_file(tmp_path: Path) -> None:
     clock = Clock()
     path = tmp_path / "upstream"
     path.symlink_to("/dev/full")

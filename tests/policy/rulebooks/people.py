@@ -1,7 +1,7 @@
-"""People as the rulebooks see them, and one way to ask what becomes of them.
+"""People as the rulebooks see them, and a way to ask how each is judged.
 
-All of them were collected long before any period ends, so that only what a row changes
-can make the difference.
+All were collected long before any period ends, so that only what a row changes can make a
+difference.
 """
 
 from collections.abc import Sequence
@@ -75,13 +75,13 @@ def agreed(
 
 
 def refused_since() -> Contact:
-    """Somebody who agreed, and took it back."""
+    """Somebody who agreed and then withdrew."""
     contact = agreed(at=NOW - 2 * DAY)
     return replace(contact, acts=(*contact.acts, ConsentAct("offers", NOW - DAY, withdrawal=True)))
 
 
 def agreed_since(*, conditional: bool) -> Contact:
-    """Somebody who had taken it back, and agreed again."""
+    """Somebody who withdrew and then agreed again."""
     withdrawal = ConsentAct("offers", NOW - 2 * DAY, withdrawal=True)
     contact = agreed(conditional=conditional)
     return replace(contact, acts=(withdrawal, *contact.acts))
@@ -104,12 +104,12 @@ def at_work(*occupations: str) -> Contact:
 
 
 def seen(contact: Contact, at: datetime) -> Contact:
-    """Whose last sign of life was at that time."""
+    """Somebody whose last sign of life was at that time."""
     return replace(contact, collected_at=at, informed_at=at)
 
 
 def told(contact: Contact, *, informed: bool = True, free: bool = True) -> Contact:
-    """Who was, or was not, told at collection and free to refuse."""
+    """Somebody who was or was not informed at collection and free to refuse."""
     return replace(
         contact,
         informed_at=contact.informed_at if informed else None,
@@ -126,7 +126,7 @@ def stopped(origin: Origin = Origin.UNSUBSCRIBE, at: datetime = NOW - 2 * DAY) -
 
 
 class Row(NamedTuple):
-    """One line of a rulebook's table: who is asked about, and what becomes of them."""
+    """One line of a rulebook's table: who is asked about, and the verdict."""
 
     who: str
     contact: Contact | None
@@ -136,7 +136,7 @@ class Row(NamedTuple):
     address: str = ADDRESS
 
     def answer(self, rulebook: str) -> str:
-        """Return what becomes of them under a built-in rulebook."""
+        """Return the verdict under a built-in rulebook."""
         orders = () if self.suppression is None else (self.suppression,)
         facts = {self.address: RecipientFacts(orders, self.contact)}
         asked = Transaction((self.stream,), (self.address,))

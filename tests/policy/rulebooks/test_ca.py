@@ -56,7 +56,7 @@ TABLE = [
     Row("no wording", agreed(evidence=Evidence()), "refuse consent_unproven"),
     Row("conditional", agreed(conditional=True), "refuse consent_conditional"),
     Row("withdrawn", refused_since(), "refuse consent_withdrawn"),
-    # implied by a purchase: two years, of whatever product, told or not
+    # implied by a purchase: two years, whatever the product, informed or not
     Row("customer at two years", bought(at=TWO_YEARS_AGO), "allow existing_customer"),
     Row("customer after two years", bought(at=TWO_YEARS_AGO - TICK), "refuse customer_stale"),
     Row("another product", bought("hats"), "allow existing_customer"),
@@ -67,7 +67,7 @@ TABLE = [
     Row("inquiry after six months", asked(at=SIX_MONTHS_AGO - TICK), "refuse customer_stale"),
     Row("old purchase, new inquiry", BOTH, "allow existing_customer"),
     Row("an account is no sale", account(), "refuse consent_missing"),
-    # implied by an address that was disclosed to the sender
+    # implied by an address disclosed to the sender
     Row("professional of long ago", seen(at_work("retail"), LONG_AGO), "allow professional"),
     Row("not their business", at_work("mining"), "refuse topic_unrelated"),
     Row("professional by a partner", by(at_work("retail"), Source.PARTNER, SOUND),

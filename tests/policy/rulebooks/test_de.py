@@ -1,4 +1,4 @@
-"""Germany: express consent that can be proven, from businesses too; customers of a sale."""
+"""Germany: express, provable consent, even from businesses; customers after a sale."""
 
 from msgspec.structs import replace
 
@@ -29,7 +29,7 @@ TABLE = [
     Row("transactional", None, "allow transactional", RECEIPTS),
     Row("restricted", replace(agreed(), tags=frozenset({"restricted"})),
         "refuse contact_restricted"),
-    # businesses, generic addresses and charities: consent like everybody
+    # businesses, generic addresses and charities need consent like everybody
     Row("generic by record", GENERIC, "refuse consent_missing"),
     Row("generic by record, agreed", replace(agreed(), audience=Audience.GENERIC),
         "allow consent"),
@@ -43,7 +43,7 @@ TABLE = [
         "refuse source_undisclosed"),
     Row("partner, disclosed", by(agreed(), Source.PARTNER, SOUND), "allow consent"),
     Row("no source", by(agreed(), None), "refuse source_unproven"),
-    # a box alone proves nothing of the mailbox's owner
+    # a ticked box proves nothing about the mailbox's owner
     Row("double opt-in", agreed("double_opt_in"), "allow consent"),
     Row("signed form", agreed("signed_form"), "allow consent"),
     Row("recorded call", agreed("verbal_recorded"), "allow consent"),
@@ -62,7 +62,7 @@ TABLE = [
         "refuse source_not_direct"),
     Row("customer not told", told(bought(), informed=False), "refuse notice_missing"),
     Row("customer not free", told(bought(), free=False), "refuse optout_not_offered"),
-    # only what is proven by mail or by hand lifts an unsubscribe
+    # only consent proven by mail or by hand lifts an unsubscribe
     Row("unsubscribed, opted in twice since", agreed("double_opt_in"), "allow consent",
         suppression=stopped()),
     Row("unsubscribed, said yes since", agreed("verbal_recorded"),

@@ -1,4 +1,4 @@
-"""The strictest reading in the European Union, and that it is at least as strict as others."""
+"""The strictest reading in the European Union is at least as strict as any other."""
 
 from random import Random
 
@@ -56,7 +56,7 @@ TABLE = [
     Row("generic by name", None, "refuse no_record", address="info@example.org"),
     Row("professional", at_work("retail"), "refuse consent_missing"),
     Row("supporter", PERSON, "refuse consent_missing", APPEAL),
-    # sources: directly, or by one partner that was named
+    # sources: direct, or one named partner
     Row("web", by(agreed(), Source.WEB), "refuse source_forbidden"),
     Row("purchased", by(agreed(), Source.PURCHASED, SOUND), "refuse source_forbidden"),
     Row("rented", by(agreed(), Source.RENTED, SOUND), "refuse source_forbidden"),
@@ -92,7 +92,7 @@ TABLE = [
     Row("customer not free", told(bought(), free=False), "refuse optout_not_offered"),
     Row("an inquiry is no sale", asked(), "refuse consent_missing"),
     Row("an account is no sale", account(), "refuse consent_missing"),
-    # nothing but a person lifts a suppression
+    # only a person lifts a suppression
     Row("unsubscribed, agreed since", agreed(), "refuse suppressed_unsubscribe",
         suppression=stopped(at=LONG_AGO)),
     Row("complained, agreed since", agreed(), "refuse suppressed_complaint",
@@ -106,15 +106,15 @@ def test_people(row: Row) -> None:
 
 
 @pytest.mark.soak
-def test_what_passes_here_passes_there() -> None:
-    """As its file says; over random people, some of whom must pass."""
+def test_whatever_eu_strict_allows_the_others_allow() -> None:
+    """As its file claims; checked on random people, some of whom must pass."""
     here, there = builtin("eu-strict"), [builtin(name) for name in ("fr", "de")]
     random = Random(20261129)
     passed = set()
     for _ in range(times(6_000, 100_000)):
         address, stream, facts = random_case(random)
         contact = facts.contact
-        if contact is not None:  # of the methods and proofs that can pass at all
+        if contact is not None:  # only methods and proofs that can pass at all
             acts = tuple(
                 replace(act, method="signed_form", evidence=Evidence("v3", form="page"))
                 if act.method == "unticked_box" and act.evidence.wording

@@ -1,4 +1,4 @@
-"""France: the default. Every other rulebook's table says what differs from this one."""
+"""France, the default: the tables of the other rulebooks say what differs from it."""
 
 from msgspec.structs import replace
 

@@ -1,4 +1,4 @@
-"""Every parameter makes a difference: somebody under `fr`, and under a rulebook of one's own."""
+"""Every parameter makes a difference between `fr` and a custom rulebook."""
 
 from datetime import UTC, datetime
 
@@ -65,7 +65,7 @@ CASES: list[Case] = [
      "allow existing_customer", "allow professional"),
     ('bases = ["consent"]', bought(), "allow existing_customer", "refuse consent_missing"),
     ('bases = ["consent", "opt_out"]', PERSON, "refuse consent_missing", "allow opt_out"),
-    # the first basis that is there and fails gives the reason
+    # the first existing basis that fails gives the reason
     ('bases = ["existing_customer", "consent"]',
      replace(bought("hats"), acts=agreed("silence").acts),
      "refuse consent_preticked", "refuse product_not_similar"),
@@ -121,7 +121,7 @@ CASES: list[Case] = [
     ('signs_of_life = ["consent"]', replace(LONG_SILENT, last_activity_at=NOW),
      "allow consent", "refuse consent_expired"),
     ('signs_of_life = ["purchase"]', AGREED_TO_NEWS, "allow consent", "refuse consent_expired"),
-    # a purchase of a kind that the rulebook does not know says nothing
+    # a purchase of an unknown kind says nothing
     ('dealings = ["sale", "inquiry"]', replace(LONG_SILENT, purchases=asked("hats").purchases),
      "refuse consent_expired", "allow consent"),
     ('charity_dealings = ["donation"]', replace(LONG_SILENT, purchases=(DONATION,)),
@@ -174,7 +174,7 @@ ASKING = [
      "refuse permission_not_due"),
 ]  # fmt: skip
 
-# Nothing judges by these: they are for other parts, or for people.
+# No rule uses these: they are for other parts of the program, or for people.
 ELSEWHERE = {"honour_within", "imprint_required", "notice_each_use", "unsubscribe_valid", "law"}
 
 
@@ -185,7 +185,7 @@ def _answers(
     stream: Stream = OFFERS,
     address: str = ADDRESS,
 ) -> tuple[str, str]:
-    """What is said under `fr`, and under a rulebook that extends it by `text`."""
+    """The answers under `fr`, and under a rulebook that extends it by `text`."""
     asked = Transaction((stream,), (address,))
     facts = {address: RecipientFacts(suppressions, contact)}
     own = parse_rulebook(f'name = "own"\nextends = "fr"\n{text}')
@@ -204,12 +204,14 @@ def test_unknown_addresses(text: str, address: str, usual: str, own: str) -> Non
 
 
 @pytest.mark.parametrize(("text", "order", "usual", "own"), ORDERS)
-def test_what_lifts_a_suppression(text: str, order: Suppression, usual: str, own: str) -> None:
+def test_which_consent_lifts_a_suppression(
+    text: str, order: Suppression, usual: str, own: str
+) -> None:
     assert _answers(text, agreed(), order) == (usual, own)
 
 
 @pytest.mark.parametrize(("text", "contact", "usual", "own"), ASKING)
-def test_whether_to_go_on(text: str, contact: Contact, usual: str, own: str) -> None:
+def test_permission_requests(text: str, contact: Contact, usual: str, own: str) -> None:
     stream = replace(OFFERS, permission=True)
     assert _answers(text, contact, stream=stream) == (usual, own)
 
@@ -219,7 +221,7 @@ def test_supporters(text: str, contact: Contact, usual: str, own: str) -> None:
     assert _answers(text, contact, stream=APPEAL) == (usual, own)
 
 
-def test_no_parameter_was_left_out() -> None:
+def test_every_parameter_is_tested() -> None:
     texts = " ".join(row[0] for row in [*CASES, *ADDRESSES, *ORDERS, *SUPPORTERS, *ASKING])
     stems = {name: name.removesuffix("_period") for name in PARAMETERS}
     left_out = {name for name, stem in stems.items() if stem not in texts}

@@ -1,4 +1,4 @@
-"""Explanations name the rulebook's own periods, conditions and law."""
+"""Explanations name the periods, conditions and law of the rulebook in use."""
 
 import pytest
 from hypothesis import given
@@ -106,7 +106,7 @@ TOLD = [
 
 
 @pytest.mark.parametrize(("rulebook", "contact", "stream", "rule", "text"), TOLD)
-def test_what_people_read(
+def test_reasons_as_people_read_them(
     rulebook: str, contact: Contact | None, stream: Stream, rule: str, text: str
 ) -> None:
     assert _steps(rulebook, contact, stream)[rule].text == text
@@ -122,11 +122,11 @@ SOURCES = [
 
 
 @pytest.mark.parametrize(("rulebook", "source"), SOURCES)
-def test_the_law_is_that_of_the_rulebook(rulebook: str, source: str) -> None:
+def test_the_law_cited_is_the_rulebooks(rulebook: str, source: str) -> None:
     assert _steps(rulebook, bought())["existing_customer"].source == source
 
 
-def test_no_rulebook_but_its_own_quotes_french_law() -> None:
+def test_only_the_french_rulebook_cites_french_law() -> None:
     busy = replace(PERSON, purchases=(Purchase("hats", LONG_AGO),))
     for name in BUILTIN_NAMES:
         steps = [*_steps(name, busy).values(), *_steps(name, None).values()]
@@ -134,6 +134,6 @@ def test_no_rulebook_but_its_own_quotes_french_law() -> None:
         assert any("CPCE" in step.source for step in steps) == (name == "fr")
 
 
-def test_a_message_s_rules_name_the_law_too() -> None:
+def test_rules_about_messages_cite_the_law_too() -> None:
     steps = {step.rule: step for step in message_trace(OFFERS, GOOD_MESSAGE, builtin("us"))}
     assert steps["unsubscribe_present"].source == "design 6; A12; 15 U.S.C. 7704(a)(3)"

@@ -47,7 +47,7 @@ TABLE = [
         "refuse source_undisclosed"),
     Row("partner, disclosed", by(agreed(), Source.PARTNER, SOUND), "allow consent"),
     Row("no source", by(agreed(), None), "refuse source_unproven"),
-    # consent: for the time being
+    # consent: while it lasts
     Row("unticked box", agreed("unticked_box"), "allow consent"),
     Row("consent of long ago", agreed(at=LONG_AGO), "allow consent"),
     Row("pre-ticked box", agreed("preticked_box"), "refuse consent_preticked"),
@@ -55,7 +55,7 @@ TABLE = [
     Row("no wording", agreed(evidence=Evidence()), "refuse consent_unproven"),
     Row("conditional", agreed(conditional=True), "refuse consent_conditional"),
     Row("withdrawn", refused_since(), "refuse consent_withdrawn"),
-    # sale or negotiations for a sale
+    # a sale or negotiations for one
     Row("customer of long ago", bought(at=LONG_AGO), "allow existing_customer"),
     Row("negotiated", asked(at=LONG_AGO), "allow existing_customer"),
     Row("another product", bought("hats"), "refuse product_not_similar"),

@@ -33,7 +33,7 @@ TABLE = [
     Row("generic", GENERIC, "allow opt_out"),
     Row("supporter", PERSON, "allow opt_out", APPEAL),
     Row("customer of long ago", bought("hats", LONG_AGO), "allow opt_out"),
-    # consent, where there is any, is on record as the basis
+    # consent, if there is any, is recorded as the basis
     Row("agreed", agreed("unticked_box"), "allow consent"),
     Row("agreed long ago", agreed(at=LONG_AGO), "allow consent"),
     Row("agreed as a condition", agreed(conditional=True), "allow consent"),

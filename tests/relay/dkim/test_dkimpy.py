@@ -1,4 +1,4 @@
-"""dkimpy in processes of its own: bounded in time and memory, and killed where it takes more."""
+"""dkimpy in separate processes, bounded in time and memory and killed beyond that."""
 
 import asyncio
 import time
@@ -36,7 +36,7 @@ async def is_valid(dkimpy: Dkimpy, message: bytes, key: KeyFile, domain: str = "
     return await dkimpy.is_valid(message, 0, domain or key.domain, record)
 
 
-async def test_only_what_was_signed_by_that_domain_is_valid(
+async def test_only_a_signature_by_that_domain_is_valid(
     dkimpy: Dkimpy, key: KeyFile, tmp_path: Path
 ) -> None:
     message = signed(PLAIN, key, ["From"])
@@ -49,7 +49,7 @@ async def test_only_what_was_signed_by_that_domain_is_valid(
     assert await is_valid(dkimpy, message, key)
 
 
-async def test_a_signature_over_a_part_of_the_body_is_told_apart(
+async def test_a_signature_over_part_of_the_body_is_recognised(
     dkimpy: Dkimpy, key: KeyFile
 ) -> None:
     names = key.selector.encode(), key.domain.encode()
@@ -60,7 +60,7 @@ async def test_a_signature_over_a_part_of_the_body_is_told_apart(
     assert not await is_valid(dkimpy, field + PLAIN, key)
 
 
-async def test_an_ed25519_signature_is_checked_too(dkimpy: Dkimpy, tmp_path: Path) -> None:
+async def test_an_ed25519_signature_is_checked(dkimpy: Dkimpy, tmp_path: Path) -> None:
     key = KeyFile(tmp_path, domain="mx.example", kind="ed25519")
     head, empty, body = PLAIN.partition(b"\r\n\r\n")
     ring = Keyring.of([DkimSettings(key.domain, key.selector, key.path)])
@@ -70,7 +70,7 @@ async def test_an_ed25519_signature_is_checked_too(dkimpy: Dkimpy, tmp_path: Pat
     assert await is_valid(dkimpy, field + PLAIN, key)
 
 
-async def test_a_body_that_takes_too_long_is_not_valid_and_keeps_nobody_waiting(
+async def test_a_body_that_takes_too_long_is_invalid_and_blocks_nobody(
     dkimpy: Dkimpy, key: KeyFile
 ) -> None:
     spaces = (b" " * 990 + b"x") * 2000
@@ -80,12 +80,12 @@ async def test_a_body_that_takes_too_long_is_not_valid_and_keeps_nobody_waiting(
     assert await is_valid(dkimpy, signed(PLAIN, key, ["From"]), key)
 
 
-async def test_a_long_run_of_spaces_never_reaches_it(dkimpy: Dkimpy, key: KeyFile) -> None:
+async def test_a_long_run_of_spaces_never_reaches_dkimpy(dkimpy: Dkimpy, key: KeyFile) -> None:
     message = signed(PLAIN + b" \t" * 20_000 + b"x\r\n", key, ["From"], (b"simple", b"simple"))
     assert not await is_valid(dkimpy, message, key)
 
 
-async def test_a_process_that_was_killed_is_started_anew(dkimpy: Dkimpy, key: KeyFile) -> None:
+async def test_a_killed_process_is_replaced(dkimpy: Dkimpy, key: KeyFile) -> None:
     message = signed(PLAIN, key, ["From"])
     assert await is_valid(dkimpy, message, key)
     (process,) = dkimpy._idle

@@ -1,4 +1,4 @@
-"""Which key signs: domain, stream, type and date."""
+"""Which key signs, by domain, stream, type and date."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -57,18 +57,20 @@ def _chosen(
         ([RSA, MAIL], "mail.shop.example", ["mail"]),
     ],
 )
-def test_by_domain(keys: list[DkimSettings], domains: str, chosen: list[str]) -> None:
+def test_the_key_is_chosen_by_domain(
+    keys: list[DkimSettings], domains: str, chosen: list[str]
+) -> None:
     assert _chosen(keys, domains) == chosen
 
 
-def test_a_key_of_the_stream_comes_first() -> None:
+def test_a_key_for_the_stream_comes_first() -> None:
     assert _chosen([OFFERS, RSA], stream="offers") == ["offers"]
     assert _chosen([OFFERS, RSA], stream="b2b") == ["rsa"]
     assert _chosen([OFFERS], stream="b2b") == []
     assert _chosen([OFFERS, RSA, ED], stream="offers") == ["offers", "ed"]
 
 
-def test_a_key_is_used_from_its_date_on_and_the_ring_notices() -> None:
+def test_a_key_is_used_from_its_date_without_a_restart() -> None:
     ring = Keyring({each: _key("rsa") for each in (NEXT, RSA)})
     asked = ("shop.example",), "b2b"
     for at, chosen in (

@@ -1,4 +1,4 @@
-"""Key files: what serves and what does not."""
+"""Key files that can and cannot be used."""
 
 import base64
 import subprocess
@@ -20,7 +20,7 @@ def test_a_new_key_is_read_back(tmp_path: Path, kind: str, bits: int) -> None:
 
 
 @pytest.mark.parametrize("command", ["genrsa -traditional 2048", "genpkey -algorithm ed25519"])
-def test_keys_that_openssl_makes_serve(tmp_path: Path, command: str) -> None:
+def test_keys_made_by_openssl_work(tmp_path: Path, command: str) -> None:
     path = tmp_path / "key.pem"
     made = subprocess.run(["openssl", *command.split()], capture_output=True, check=True)
     path.write_bytes(made.stdout)
@@ -28,14 +28,14 @@ def test_keys_that_openssl_makes_serve(tmp_path: Path, command: str) -> None:
     assert len(read_key(path).sign(b"d" * 32)) in (64, 256)
 
 
-def test_an_ed25519_key_as_dkimpy_writes_it_serves(tmp_path: Path) -> None:
+def test_an_ed25519_key_in_dkimpys_format_works(tmp_path: Path) -> None:
     path = tmp_path / "key"
     path.write_bytes(base64.b64encode(b"s" * 32) + b"\n")
     path.chmod(0o600)
     assert read_key(path).record.key_type == "ed25519"
 
 
-def test_a_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
+def test_a_key_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
     made = KeyFile(tmp_path, kind="ed25519")
     made.path.chmod(0o644)
     with pytest.raises(KeyFault, match=r"may be read by others \(mode 0644\): chmod o= "):
@@ -50,7 +50,7 @@ def test_a_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
         (b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "cannot|readable"),
     ],
 )
-def test_what_is_no_key_is_named(tmp_path: Path, content: bytes, wrong: str) -> None:
+def test_a_file_that_is_not_a_key_is_reported(tmp_path: Path, content: bytes, wrong: str) -> None:
     path = tmp_path / "key.pem"
     path.write_bytes(content)
     path.chmod(0o600)
@@ -66,7 +66,7 @@ def test_what_is_no_key_is_named(tmp_path: Path, content: bytes, wrong: str) -> 
         ("ecparam -name prime256v1 -genkey -noout", "another kind"),
     ],
 )
-def test_keys_that_cannot_serve_are_named(tmp_path: Path, command: str, wrong: str) -> None:
+def test_unusable_keys_are_reported(tmp_path: Path, command: str, wrong: str) -> None:
     path = tmp_path / "key.pem"
     made = subprocess.run(["openssl", *command.split()], capture_output=True, check=True)
     path.write_bytes(made.stdout)
@@ -76,6 +76,6 @@ def test_keys_that_cannot_serve_are_named(tmp_path: Path, command: str, wrong: s
     assert str(path) in str(caught.value)
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_key_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(KeyFault, match="cannot be read: No such file"):
         read_key(tmp_path / "none.pem")

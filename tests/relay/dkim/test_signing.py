@@ -1,4 +1,4 @@
-"""What is signed verifies with dkimpy, whatever it is, and covers what it should."""
+"""Our signatures verify with dkimpy, for any message, and cover what they should."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
@@ -58,12 +58,12 @@ def test_both_types_of_key_sign_at_once(keys: list[KeyFile]) -> None:
 @pytest.mark.parametrize(
     "name", ["From", "Subject", "To", "List-Unsubscribe", "List-Unsubscribe-Post"]
 )
-def test_what_is_added_afterwards_breaks_the_signature(keys: list[KeyFile], name: str) -> None:
+def test_a_field_added_afterwards_breaks_the_signature(keys: list[KeyFile], name: str) -> None:
     message = _signed(keys, marketing())
     assert verdicts(name.encode() + b": x@shop.example\r\n" + message, *keys) == [False, False]
 
 
-def test_trace_fields_of_others_do_not(keys: list[KeyFile]) -> None:
+def test_trace_fields_added_afterwards_do_not(keys: list[KeyFile]) -> None:
     message = _signed(keys, marketing())
     assert verdicts(b"Received: by mx.example\r\nX-Other: 1\r\n" + message, *keys) == [True, True]
 
@@ -96,14 +96,14 @@ def test_any_message_verifies_with_dkimpy(
 
 
 @pytest.mark.parametrize("size", [10, 200_000, 3_000_000])
-async def test_spooled_content_is_signed_as_its_reader_has_it(
+async def test_spooled_content_is_signed_as_it_will_be_sent(
     keys: list[KeyFile], tmp_path: Path, size: int
 ) -> None:
     line = b".a line that begins with a dot  \r\n..\r\n.\r\n"
     message = marketing(body="") + line * (size // len(line) + 1)
     content = Content(Spool(tmp_path, threshold=1_000_000))
     wire = stuffed(message)
-    for start in range(0, len(wire), 65_521):  # cuts anywhere, also within CRLF
+    for start in range(0, len(wire), 65_521):  # cuts anywhere, even inside CRLF
         content.append(wire[start : start + 65_521])
     with ThreadPoolExecutor(1) as threads:
         signer = Signer(_ring(keys), threads)
@@ -114,7 +114,7 @@ async def test_spooled_content_is_signed_as_its_reader_has_it(
     assert verdicts(field + message, *keys) == [True, True]
 
 
-async def test_what_cannot_be_read_is_not_sent_unsigned(keys: list[KeyFile]) -> None:
+async def test_content_that_cannot_be_read_is_not_sent_unsigned(keys: list[KeyFile]) -> None:
     def broken() -> object:
         raise OSError("disk gone")
 

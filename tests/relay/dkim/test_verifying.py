@@ -1,4 +1,4 @@
-"""What apps have signed: valid, broken, unusable, or not known, by the DNS on loopback."""
+"""Applications' own signatures: valid, broken, unusable or unknown, with a DNS on loopback."""
 
 import base64
 import subprocess
@@ -57,7 +57,7 @@ def _states(found: list[SignatureFinding]) -> str:
 
 @pytest.mark.parametrize("header", [b"relaxed", b"simple"])
 @pytest.mark.parametrize("body", [b"relaxed", b"simple"])
-async def test_what_dkimpy_signs_is_valid(
+async def test_a_signature_by_dkimpy_is_valid(
     dns: NameServer, key: KeyFile, header: bytes, body: bytes
 ) -> None:
     text = " a  line \t of text \r\n.\r\n\r\n\r\n"
@@ -66,13 +66,13 @@ async def test_what_dkimpy_signs_is_valid(
     assert (found.state, found.domain, found.selector) == ("valid", "shop.example", "s1")
 
 
-async def test_a_large_body_is_checked_too(dns: NameServer, key: KeyFile) -> None:
+async def test_a_large_body_is_checked(dns: NameServer, key: KeyFile) -> None:
     message = signed(marketing(body="text\r\n" * 100_000), key, WANTED)
     assert _states(await _found(dns, message)) == "valid"
     assert _states(await _found(dns, message + b"more\r\n")) == "broken"
 
 
-async def test_a_signature_that_does_not_cover_both_costs_no_lookup(
+async def test_a_signature_that_does_not_cover_both_fields_is_not_looked_up(
     dns: NameServer, key: KeyFile
 ) -> None:
     message = signed(marketing(), key, ["from", "list-unsubscribe"])
@@ -81,7 +81,7 @@ async def test_a_signature_that_does_not_cover_both_costs_no_lookup(
     assert _states(await _found(dns, message, wanted=())) == "valid"
 
 
-async def test_the_first_valid_one_of_several_is_enough(dns: NameServer, key: KeyFile) -> None:
+async def test_one_valid_signature_among_several_is_enough(dns: NameServer, key: KeyFile) -> None:
     once = signed(marketing(), key, WANTED)
     twice = signed(once, key, ["from"])
     assert _states(await _found(dns, twice)) == "uncovered valid"
@@ -96,7 +96,7 @@ async def test_the_first_valid_one_of_several_is_enough(dns: NameServer, key: Ke
         ((b"From: Shop", b"From: Shop2"), "the header"),
     ],
 )
-async def test_a_changed_message_is_broken(
+async def test_the_signature_of_a_changed_message_is_broken(
     dns: NameServer, key: KeyFile, change: tuple[bytes, bytes], detail: str
 ) -> None:
     message = signed(marketing(), key, WANTED)
@@ -106,7 +106,7 @@ async def test_a_changed_message_is_broken(
     assert detail in found.detail
 
 
-async def test_without_the_body_the_header_decides(dns: NameServer, key: KeyFile) -> None:
+async def test_without_the_body_the_header_alone_is_checked(dns: NameServer, key: KeyFile) -> None:
     message = signed(marketing(), key, WANTED)
     changed = message.replace(b"New shoes are in", b"Old shoes are in")
     assert _states(await _found(dns, changed, with_body=False)) == "valid"
@@ -115,14 +115,14 @@ async def test_without_the_body_the_header_decides(dns: NameServer, key: KeyFile
 
 
 @pytest.mark.parametrize("fault", ["servfail", "refused", "silence", "garbage"])
-async def test_a_dns_that_does_not_answer_leaves_it_unknown(
+async def test_a_signature_is_unknown_while_the_dns_does_not_answer(
     dns: NameServer, key: KeyFile, fault: str
 ) -> None:
     dns.fail(key.name, fault)  # type: ignore[arg-type]
     assert _states(await _found(dns, signed(marketing(), key, WANTED))) == "unknown"
 
 
-async def test_an_answer_that_comes_by_tcp_is_read(dns: NameServer, key: KeyFile) -> None:
+async def test_an_answer_over_tcp_is_read(dns: NameServer, key: KeyFile) -> None:
     dns.fail(key.name, "truncated")
     assert _states(await _found(dns, signed(marketing(), key, WANTED))) == "valid"
 
@@ -137,7 +137,7 @@ async def test_an_answer_that_comes_by_tcp_is_read(dns: NameServer, key: KeyFile
         ('"v=DKIM1; p=AAAA"', "contains no key"),
     ],
 )
-async def test_a_key_that_cannot_serve_is_named(
+async def test_an_unusable_key_is_reported(
     dns: NameServer, key: KeyFile, record: str | None, detail: str
 ) -> None:
     dns.remove(key.name, "TXT")
@@ -150,7 +150,7 @@ async def test_a_key_that_cannot_serve_is_named(
 
 @pytest.fixture
 def short(tmp_path: Path) -> tuple[bytes, str]:
-    """A key of 768 bits in PEM, and its `p=`; `cryptography` makes none so short."""
+    """A 768-bit key in PEM, and its `p=`; `cryptography` refuses to make one that short."""
     made = subprocess.run(
         ["openssl", "genrsa", "-traditional", "768"], capture_output=True, check=True
     )
@@ -163,7 +163,9 @@ def short(tmp_path: Path) -> tuple[bytes, str]:
     return made.stdout, base64.b64encode(public.stdout).decode()
 
 
-async def test_a_short_key_is_worth_nothing(dns: NameServer, short: tuple[bytes, str]) -> None:
+async def test_a_signature_with_a_short_key_is_worthless(
+    dns: NameServer, short: tuple[bytes, str]
+) -> None:
     pem, public = short
     dns.add(f'short._domainkey.shop.example TXT "v=DKIM1; p={public}"')
     names = [name.encode() for name in WANTED]
@@ -173,10 +175,10 @@ async def test_a_short_key_is_worth_nothing(dns: NameServer, short: tuple[bytes,
     assert (found.state, found.detail) == ("unusable", "its key has only 768 bits")
 
 
-async def test_keys_by_thousands_are_not_all_looked_at(
+async def test_only_some_of_thousands_of_keys_are_tried(
     key: KeyFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The DNS of a domain says what the attacker likes."""
+    """An attacker controls what their domain's DNS says."""
     read: list[bytes] = []
 
     def read_record(text: bytes) -> KeyRecord:
@@ -196,7 +198,7 @@ async def test_keys_by_thousands_are_not_all_looked_at(
     assert len(read) == 8
 
 
-async def test_hostile_signatures_cost_little(dns: NameServer) -> None:
+async def test_hostile_signatures_are_cheap_to_check(dns: NameServer) -> None:
     fields = [
         b"DKIM-Signature: " + b" " * 16_000 + b"!",
         b"DKIM-Signature: v=1; b=" + b"\r\n " * 5_000,
