@@ -109,25 +109,22 @@ class UpstreamPool:
             await self._shares.wait(client)
         return await self._next(_Waiter(client, self.deadlines.now()))
 
-    def has_another(self, ended: UpstreamConnection) -> bool:
-        """Try the address of a connection last for a while, as it accepted no message on it.
-        Return whether another may accept one."""
-        return self._connector.has_another(ended.place)
-
-    def takes_elsewhere(self, ended: UpstreamConnection) -> bool:
-        """Whether another address has taken a message on a connection that is open."""
-        return any(c.used and c.place != ended.place for c in chain(self._lent, self._idle))
+    def takes_no_more(self, ended: UpstreamConnection, error: UpstreamLost) -> bool:
+        """Try the address last for a while where a new connection ended before the content. Return
+        whether that tells that it takes no more: another may, or says so by taking a message, or
+        this one said so itself. Otherwise the connection may have been lost by chance."""
+        return (
+            self._connector.has_another(ended.place)
+            or isinstance(error, UpstreamClosing)
+            or any(c.used and c.place != ended.place for c in chain(self._lent, self._idle))
+        )
 
     async def replace(
-        self,
-        ended: UpstreamConnection,
-        full: UpstreamError | None = None,
-        *,
-        has_another: bool = False,
+        self, ended: UpstreamConnection, full: UpstreamError | None = None
     ) -> UpstreamConnection:
         """Return another connection for the same message, which keeps its turn: a new one, since
-        idle ones may have ended too; or any, if the upstream accepted no more (`full`). Then
-        `has_another` says whether another address may accept some. Raises UpstreamError."""
+        idle ones may have ended too; or any, if the upstream takes no more where it led (`full`).
+        Raises UpstreamError."""
         now = self.deadlines.now()
         since = min(ended.wanted_since, now)
         waiter = _Waiter(ended.client, since, ended.turn_at, new=full is None)
@@ -137,8 +134,8 @@ class UpstreamPool:
         if full is None:
             self._surplus = max(self._surplus - 1, 0)
             self._limit.ended(took=ended.used)
-        elif has_another:
-            self._fail(now, full)  # slow refusals could lead from one to the other for ever
+        elif self._connector.avoids(ended.place):  # slow refusals could lead in a circle for ever
+            self._fail(now, full)
         else:
             self._refused(now, full)
         return await self._next(waiter)

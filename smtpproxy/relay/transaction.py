@@ -47,7 +47,7 @@ class UpstreamTransaction(Struct, eq=False):
     _data_sent: bool = False  # and not refused: content follows
     _error: UpstreamError | None = None
     _used: bool = False  # whether the connection served an earlier transaction
-    _last: bool = False  # whether it is the last to try for this step of the client
+    _replaced: bool = False  # whether a new one has replaced one in this step of the client
 
     def recipients(self, asked: Sequence[Rcpt]) -> Pending[list[Reply]]:
         """Offer recipients to the upstream; the first call sends MAIL before them."""
@@ -56,7 +56,7 @@ class UpstreamTransaction(Struct, eq=False):
         if self._mail_refusal is not None:
             return Pending.settled([self._mail_refusal] * len(asked))
         offer = Offer(self._answered, asked)
-        self._last = False
+        self._replaced = False
         connection = self._connection
         if connection is not None:
             connection.end_hold()
@@ -115,7 +115,7 @@ class UpstreamTransaction(Struct, eq=False):
         if connection is None:
             raise self._error or UpstreamLost("no transaction")
         go_ahead: Exchange[Reply | None] = Exchange(self._data_answered)
-        self._last = False
+        self._replaced = False
         self._send_data(connection, go_ahead)
         return go_ahead
 
@@ -271,7 +271,7 @@ class UpstreamTransaction(Struct, eq=False):
         named, opening = offer.named, offer.opening
         if opening:  # a refusal of XFORWARD does not matter
             first = replies[opening - 1]
-            if self._used and not self._last and first.code // 100 == 4:
+            if self._used and not self._replaced and first.code // 100 == 4:
                 connection.quit()  # MTAs limit the messages of a connection
                 self._failed(offer, UpstreamLost(f"upstream answers MAIL with {first}"))
                 return
@@ -306,36 +306,29 @@ class UpstreamTransaction(Struct, eq=False):
             offer.settle([refusal] * len(offer.asked))
 
     def _failed(self, offer: Offer, error: BaseException) -> None:
-        """Fail, unless another connection will do, since no content was sent. One that is lost, or
-        was used before, is replaced once; a new one, while another address may accept the message.
-        A 421 on a new one means that this address accepts no more; the next may be one that it
-        accepted."""
-        connection, once_more = self._connection, not (self._last and self._used)
-        if connection is not None and isinstance(error, UpstreamLost) and once_more:
-            connection.close()  # nobody else may have it
-            offer.after(self._begin_again(connection, offer, error), partial(self._failed, offer))
-            return
+        """Fail, unless another connection will do, since no content was sent. One that ended is
+        replaced by a new one, but only once. A new one that shows that the upstream takes no more
+        there is replaced by any, until the pool gives up."""
+        connection = self._connection
+        if connection is not None and isinstance(error, UpstreamLost):
+            full = not self._used and self._pool.takes_no_more(connection, error)
+            if full or not self._replaced:
+                self._replaced = self._replaced or not full
+                connection.close()  # nobody else may have it
+                again = self._begin_again(connection, offer, error if full else None)
+                offer.after(again, partial(self._failed, offer))
+                return
         if isinstance(error, UpstreamError):
             self._lose(error)
         offer.fail(error)
 
     async def _begin_again(
-        self, ended: UpstreamConnection, offer: Offer, error: UpstreamLost
+        self, ended: UpstreamConnection, offer: Offer, full: UpstreamLost | None
     ) -> None:
         if self._connection is not ended:
             raise UpstreamLost("given up before its answer")
-        pool, new = self._pool, not self._used
-        has_another = new and pool.has_another(ended)
-        closing = isinstance(error, UpstreamClosing) or pool.takes_elsewhere(ended)
-        full = error if has_another or (new and closing) else None
-        if full is None and self._last:
-            self._lose(error)
-            offer.fail(error)
-            return
-        self._last = self._last or full is None
         self._connection = None
-        another = await pool.replace(ended, full, has_another=has_another)
-        self._begin_on(another, offer)
+        self._begin_on(await self._pool.replace(ended, full), offer)
 
     async def _send_each(
         self, connection: UpstreamConnection, offer: Offer, commands: Sequence[bytes]
