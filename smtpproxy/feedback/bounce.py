@@ -10,6 +10,7 @@ from smtpproxy.feedback.classes import classify, says_anything, says_nobody_is_t
 from smtpproxy.feedback.dsn import STATUS_TYPES, Outcome, field_outcomes
 from smtpproxy.feedback.original import RETURNED_TYPES, Original
 from smtpproxy.feedback.parts import Mail, field, read_mail
+from smtpproxy.feedback.personal import is_auto_reply
 from smtpproxy.feedback.records import Class
 from smtpproxy.feedback.transcript import Transcript, read_text
 
@@ -28,7 +29,7 @@ _SUBJECT = re.compile(
     r"|mail|to deliver)|mail delivery|mail fail"
     r"|delivery (?:has )?(?:failed|delayed|delay)|message (?:status|delayed|delivery)"
     r"|mail could not|warning: message|delayed mail"
-    r"|rejected mail|unzustellbar|nicht zugestellt|non remis|non distribu|échec"
+    r"|rejected mail|\bbounced?\b|unzustellbar|nicht zugestellt|non remis|non distribu|échec"
     r"|impossible de remettre|no entregado|non recapitabile|mancato recapito"
     r"|nedoručiteln|niedostarcz|не доставлен|недоставлен|配信|エラー|退信|退回|반송|não entregue"
     r"|onbestelbaar|kunde inte levereras|olevererbart",
@@ -77,8 +78,8 @@ def is_bounce(mail: Mail) -> bool:
     if mail.has(*STATUS_TYPES) or mail.headers.count("X-Failed-Recipients"):
         return True
     report = mail.type == "multipart/report"
-    sender = field(mail.headers, "From")
-    null_path = field(mail.headers, "Return-Path").strip() == "<>"
+    sender = field(mail.headers, "From").strip(" <>")
+    null_path = field(mail.headers, "Return-Path").strip() == "<>" and not is_auto_reply(mail)
     daemon = null_path or not sender or _DAEMON.search(sender) is not None
     subject = _SUBJECT.search(field(mail.headers, "Subject")) is not None
     said = _text(mail)[:4096]

@@ -96,7 +96,7 @@ def _by_words(said: str, status: str, code: str) -> Class | None:
     if words.EARLIER.search(said):
         return Class.TRANSIENT if later or code == "4" else Class.BLOCKED
     if words.DEAD.search(said) or any(phrase in said for phrase in words.DEAD_ABROAD):
-        final = (code or status[:1]) != "4" or not later
+        final = code != "4" and (status[:1] != "4" or not later)
         return Class.DEAD if final and not words.NOT_FOR_GOOD.search(said) else Class.TRANSIENT
     if words.UNAVAILABLE.search(said):
         if status.startswith("5.7."):

@@ -31,7 +31,7 @@ _AUTOMATIC_SUBJECT = re.compile(
     r"|automatikus|răspuns automat|otomatik yan"
     r"|автоответ|автоматический ответ|自动回复|自動回覆|自動返信|不在|자동 ?응답|부재중|αυτόματη)"
     r"|.{0,200}\((?:automatic (?:response|reply)|auto ?reply|autoresponse)\)"
-    r"|.{0,200}\b(?:out of (?:the )?office|auto(?:matic)?[ -]?(?:reply|response)|vacation)\b",
+    r"|.{0,200}\b(?:out of (?:the )?office|auto(?:matic)?[ -]?(?:reply|response))\b",
     re.IGNORECASE,
 )
 _UNSUBSCRIBE = re.compile(
@@ -72,13 +72,15 @@ def is_auto_reply(mail: Mail) -> bool:
     if is_receipt(mail):
         return True
     submitted = field(mail.headers, "Auto-Submitted").partition(";")[0].strip().lower()
-    if submitted.startswith("auto-replied"):
+    answers = mail.headers.count("In-Reply-To") > 0  # Exchange's are only auto-generated
+    if submitted.startswith("auto-replied") or (answers and submitted.startswith("auto-generated")):
         return True
     if any(mail.headers.count(name) for name in _AUTOMATIC_FIELDS):
         return True
     if field(mail.headers, "Precedence").strip().lower() in _AUTOMATIC_PRECEDENCE:
         return True
-    return _AUTOMATIC_SUBJECT.match(field(mail.headers, "Subject")[:300]) is not None
+    subject = field(mail.headers, "Subject")[:300]
+    return _AUTOMATIC_SUBJECT.match(subject) is not None and not wants_out(mail)
 
 
 def wants_out(mail: Mail) -> bool:

@@ -48,7 +48,8 @@ NEUTRAL = _any(
 
 SENDER = _any(
     r"\bsend(?:er|ing)(?:'?s)? (?:ip|mta|host|server)\b|badsender|sendernoa|backscatter|emetteur",
-    r"(?:relay|daily|hourly|sending|outgoing) quota|senderfilter|unverif\w{3,6} sending"
+    r"(?:relay|daily|hourly|sending|outgoing|submission) quota|quota for sending|senderfilter"
+    r"|unverif\w{3,6} sending"
     r"|from a different address",
     r"\bpurported|responsible address|not owned by|outgoing mail suspension|not pre-approved",
     r"\bfrom: domain|\bfully qualified|dynamic ip|open proxy|mismatches client|unresolvable relay",
@@ -64,10 +65,11 @@ SENDER = _any(
     r"|the from)",
     r"\breverse (?:dns|lookup|hostname|mapping)|\bptr\b|\bhelo\b|\behlo\b",
     r"\b(?:envelope|from|return|reverse|originator) (?:address|path|sender)\b",
-    r"\bsender's (?:domain|address)|\bcall(?:back|out)\b|\bin reply to mail from",
+    r"\bsender's (?:account|domain|address)|\bcall(?:back|out)\b|\bin reply to mail from",
     r"\bfrom domain\b|\bfrom: (?:address|header)|\bmail ?from (?:\w{1,12} )?(?:mismatch|fail)",
     r"\bsender (?:e-?mail )?is not\b|\bdns:(?:b\d|nr)\b",  # AOL: no reverse name
     r"\byour (?:host|ip|server|domain|mail server|network|provider|isp|hostname|smtp)\b",
+    r"\byour (?:e-?mail address|account) (?:is|has|was)\b|\brdns\b",
 )
 
 EARLIER = _any(r"\bafter (?:pipelined )?(?:mail from|ehlo|helo)\b|\bafter initial connection\b")
@@ -75,9 +77,10 @@ EARLIER = _any(r"\bafter (?:pipelined )?(?:mail from|ehlo|helo)\b|\bafter initia
 
 SPAM = _any(
     r"spam(?!cop\.net/w3m)|\bunsolicited|\bbulk\b|\bjunk|\buce\b|\bube\b|\bmass[ -]?mail",
-    r"black ?-?list|\bblock ?-?list|deny ?list|\bdnsbl|\brbl\b|\buribl|\bsurbl|\bsbl\b|\bxbl\b"
+    r"black ?-?list|\bblock ?-?list|deny ?list|\bdnsbl|\brbls?\b|\buribl|\bsurbl|\bsbl\b|\bxbl\b"
     r"|\bpbl\b",
-    r"barracuda|sorbs\b|reputation|phish|suspicious|content (?:reject|filter|scan|restrict)",
+    r"barracuda|sorbs\b|reputation|phish|content (?:reject|filter|scan|restrict)",
+    r"suspicious(?!remoteserver)",  # Exchange's word for a lost connection
     r"classified as|profile the internet community|unwanted|advertis",
     r"\bc?bl\b|\bduh?l\b|deny ?ip\b|\b(?:rtr|rly|hvu|con):(?!ge\b)[a-z]{1,2}\d?\b",  # AOL's too
     r"垃圾|迷惑メール|спам|스팸",
@@ -118,6 +121,9 @@ FULL = _any(
 POLICY = _any(
     r"\bas a relay|mail relay|open relay|insecure|non-member|members?-only|not subscribed"
     r"|not member",
+    r"\byou are not (?:an? )?(?:\w{1,12} )?(?:member|subscriber)"
+    r"|\bonly (?:\w{1,12} )?(?:members|subscribers)\b",
+    r"\bcertificate|\bdnssec|\bdane\b",  # of the recipient's host, whose mailbox may be fine
     r"\bmailing list|captcha|low priority|multiple addresses|duplicate header|compliant|\bbase64",
     r"(?:mime|subject|invalid|received:?|missing) headers?\b|\bheaders? (?:are|is|error)\b"
     r"|binary content|authentif|verification failure|this mail server|(?<!not )\blisted (?:as"
@@ -223,7 +229,7 @@ DEAD_ABROAD = (
 UNAVAILABLE = _any(
     r"recipient address rejected: access denied",  # Exchange Online, for unknown recipients
     r"(?:mail ?box|user|recipient|account) (?:is |was |temporarily |currently )*(?:not available"
-    r"|unavailable)",
+    r"|unavailable)(?! or access den)",
 )
 
 NOT_FOR_GOOD = _any(
@@ -261,12 +267,14 @@ TRANSIENT = _any(
 )
 
 MESSAGE = _any(
-    r"\b(?:messages?|mail|e-?mail|data|content|delivery|submission|access)"
+    r"\b(?:messages?|mail|e-?mail|data|content|delivery|submission|access|attachment|envelope)"
     r"(?: (?!address|recipient|user|account|mail ?box|for\b|to\b)[\w.-]{1,40}){0,3}"
-    r" (?:refused|rejected|denied|blocked|not (?:accepted|allowed|permitted|wanted))",
+    r" (?:refused|rejected|denied|blocked|filtered|forbidden"
+    r"|not (?:accepted|allowed|permitted|wanted))",
     r"\b(?:do|does|will|can) ?(?:not|n't) accept (?:this|the|your|such) (?:\w{1,12} )?"
     r"(?:message|e-?mail|mail)",
-    r"message a été refusé|(?:nachricht|mail|zugriff) (?:\w{1,12} )?(?:abgelehnt|verweigert)"
+    r"(?:message|mail)[^.;]{0,60} (?:a|ont) (?:été|ete) (?:refus|bloqu)"
+    r"|(?:nachricht|mail|zugriff) (?:\w{1,12} )?(?:abgelehnt|verweigert)"
     r"|(?:mensaje|correo|acceso) (?:\w{1,12} )?(?:rechazado|denegado)",
 )
 """Phrases that say that the message or the client is not wanted."""

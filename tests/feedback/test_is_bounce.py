@@ -8,6 +8,7 @@ from smtpproxy.feedback.parts import read_mail
 PERSON, DAEMON = "From: bea@people.example\n", "From: MAILER-DAEMON@mx.example\n"
 SUBJECT, WORDS = "Subject: Undelivered mail\n", "Your mail could not be delivered.\n"
 REPORT, MIXED = (f"Content-Type: multipart/{kind}; boundary=b\n" for kind in ("report", "mixed"))
+REPLY = "Auto-Submitted: auto-replied\n"
 HELLO = "Hello\n"
 
 
@@ -26,7 +27,11 @@ def parts(text: str, *, returned: bool = False) -> str:
         (PERSON + SUBJECT, WORDS, False),  # who writes about a bounce
         ("Return-Path: <>\n" + PERSON + SUBJECT, HELLO, True),
         ("Return-Path: <bea@people.example>\n" + PERSON + SUBJECT, HELLO, False),
+        ("Return-Path: <>\n" + PERSON + REPLY, WORDS, False),  # as RFC 3834 3.3 asks of them
+        ("Return-Path: <>\n" + DAEMON + REPLY, WORDS, True),
         (SUBJECT, HELLO, True),  # of nobody
+        ("From: <>\n" + REPLY, WORDS, True),
+        (DAEMON + "Subject: A bounced mail\n", HELLO, True),
         (PERSON + REPORT, parts(HELLO), False),
         (DAEMON + REPORT, parts(HELLO), True),
         (PERSON + SUBJECT + REPORT, parts(HELLO), True),

@@ -240,6 +240,8 @@ def test_a_long_subject_is_no_wish() -> None:
         ("unsubscribe", ""),
         ("Unsubscribe me please", "thanks"),
         ("Re: Our offers", "unsubscribe\n\n> Our offers"),
+        ("Re: Vacation offers", "Please remove me from your list"),
+        ("Re: Out of office: a novel", "unsubscribe"),
         ("Désabonnement", ""),
         ("Abmeldung", ""),
         ("退订", ""),
@@ -278,6 +280,12 @@ def test_a_receipt_is_no_bounce() -> None:
         ("Réponse automatique : Our offers", ""),
         ("Re: Our offers", "Precedence: auto_reply\n"),
         ("Automatische Antwort: Our offers", ""),
+        ("Automatic reply: Delivery report", "Return-Path: <>\nAuto-Submitted: auto-generated\n"),
+        ("Re: Our offers", "Return-Path: <>\nAuto-Submitted: auto-replied (vacation)\n"),
+        (
+            "Automatisk svar",
+            "Return-Path: <>\nAuto-Submitted: auto-generated\nIn-Reply-To: <1@x>\n",
+        ),
     ],
 )
 def test_an_automatic_reply_does_nothing(subject: str, more: str) -> None:
