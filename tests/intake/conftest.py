@@ -1,4 +1,4 @@
-"""Listeners that end with their test."""
+"""Listeners that stop with their test."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -19,9 +19,9 @@ def listen(
 ) -> Iterator[Listen]:
     """Start listeners in front of `upstream`: `listen({"server": {…}}, command_timeout="1s")`.
 
-    At its end no session may have met a fault of ours, nor kept a connection or content.
+    In the end no session may have met an internal failure or kept a connection or content.
     """
-    monkeypatch.setattr("smtpproxy.intake.session._LINGER", 0.2)  # or every such end takes 2 s
+    monkeypatch.setattr("smtpproxy.intake.session._LINGER", 0.2)  # else each such end takes 2 s
     with ExitStack() as stack:
         started: list[Intake] = []
 

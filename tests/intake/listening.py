@@ -1,6 +1,6 @@
 """A listener inside the test process: the real session, pipeline and pool on uvloop.
 
-In a thread of its own, so that tests talk to it over blocking sockets and see what it
+It has its own thread, so that tests can talk to it over blocking sockets and see what it
 emitted and recorded.
 """
 
@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 
 class Records:
-    """An audit log in memory. `error` makes every commit fail."""
+    """An audit log in memory; `error` makes every commit fail."""
 
     def __init__(self) -> None:
         self.decided: list[Decided] = []
@@ -64,9 +64,9 @@ class Records:
 
 
 class Intake:
-    """One listener `apps` as tests/kit/relay.py has it, its people in the store.
+    """One listener `apps` as in tests/kit/relay.py, with the same people in the store.
 
-    `config` goes over relay_config; `listener` over its listener's keys.
+    `config` overrides relay_config; `listener` overrides the keys of its listener.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Intake:
         self.spool = root / "spool"
         self.spool.mkdir(exist_ok=True)
         self.unexpected: list[Exception] = []
-        self.signer: Signer | None = None  # set before it is entered
+        self.signer: Signer | None = None  # set before the listener is entered
         self.pool: UpstreamPool
         self.door: Listener
         self._socket = listen("apps", self.settings.listeners[0].address)
@@ -102,11 +102,11 @@ class Intake:
         return address.port
 
     def keep_little(self) -> None:
-        """Let few octets of answers wait for a client in the kernel; for connections to come."""
+        """Let the kernel buffer few octets of answers on connections to come."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
 
     def call(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
-        """Run something on the listener's loop."""
+        """Run a function on the listener's loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def of(self, kind: type[E]) -> list[E]:
@@ -114,7 +114,7 @@ class Intake:
         return [event for event in self.events if isinstance(event, kind)]
 
     def wait_closed(self, count: int = 1) -> list[str]:
-        """Wait for the end of that many sessions; return why they ended."""
+        """Wait until that many sessions have ended; return the causes."""
         wait_for(lambda: len(self.of(ConnectionClosed)) >= count, f"{count} closed sessions")
         return [event.cause for event in self.of(ConnectionClosed)]
 
@@ -194,14 +194,14 @@ class Intake:
 
 
 class Client:
-    """A client that sends what it is told and reads lines."""
+    """A client that sends what it is given and reads lines."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.socket = connection
         self._buffer = b""
 
     def send(self, *lines: str | bytes) -> None:
-        """Send lines in one write; bytes go as they are, text gets a CRLF."""
+        """Send lines in one write; bytes go unchanged, text gets a CRLF."""
         self.socket.sendall(
             b"".join(line if isinstance(line, bytes) else line.encode() + b"\r\n" for line in lines)
         )
@@ -240,7 +240,7 @@ class Client:
         return lines
 
     def secure(self, context: ssl.SSLContext, name: str = "relay.example") -> None:
-        """Change to TLS; whatever was read before is forgotten."""
+        """Switch to TLS and drop whatever was read before."""
         self._buffer = b""
         self.socket = context.wrap_socket(self.socket, server_hostname=name)
 
@@ -254,7 +254,7 @@ class Client:
         assert self.say("EHLO client.example").startswith("250 ")
 
     def begin(self, *recipients: str, sender: str = "news@shop.example") -> None:
-        """Get as far as 354."""
+        """Go as far as the 354."""
         recipients = recipients or ("consent@people.example",)
         self.send(f"MAIL FROM:<{sender}>", *(f"RCPT TO:<{each}>" for each in recipients), "DATA")
         replies = self.replies(2 + len(recipients))

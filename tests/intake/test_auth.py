@@ -1,4 +1,4 @@
-"""AUTH at the door: the three mechanisms, who may use them when, and who guesses."""
+"""AUTH: the three mechanisms, who may use them when, and password guessing."""
 
 import base64
 import hashlib
@@ -49,7 +49,9 @@ def results(intake: Intake) -> list[tuple[str, str]]:
     return [(event.mechanism, event.outcome) for event in intake.of(Authentication)]
 
 
-def test_plain_then_mail(listen: Listen, config: dict[str, Any], upstream: FakeUpstream) -> None:
+def test_plain_login_then_mail(
+    listen: Listen, config: dict[str, Any], upstream: FakeUpstream
+) -> None:
     intake = listen(config, **keys(streams=["receipts"], default_stream="receipts"))
     with intake.client() as client:
         client.greet()
@@ -65,7 +67,7 @@ def test_plain_then_mail(listen: Listen, config: dict[str, Any], upstream: FakeU
     assert results(intake) == [("PLAIN", "ok")]
 
 
-def test_a_login_that_failed_is_none(
+def test_a_failed_login_counts_for_nothing(
     listen: Listen, config: dict[str, Any], upstream: FakeUpstream
 ) -> None:
     intake = listen(
@@ -88,7 +90,7 @@ def test_plain_without_initial_response(listen: Listen, config: dict[str, Any]) 
         assert client.say(plain().removeprefix("AUTH PLAIN ")) == OK
 
 
-def test_login_with_and_without_the_name_at_once(listen: Listen, config: dict[str, Any]) -> None:
+def test_login_with_and_without_an_initial_name(listen: Listen, config: dict[str, Any]) -> None:
     intake = listen(config, **keys())
     for first in (["AUTH LOGIN", b64("shop")], [f"AUTH LOGIN {b64('shop')}"]):
         with intake.client() as client:
@@ -99,7 +101,7 @@ def test_login_with_and_without_the_name_at_once(listen: Listen, config: dict[st
 
 
 def scram(client: Client, password: str = PASSWORD, user: str = "shop") -> str:
-    """Hold a SCRAM-SHA-256 exchange by hand; return the last reply."""
+    """Run a SCRAM-SHA-256 exchange by hand; return the last reply."""
     bare = f"n={user},r={secrets.token_hex(8)}"
     challenge = client.say(f"AUTH SCRAM-SHA-256 {b64('n,,' + bare)}")
     if not challenge.startswith("334 "):
@@ -133,8 +135,8 @@ def test_scram(listen: Listen, config: dict[str, Any]) -> None:
     assert [outcome for _, outcome in results(intake)] == ["failed", "failed", "ok"]
 
 
-def test_scram_tells_nobody_who_exists(listen: Listen, config: dict[str, Any]) -> None:
-    """A name that does not exist has a salt, and the same one each time."""
+def test_scram_does_not_reveal_which_users_exist(listen: Listen, config: dict[str, Any]) -> None:
+    """An unknown name gets a salt too, the same each time."""
     intake = listen(config, **keys())
     salts = set()
     for _ in range(2):
@@ -163,7 +165,7 @@ def test_scram_tells_nobody_who_exists(listen: Listen, config: dict[str, Any]) -
         ([f"AUTH PLAIN {b64(f'root{chr(0)}shop{chr(0)}{PASSWORD}')}"], WRONG),
     ],
 )
-def test_what_is_no_exchange(
+def test_malformed_exchanges_are_refused(
     listen: Listen, config: dict[str, Any], lines: list[str], reply: str
 ) -> None:
     with listen(config, **keys()).client() as client:
@@ -201,17 +203,18 @@ def test_auth_is_offered_inside_tls_only(
         lines = []
         while (line := client.line())[3:4] == "-":
             lines.append(line)
-        assert not any("AUTH" in line for line in lines)
+        assert lines
+        assert not any("AUTH" in each for each in (*lines, line))
         assert client.say(plain()).startswith("538 5.7.11 ")
         client.starttls(authority.client_context())
         assert client.say(plain()) == OK
         assert client.say("RSET").startswith("250 ")
 
 
-def test_a_login_from_before_tls_does_not_count_inside(
+def test_a_login_before_starttls_does_not_count_afterwards(
     listen: Listen, config: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Anybody on the way could have sent it."""
+    """Anybody on the network path could have sent it."""
     authority = Authority(tmp_path)
     pair = authority.issue("relay.example")
     intake = listen(
@@ -236,13 +239,13 @@ def test_a_login_from_before_tls_does_not_count_inside(
     assert decided.client.login == ""
 
 
-def test_auth_is_not_there_where_it_is_off(listen: Listen) -> None:
+def test_auth_is_unknown_where_it_is_disabled(listen: Listen) -> None:
     with listen().client() as client:
         client.greet()
         assert client.say(plain()) == "502 5.5.1 AUTH is not implemented here"
 
 
-def test_auth_has_its_place(listen: Listen, config: dict[str, Any]) -> None:
+def test_auth_is_refused_out_of_order(listen: Listen, config: dict[str, Any]) -> None:
     with listen(config, **keys(auth="optional")).client() as client:
         client.reply()
         assert client.say(plain()) == "503 5.5.1 send EHLO first"
@@ -287,7 +290,7 @@ def test_an_address_that_guesses_is_barred_for_a_while(
     wait_for(back, "the window to pass")
 
 
-def test_a_failure_is_answered_late(listen: Listen, config: dict[str, Any]) -> None:
+def test_a_failed_login_is_answered_late(listen: Listen, config: dict[str, Any]) -> None:
     config["auth"]["failure_delay"] = "400ms"
     with listen(config, **keys()).client() as client:
         client.greet()
@@ -296,9 +299,9 @@ def test_a_failure_is_answered_late(listen: Listen, config: dict[str, Any]) -> N
         assert time.monotonic() - began >= 0.4
 
 
-def test_a_success_is_not(listen: Listen, config: dict[str, Any]) -> None:
+def test_a_successful_login_is_answered_at_once(listen: Listen, config: dict[str, Any]) -> None:
     config["auth"]["failure_delay"] = "1m"
-    with listen(config, **keys()).client() as client:  # who waits for ten seconds
+    with listen(config, **keys()).client() as client:  # its socket times out after ten seconds
         client.greet()
         assert client.say(plain()) == OK
 
@@ -320,8 +323,8 @@ def test_users_change_without_a_restart(listen: Listen, config: dict[str, Any]) 
     assert said("shop", PASSWORD) == WRONG
     path.chmod(0o644)
     path.write_text("nonsense\n")
-    time.sleep(1.1)  # a look each second
-    assert said("new", "other") == OK, "an unreadable file leaves the old users"
+    time.sleep(1.1)  # the file is checked every second
+    assert said("new", "other") == OK, "an unreadable file must leave the old users"
 
 
 def test_a_credential_narrows_streams_senders_and_domains(
@@ -349,7 +352,7 @@ def test_a_credential_narrows_streams_senders_and_domains(
         client.begin("stranger@people.example")
         assert client.say("From: a@shop.example", "", "hello", ".").startswith("250 ")
         client.begin("stranger@people.example")
-        for mark in ("X-A: b", "List-Post: <mailto:list@other.example>"):  # of undeclared bulk
+        for mark in ("X-A: b", "List-Post: <mailto:list@other.example>"):  # a sign of bulk
             reply = client.say(mark, "From: a@other.example", "", "hello", ".")
             assert reply.startswith("550 5.7.1 refused: sender_not_permitted (stream receipts)")
             client.begin("stranger@people.example")
@@ -357,8 +360,8 @@ def test_a_credential_narrows_streams_senders_and_domains(
     assert len(intake.of(SenderRefused)) == 2
 
 
-def test_a_login_that_a_trusted_host_tells_counts(listen: Listen, config: dict[str, Any]) -> None:
-    """As a proxy that has asked for the password itself says it, by XCLIENT."""
+def test_a_login_passed_on_by_a_trusted_host_counts(listen: Listen, config: dict[str, Any]) -> None:
+    """A proxy that checked the password itself passes the login on by XCLIENT."""
     config["credential"] = [{"user": "shop", "senders": ["@shop.example"]}]
     with listen(
         config, **keys(xclient_trusted=["127.0.0.1"], login_trusted=["127.0.0.1"])
@@ -379,7 +382,7 @@ def test_a_login_that_a_trusted_host_tells_counts(listen: Listen, config: dict[s
         assert client.say("MAIL FROM:<news@shop.example>").startswith("530 5.7.0 ")
 
 
-def test_a_login_that_a_trusted_host_takes_back_is_on_no_record(
+def test_a_login_withdrawn_by_a_trusted_host_is_not_recorded(
     listen: Listen, config: dict[str, Any]
 ) -> None:
     trusted = {"xclient_trusted": ["127.0.0.1"], "login_trusted": ["127.0.0.1"]}
@@ -396,7 +399,7 @@ def test_a_login_that_a_trusted_host_takes_back_is_on_no_record(
     assert logins == ["shop", "shop", ""]
 
 
-def test_no_password_leaves_the_session(
+def test_no_password_is_logged_or_recorded(
     listen: Listen, config: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     intake = listen(config, **keys())
@@ -405,7 +408,7 @@ def test_no_password_leaves_the_session(
         client.greet()
         client.say(plain(password=secret))
         client.say("AUTH LOGIN")
-        client.say(b64(secret))  # typed where the name goes
+        client.say(b64(secret))  # typed in place of the name
         client.say(b64("x"))
     everything = repr(intake.events) + caplog.text + repr(intake.records.decided)
     assert secret not in everything

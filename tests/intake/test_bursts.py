@@ -1,4 +1,4 @@
-"""What a client sends in several reads before the session's task had its turn."""
+"""Input that arrives in several reads before the session's task has run."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ from smtpproxy.wire.commands import Rcpt
 
 
 class Wire(asyncio.Transport):
-    """Takes what the session writes."""
+    """A transport that keeps what the session writes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ async def session(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[SmtpS
             listener,
             server,
             cast(Any, Services),
-            {StoreVersion: lambda _: asyncio.sleep(0)},  # every effect takes a turn of the loop
+            {StoreVersion: lambda _: asyncio.sleep(0)},  # which takes an iteration of the loop
             StreamTable(settings),
             Deadlines(asyncio.get_running_loop()),
             Spool(tmp_path, 1000),
@@ -119,7 +119,7 @@ async def turns(count: int = 12) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 7, 30, 10_000])
-async def test_reads_that_come_before_the_task_runs_lose_nothing(
+async def test_nothing_is_lost_when_several_reads_precede_the_task(
     session: tuple[SmtpSession, Wire], size: int
 ) -> None:
     protocol, wire = session
@@ -130,7 +130,7 @@ async def test_reads_that_come_before_the_task_runs_lose_nothing(
         b"RCPT TO:<two@b.example>\r\nRCPT TO:<three@b.example>\r\nNOOP\r\nRSET\r\n"
         b"MAIL FROM:<a@a.example>\r\nRCPT TO:<four@b.example>\r\n"
     )
-    for start in range(0, len(dialog), size):  # all in one turn of the loop
+    for start in range(0, len(dialog), size):  # all in one iteration of the loop
         protocol.data_received(dialog[start : start + size])
     await turns()
     replies = wire.written.decode().split("\r\n")
@@ -150,10 +150,10 @@ async def test_reads_that_come_before_the_task_runs_lose_nothing(
     assert Told.instances[-1].content == len(b"Subject: x\r\n\r\nhello\r\n")
 
 
-async def test_a_client_that_is_far_ahead_is_not_read_from_until_we_have_caught_up(
+async def test_reading_stops_while_a_client_is_far_ahead(
     session: tuple[SmtpSession, Wire],
 ) -> None:
-    """What it has sent meanwhile is in memory."""
+    """What it sends meanwhile would stay in memory."""
     protocol, wire = session
     protocol.connection_made(wire)
     await turns()
@@ -170,7 +170,7 @@ async def test_a_client_that_is_far_ahead_is_not_read_from_until_we_have_caught_
     assert wire.written.count(b"250 2.0.0 OK\r\n") == 600
 
 
-async def test_a_client_that_leaves_replies_unread_is_answered_once_it_reads_them(
+async def test_a_client_that_left_replies_unread_gets_them_later(
     session: tuple[SmtpSession, Wire],
 ) -> None:
     protocol, wire = session
@@ -180,17 +180,17 @@ async def test_a_client_that_leaves_replies_unread_is_answered_once_it_reads_the
     protocol.pause_writing()
     assert not wire.reading
     before = wire.written
-    protocol.data_received(b"NOOP\r\n")  # it was on its way
+    protocol.data_received(b"NOOP\r\n")  # it was already under way
     assert wire.written == before
     protocol.resume_writing()
     assert wire.reading
     assert wire.written == before + b"250 2.0.0 OK\r\n"
 
 
-async def test_others_have_their_turn_between_what_is_judged_at_once(
+async def test_other_clients_get_their_turn_between_pipelined_recipients(
     session: tuple[SmtpSession, Wire],
 ) -> None:
-    """Each costs a read of the store and a record, where a command costs microseconds."""
+    """Each costs a store read and a record, while a command costs microseconds."""
     protocol, wire = session
     protocol._listener.perform = lambda _: None  # every effect is answered at once
     protocol.connection_made(wire)

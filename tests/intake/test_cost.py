@@ -1,5 +1,7 @@
-"""What one message costs, in calls of Python functions and of the system: counted, so that no
-machine's speed and no neighbour's load has a part in it."""
+"""The cost of one message in Python and system calls.
+
+They are counted, so that neither the machine's speed nor its load plays a part.
+"""
 
 import asyncio
 import gc
@@ -59,7 +61,7 @@ stat and 2 getpid, by which who asks for the running loop sees whether it is ano
 
 
 class Counted:
-    """A worker in a thread of its own that counts the calls of each message."""
+    """A worker in a separate thread that counts the calls for each message."""
 
     def __init__(
         self,
@@ -162,7 +164,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mapping[st
 
 
 def test_calls_for_a_message(tmp_path: Path, store: Mapping[str, Any]) -> None:
-    """The fewest of twenty messages: timers have no part in that."""
+    """The lowest of twenty counts, so that no timer is included."""
     with (
         FakeUpstream() as upstream,
         Counted(tmp_path, f"{LOOPBACK}:{upstream.port}", store) as worker,
@@ -178,10 +180,8 @@ def test_calls_for_a_message(tmp_path: Path, store: Mapping[str, Any]) -> None:
     assert fewest.total() <= most, fewest.most_common(40)
 
 
-def test_a_message_leaves_nothing_to_the_garbage_collector(
-    tmp_path: Path, store: Mapping[str, Any]
-) -> None:
-    """What points at itself in a circle fills the processor's caches until it is collected."""
+def test_a_message_leaves_no_reference_cycles(tmp_path: Path, store: Mapping[str, Any]) -> None:
+    """Cycles fill the processor's caches until they are collected."""
     with (
         FakeUpstream() as upstream,
         Counted(tmp_path, f"{LOOPBACK}:{upstream.port}", store) as worker,
@@ -204,8 +204,9 @@ def test_a_message_leaves_nothing_to_the_garbage_collector(
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Without the garbage collector, which does not know what there is before: other tests may have
-    left objects that a loop which has ended still holds."""
+    """Run without the garbage collector, after freezing what other tests left.
+
+    Loops that have ended may still hold objects."""
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -217,13 +218,13 @@ def uncollected() -> Iterator[None]:
 
 
 def alive(*kinds: type) -> list[str]:
-    """The names of the kinds that have objects now, garbage included."""
+    """The names of the classes that have instances now, garbage included."""
     return [kind.__name__ for kind in {type(each) for each in gc.get_objects()} & set(kinds)]
 
 
 @pytest.mark.parametrize("protocol", SESSIONS)
-def test_memory_of_a_closed_connection_is_free_at_once(tmp_path: Path, protocol: str) -> None:
-    """Without a collection: else those of thousands of connections wait for it."""
+def test_a_closed_connection_frees_its_memory_at_once(tmp_path: Path, protocol: str) -> None:
+    """Otherwise the memory of thousands of connections would await a collection."""
     session = {"milter": MilterSession, "policy": PolicySession}.get(protocol, SmtpSession)
     with FakeUpstream() as upstream:
         worker = Counted(tmp_path, f"{LOOPBACK}:{upstream.port}", protocol=protocol)
@@ -240,8 +241,8 @@ OBJECTS = 7
 session that it calls, and its weak reference to itself."""
 
 
-def test_objects_of_an_idle_connection(tmp_path: Path) -> None:
-    """Those that the garbage collector knows: there may be thousands of connections."""
+def test_the_number_of_objects_of_an_idle_connection(tmp_path: Path) -> None:
+    """Counted are objects the garbage collector tracks; connections may number thousands."""
     connections = []
 
     def connect() -> None:
@@ -259,12 +260,12 @@ def test_objects_of_an_idle_connection(tmp_path: Path) -> None:
         of_each = {kind.__name__: count // 20 for kind, count in more.items()}
         for connection in connections:
             connection.close()
-    of_each.pop("socket")  # our own
+    of_each.pop("socket")  # the test's own
     assert sum(of_each.values()) <= OBJECTS, of_each
 
 
-def test_a_connection_between_messages_keeps_nothing_of_the_last(tmp_path: Path) -> None:
-    """Apps keep their connections open, thousands of them."""
+def test_an_idle_connection_keeps_nothing_of_its_last_message(tmp_path: Path) -> None:
+    """Applications keep thousands of connections open."""
     kinds = (Content, Decided, MessageFeatures, RelayTransaction, Run, UpstreamTransaction)
     with (
         FakeUpstream() as upstream,
@@ -279,9 +280,9 @@ def test_a_connection_between_messages_keeps_nothing_of_the_last(tmp_path: Path)
 
 @needs("strace", "smtp-sink")
 def test_system_calls_for_a_message(tmp_path: Path, store: Mapping[str, Any]) -> None:
-    """The fewest of twenty messages: signs of life and timers have no part in that."""
+    """The lowest of twenty counts, so that no heartbeat or timer is included."""
     trace = tmp_path / "trace"
-    with SmtpSink(count=False) as upstream:  # answers MAIL and RCPT together, as MTAs do
+    with SmtpSink(count=False) as upstream:  # answers MAIL and RCPT together, like MTAs
         relay = RelayProcess(
             tmp_path, f"{LOOPBACK}:{upstream.port}", {"store": store} if store else {}
         )

@@ -1,7 +1,7 @@
-"""The dialogs of tests/dialogs, held whole, octet by octet and in odd pieces.
+"""The dialogs of tests/dialogs, sent whole, octet by octet and in odd pieces.
 
-`# upstream: N` in a dialog says how many messages the upstream accepts, `# config: NAME`
-which of CONFIGS the listener has, `# only: whole` that cutting it would change it.
+In a dialog, `# upstream: N` says how many messages the upstream gets, `# config: NAME` which
+of CONFIGS the listener has, and `# only: whole` that cutting the dialog would change it.
 """
 
 import re
@@ -35,7 +35,7 @@ def directive(text: str, name: str) -> str:
 
 
 def configuration(text: str, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the listener of a dialog has, with the files that it needs in `folder`."""
+    """The configuration of a dialog's listener; the files it needs are in `folder`."""
     config, listener = CONFIGS[directive(text, "config")]
     if "auth" in listener:
         users = empty()

@@ -1,5 +1,4 @@
-"""Decisions are equal across intakes: the dialogs that LMTP can express, held in its words; and the
-last reply of PRDR, which LMTP has not."""
+"""All intakes decide alike: dialogs spoken in LMTP, and the last reply of PRDR."""
 
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from tests.kit.dialog import read_dialog, run_dialog
 from tests.kit.dialog_lmtp import in_lmtp
 from tests.kit.upstream import FakeUpstream
 
-OF_SMTP_ALONE = {"command_order", "prdr"}  # HELO, and what LMTP has anyway
+OF_SMTP_ALONE = {"command_order", "prdr"}  # HELO, and what LMTP always has
 
 
 @pytest.mark.parametrize(
@@ -50,7 +49,7 @@ DEFERRED = Reply.of(450, "4.7.0", "deferred: stream_paused")
         ([REFUSED, DEFERRED], DEFERRED),
     ],
 )
-def test_the_last_reply_of_prdr_is_permanent_only_if_all_are(
+def test_the_last_prdr_reply_is_permanent_only_if_all_refusals_are(
     answers: list[Reply], last: Reply
 ) -> None:
     assert for_all(answers) == last

@@ -1,4 +1,4 @@
-"""Decisions are equal across intakes: the dialogs that a milter can express, held with one."""
+"""All intakes decide alike: dialogs that a milter can express."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Decisions are equal across intakes: what dialogs have at RCPT, asked by policy delegation."""
+"""All intakes decide alike: the RCPTs of dialogs, asked by policy delegation."""
 
 import pytest
 

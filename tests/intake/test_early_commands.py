@@ -1,4 +1,4 @@
-"""Clients that send before they are asked: what they sent is never carried out."""
+"""Clients that send before their turn: such commands are never carried out."""
 
 import socket
 from pathlib import Path
@@ -16,7 +16,7 @@ BEFORE = ("MAIL FROM:<news@shop.example>", "RCPT TO:<consent@people.example>")
 
 
 @pytest.mark.parametrize("hello", ["EHLO", "HELO"])
-def test_behind_a_greeting(listen: Listen, hello: str) -> None:
+def test_commands_behind_ehlo_are_not_carried_out(listen: Listen, hello: str) -> None:
     intake = listen()
     with intake.client() as client:
         assert client.reply().startswith("220 ")
@@ -25,7 +25,7 @@ def test_behind_a_greeting(listen: Listen, hello: str) -> None:
     assert intake.wait_closed() == ["pipelining"]
 
 
-def test_behind_lhlo(listen: Listen) -> None:
+def test_commands_behind_lhlo_are_not_carried_out(listen: Listen) -> None:
     intake = listen(protocol="lmtp")
     with intake.client() as client:
         assert client.reply().startswith("220 ")
@@ -33,8 +33,8 @@ def test_behind_lhlo(listen: Listen) -> None:
         assert client.rest() == [EARLY]
 
 
-def test_content_before_354(listen: Listen, upstream: FakeUpstream) -> None:
-    """So that no second message can hide in what an earlier server took for content."""
+def test_content_before_354_is_refused(listen: Listen, upstream: FakeUpstream) -> None:
+    """No second message may hide in what an earlier server took for content."""
     intake = listen()
     with intake.client() as client:
         client.greet()
@@ -49,13 +49,15 @@ def test_content_before_354(listen: Listen, upstream: FakeUpstream) -> None:
 @pytest.mark.parametrize(
     ("first", "then"), [("AUTH PLAIN", "AGEAYg=="), ("AUTH LOGIN", "YQ=="), (None, "NOOP")]
 )
-def test_behind_auth(listen: Listen, tmp_path: Path, first: str | None, then: str) -> None:
+def test_commands_behind_auth_are_not_carried_out(
+    listen: Listen, tmp_path: Path, first: str | None, then: str
+) -> None:
     write(tmp_path / "users", empty())
     config = {"auth": {"users": str(tmp_path / "users")}}
     intake = listen(config, auth="optional", auth_without_tls=True)
     with intake.client() as client:
         client.greet()
-        if first is None:  # the line that answers a challenge
+        if first is None:  # the answer to a challenge
             assert client.say("AUTH LOGIN").startswith("334 ")
             first = "YQ=="
         client.send(first, then)
@@ -63,8 +65,8 @@ def test_behind_auth(listen: Listen, tmp_path: Path, first: str | None, then: st
     assert intake.wait_closed() == ["pipelining"]
 
 
-def test_before_the_greeting(listen: Listen) -> None:
-    """What is there when the connection is taken; a listener that is busy finds more."""
+def test_commands_before_the_greeting_are_not_carried_out(listen: Listen) -> None:
+    """Input already there when the connection is accepted; a busy listener finds more."""
     intake = listen(proxy_protocol=True, proxy_trusted=["127.0.0.1"])
     with intake.client() as client:
         client.send(b"PROXY TCP4 192.0.2.7 198.51.100.1 1 25\r\n", "EHLO client.example")
@@ -72,8 +74,8 @@ def test_before_the_greeting(listen: Listen) -> None:
     assert intake.wait_closed() == ["pipelining"]
 
 
-def test_half_a_close_before_the_greeting_is_the_end(listen: Listen) -> None:
-    """As a check does that only looks who greets: `nc -N relay 25 < /dev/null`."""
+def test_half_a_close_before_the_greeting_ends_the_session(listen: Listen) -> None:
+    """A health check may do that: `nc -N relay 25 < /dev/null`."""
     intake = listen(proxy_protocol=True, proxy_trusted=["127.0.0.1"])
     with intake.client() as client:
         client.send(b"PROXY UNKNOWN\r\n")
@@ -82,7 +84,7 @@ def test_half_a_close_before_the_greeting_is_the_end(listen: Listen) -> None:
     assert intake.wait_closed() == ["eof"]
 
 
-def test_quit_may_stand_behind_anything(listen: Listen) -> None:
+def test_quit_may_be_pipelined_behind_anything(listen: Listen) -> None:
     intake = listen(proxy_protocol=True, proxy_trusted=["127.0.0.1"])
     for lines in (("QUIT",), ("quit",)):
         with intake.client() as client:
@@ -104,7 +106,7 @@ def test_quit_may_stand_behind_anything(listen: Listen) -> None:
     ],
     ids=["reset", "harmless", "group"],
 )
-def test_what_may_be_sent_together(listen: Listen, lines: tuple[str, ...]) -> None:
+def test_groups_of_commands_that_may_be_pipelined(listen: Listen, lines: tuple[str, ...]) -> None:
     intake = listen()
     with intake.client() as client:
         client.greet()
@@ -113,7 +115,9 @@ def test_what_may_be_sent_together(listen: Listen, lines: tuple[str, ...]) -> No
         assert client.say(marketing(), b".\r\n").startswith("250 ")
 
 
-def test_chunks_may_be_sent_with_their_envelope(listen: Listen, upstream: FakeUpstream) -> None:
+def test_chunks_may_be_pipelined_with_their_envelope(
+    listen: Listen, upstream: FakeUpstream
+) -> None:
     intake = listen()
     data = marketing()
     with intake.client() as client:
@@ -126,7 +130,7 @@ def test_chunks_may_be_sent_with_their_envelope(listen: Listen, upstream: FakeUp
 
 
 @pytest.mark.parametrize("keys", [{}, {"proxy_protocol": True, "proxy_trusted": ["127.0.0.1"]}])
-def test_a_listener_may_permit_it(
+def test_a_listener_can_permit_early_commands(
     listen: Listen, upstream: FakeUpstream, keys: dict[str, Any]
 ) -> None:
     intake = listen(early_commands="permit", **keys)

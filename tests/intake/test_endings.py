@@ -1,4 +1,4 @@
-"""How sessions end: said why, nothing half done, nothing done lost."""
+"""How sessions end: with a reason, nothing half done and nothing lost."""
 
 import asyncio
 import socket
@@ -25,14 +25,14 @@ SHUTDOWN = "421 4.3.2 the connection ends for a restart or reload; reconnect"
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch, listen: Listen) -> Intake:
-    """A listener that lingers as long as it really does."""
+    """A listener that lingers as long as in production."""
     intake = listen()
     monkeypatch.setattr("smtpproxy.intake.session._LINGER", 2.0)
     return intake
 
 
-def test_a_refused_client_can_read_why_though_it_is_still_sending(patient: Intake) -> None:
-    """Closing at once would destroy the reply: the kernel answers unread data with a reset."""
+def test_a_refused_client_that_is_still_sending_can_read_the_reason(patient: Intake) -> None:
+    """Closing at once would lose the reply, as the kernel resets a connection with unread data."""
     with patient.client() as client:
         client.greet()
         client.begin()
@@ -43,7 +43,7 @@ def test_a_refused_client_can_read_why_though_it_is_still_sending(patient: Intak
         assert client.rest() == [BARE_LF]
 
 
-def test_what_comes_after_the_end_is_not_kept(patient: Intake) -> None:
+def test_input_after_the_end_is_not_kept(patient: Intake) -> None:
     with patient.client() as client:
         client.greet()
         (session,) = patient.door._sessions
@@ -92,7 +92,7 @@ def test_half_a_close_while_the_upstream_is_slow(listen: Listen, upstream: FakeU
 def test_a_client_that_is_gone_after_the_end_of_data(
     listen: Listen, upstream: FakeUpstream, reset: bool
 ) -> None:
-    """Once the upstream may have accepted, it is finished and recorded."""
+    """Once the upstream may have accepted a message, it is finished and recorded."""
     upstream.behaviours.append(At("end", Hold()))
     intake = listen()
     with intake.client() as client:
@@ -137,14 +137,14 @@ def test_a_client_that_is_gone_before_the_end_of_data(
     assert intake.wait_closed() == ["eof"]
     assert intake.records.decided == []
     assert upstream.messages == []
-    with intake.client() as client:  # and its connection to the upstream is clean
+    with intake.client() as client:  # and the upstream connection is clean
         client.greet()
         client.begin("customer@people.example")
         assert client.say(marketing(), b".\r\n").startswith("250 ")
     assert [message.recipients for message in upstream.messages] == [("customer@people.example",)]
 
 
-def test_closed_sessions_tell_how_long_they_took(listen: Listen) -> None:
+def test_closed_sessions_report_their_duration(listen: Listen) -> None:
     intake = listen()
     with intake.client() as client:
         client.greet()
@@ -159,8 +159,10 @@ def test_closed_sessions_tell_how_long_they_took(listen: Listen) -> None:
 # draining
 
 
-def test_draining(listen: Listen, upstream: FakeUpstream) -> None:
-    """Idle sessions hear 421, one in mid-transaction finishes, nobody new gets in."""
+def test_a_drain_finishes_messages_and_ends_idle_sessions(
+    listen: Listen, upstream: FakeUpstream
+) -> None:
+    """Idle sessions get 421, one in mid-transaction finishes, and nobody new gets in."""
     upstream.behaviours.append(At("end", Hold()))
     intake = listen()
     with intake.client() as idle, intake.client() as fresh, intake.client() as busy:
@@ -198,10 +200,10 @@ def test_draining(listen: Listen, upstream: FakeUpstream) -> None:
         ("QUIT", "221 2.0.0 bye"),
     ],
 )
-def test_a_pool_that_asks_before_its_next_message_hears_that_it_has_to_connect(
+def test_a_client_pool_learns_of_the_drain_before_its_next_message(
     listen: Listen, upstream: FakeUpstream, command: str, reply: str
 ) -> None:
-    """JavaMail asks with NOOP. PHPMailer sends RSET behind each message, and would miss why."""
+    """JavaMail checks with NOOP; PHPMailer sends RSET after each message and must not get it."""
     intake = listen()
     with intake.client() as client:
         client.greet()
@@ -213,10 +215,10 @@ def test_a_pool_that_asks_before_its_next_message_hears_that_it_has_to_connect(
         drained.result(30)
 
 
-def test_who_comes_at_the_last_moment_may_send_a_message(
+def test_a_client_that_connects_at_the_last_moment_may_send_a_message(
     listen: Listen, upstream: FakeUpstream
 ) -> None:
-    """And hears 221 to its QUIT, not 421: it might take the message for lost."""
+    """Its QUIT gets 221: after a 421 it might think that the message was lost."""
     intake = listen()
     with intake.client() as before, intake.client() as last:
         for client in (before, last):
@@ -234,7 +236,7 @@ def test_who_comes_at_the_last_moment_may_send_a_message(
 
 
 @pytest.mark.parametrize("turns", [0, 1])
-def test_who_was_accepted_as_the_drain_began_is_waited_for(listen: Listen, turns: int) -> None:
+def test_the_drain_waits_for_a_client_just_accepted(listen: Listen, turns: int) -> None:
     async def drained_too_soon(address: tuple[str, int]) -> bool:
         with socket.create_connection(address):
             for _ in range(turns):
@@ -254,8 +256,10 @@ def test_who_was_accepted_as_the_drain_began_is_waited_for(listen: Listen, turns
     assert not intake.call(drained_too_soon(address)).result(10)
 
 
-def test_who_comes_while_draining_is_turned_away(listen: Listen, upstream: FakeUpstream) -> None:
-    """On a connection that was waiting to be accepted."""
+def test_a_client_that_connects_during_the_drain_is_turned_away(
+    listen: Listen, upstream: FakeUpstream
+) -> None:
+    """Its connection was waiting to be accepted."""
     intake = listen()
     with intake.client() as busy:
         busy.greet()
@@ -287,7 +291,7 @@ def test_a_stuck_session_is_cut_after_the_drain_timeout(
 
 
 @pytest.mark.parametrize("protocol", ["milter", "policy"])
-def test_an_mta_whose_answer_would_outlast_the_drain_is_told_to_wait(
+def test_an_mta_is_told_to_wait_when_its_answer_would_outlast_the_drain(
     listen: Listen, monkeypatch: pytest.MonkeyPatch, protocol: str
 ) -> None:
     streams = {"streams": ["offers"], "default_stream": "offers"}
@@ -339,7 +343,7 @@ def test_a_listener_on_a_unix_socket(
     assert decided.client.peer == "unix"
 
 
-def test_a_unix_socket_that_a_dead_relay_left_is_replaced(listen: Listen, tmp_path: Path) -> None:
+def test_a_unix_socket_left_by_a_dead_relay_is_replaced(listen: Listen, tmp_path: Path) -> None:
     path = tmp_path / "intake.sock"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))

@@ -1,4 +1,4 @@
-"""A client that gives up a transaction without RSET, because one of its recipients was refused."""
+"""A client abandons a transaction without RSET because a recipient was refused."""
 
 import pytest
 
@@ -14,7 +14,7 @@ CONSENT, CUSTOMER, STRANGER = (
 
 
 @pytest.mark.parametrize("accepted", [[], [CUSTOMER]])
-def test_the_next_message_is_another_transaction(
+def test_the_next_mail_begins_a_new_transaction(
     listen: Listen, upstream: FakeUpstream, accepted: list[str]
 ) -> None:
     intake = listen(streams=["offers"], default_stream="offers")
@@ -33,10 +33,10 @@ def test_the_next_message_is_another_transaction(
 
 
 @pytest.mark.parametrize("fault", ["MAIL x", "MAIL FROM:<news@shop.example> SIZE=999999999999"])
-def test_a_mail_that_is_no_good_gives_it_up_too(
+def test_even_a_malformed_mail_abandons_the_transaction(
     listen: Listen, upstream: FakeUpstream, fault: str
 ) -> None:
-    """What is pipelined behind it must not reach those who were accepted before."""
+    """Content pipelined behind it must not reach the recipients accepted before."""
     intake = listen(streams=["offers"], default_stream="offers")
     with intake.client() as client:
         client.greet()
@@ -51,7 +51,7 @@ def test_a_mail_that_is_no_good_gives_it_up_too(
     assert [sent.recipients for sent in upstream.messages] == [("consent@people.example",)]
 
 
-def test_no_other_one_begins_while_the_relay_drains(listen: Listen) -> None:
+def test_no_new_transaction_begins_while_the_relay_drains(listen: Listen) -> None:
     intake = listen(streams=["offers"], default_stream="offers")
     with intake.client() as client:
         client.greet()

@@ -1,4 +1,4 @@
-"""An MTA that goes away at any point of what it asks a milter or policy listener."""
+"""An MTA that disconnects at any point from a milter or policy listener."""
 
 import gc
 import socket
@@ -20,7 +20,7 @@ ANN, STRANGER = "consent@people.example", "stranger@people.example"
 
 
 def milter_dialog() -> bytes:
-    """A message that is given up behind its end, and another."""
+    """A message that is aborted after its end, and another."""
     head, _, body = marketing().partition(b"\r\n\r\n")
     message = encode("M", strings("<news@shop.example>"))
     message += b"".join(encode("R", strings(f"<{path}>")) for path in (ANN, STRANGER))
@@ -41,7 +41,9 @@ def policy_dialog() -> bytes:
 @pytest.mark.parametrize(
     ("protocol", "dialog"), [("milter", milter_dialog()), ("policy", policy_dialog())]
 )
-def test_it_leaves_nothing(listen: Listen, protocol: str, dialog: bytes) -> None:
+def test_an_mta_that_disconnects_leaves_nothing_behind(
+    listen: Listen, protocol: str, dialog: bytes
+) -> None:
     intake = listen(
         protocol=protocol,
         streams=["offers"],
@@ -58,7 +60,7 @@ def test_it_leaves_nothing(listen: Listen, protocol: str, dialog: bytes) -> None
             elif how == "eof":
                 peer.socket.shutdown(socket.SHUT_WR)
                 peer.rest()
-    with intake.client() as peer:  # behind all others
+    with intake.client() as peer:  # after all others
         peer.socket.shutdown(socket.SHUT_WR)
         peer.rest()
     wait_for(lambda: intake.door._limits.open == 0, "all sessions to end")

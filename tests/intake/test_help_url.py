@@ -1,4 +1,4 @@
-"""Refusals say where their reader finds what to do, in every intake, within RFC 5321's lines."""
+"""Refusals link to help, at every intake, within the line length of RFC 5321."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ LONG = f"{'x' * 64}@{'y' * 61}.{'y' * 61}.{'y' * 57}.example"
 
 
 def helping(reply: str, reason: str) -> bool:
-    """Whether it ends in the address of the page, behind the id, in a line that may be sent."""
+    """Whether the reply ends with the id and the page's address, in a valid line."""
     before, _, url = reply.partition(" see ")
     assert len(reply) + len("\r\n") <= 511
     assert len(before.rpartition(" id=")[2]) == 26
@@ -35,7 +35,7 @@ def relay(request: pytest.FixtureRequest, listen: Listen) -> tuple[Intake, str]:
     return listen(CONFIG, protocol=request.param, **CERTAIN), request.param
 
 
-def test_where_the_relay_is_asked(relay: tuple[Intake, str]) -> None:
+def test_refusals_by_the_relay_link_to_help(relay: tuple[Intake, str]) -> None:
     intake, protocol = relay
     with intake.client() as client:
         client.reply()
@@ -52,8 +52,8 @@ def test_where_the_relay_is_asked(relay: tuple[Intake, str]) -> None:
     assert [one.help_url for one in intake.records.decided] == [HELP, HELP]
 
 
-def test_what_was_told_stays_what_was_told(listen: Listen) -> None:
-    """Whatever is configured by the time somebody asks."""
+def test_recorded_replies_keep_their_link(listen: Listen) -> None:
+    """Whatever the configuration says later."""
     intake = listen(CONFIG, **CERTAIN)
     with intake.client() as client:
         client.greet()
@@ -69,7 +69,7 @@ def test_what_was_told_stays_what_was_told(listen: Listen) -> None:
     assert " see " not in str(recall(before, {}).recipients[0].reply)
 
 
-def test_several_who_are_refused_at_the_end(listen: Listen) -> None:
+def test_a_refusal_of_several_at_the_end_links_to_help(listen: Listen) -> None:
     intake = listen(CONFIG)
     with intake.client() as client:
         client.greet()
@@ -82,7 +82,7 @@ def test_several_who_are_refused_at_the_end(listen: Listen) -> None:
     assert helping(reply, "consent_withdrawn")
 
 
-def test_where_an_mta_asks(listen: Listen) -> None:
+def test_refusals_by_the_milter_link_to_help(listen: Listen) -> None:
     milter = listen(CONFIG, protocol="milter", **CERTAIN)
     with mta(milter.port) as peer:
         peer.negotiate()
@@ -93,7 +93,7 @@ def test_where_an_mta_asks(listen: Listen) -> None:
         assert helping(reply, "consent_withdrawn")
 
 
-def test_where_postfix_asks_about_recipients(listen: Listen) -> None:
+def test_refusals_by_policy_delegation_link_to_help(listen: Listen) -> None:
     policy = listen(CONFIG, protocol="policy", **CERTAIN)
     with policy_client(policy.port) as peer:
         peer.mail()
@@ -104,10 +104,10 @@ def test_where_postfix_asks_about_recipients(listen: Listen) -> None:
 
 @pytest.mark.parametrize("protocol", ["smtp", "lmtp", "milter", "policy"])
 @pytest.mark.parametrize(("name", "fits"), [("o" * 10, True), ("o" * 60, False)])
-def test_a_line_that_would_be_too_long_does_without(
+def test_a_line_that_would_be_too_long_omits_the_link(
     listen: Listen, protocol: str, name: str, fits: bool
 ) -> None:
-    """The address is named whole all the same."""
+    """The recipient's address is still given in full."""
     url = "https://" + "h" * 60 + "." + "h" * 55 + ".com"
     config: dict[str, Any] = {"policy": {"help_url": url}, "stream": [{**STREAMS[0], "name": name}]}
     intake = listen(config, protocol=protocol, streams=[name], default_stream=name)

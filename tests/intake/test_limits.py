@@ -1,4 +1,4 @@
-"""How many connections a listener takes, and what the others hear."""
+"""How many connections a listener accepts, and what the others are told."""
 
 from contextlib import ExitStack
 from typing import Any
@@ -21,7 +21,9 @@ TOO_MANY = "421 4.3.2 too many connections; try again later"
         ({"max_connections_per_address": 3}, "address_limit"),
     ],
 )
-def test_one_connection_too_many(listen: Listen, keys: dict[str, int], cause: str) -> None:
+def test_one_connection_too_many_is_refused(
+    listen: Listen, keys: dict[str, int], cause: str
+) -> None:
     intake = listen(**keys)
     with ExitStack() as stack:
         taken = [stack.enter_context(intake.client()) for _ in range(3)]
@@ -54,7 +56,7 @@ def test_a_worker_short_of_files(
         assert [event.cause for event in intake.of(ConnectionRefused)] == ["files"]
 
 
-def test_connections_that_were_refused_do_not_count(listen: Listen) -> None:
+def test_refused_connections_do_not_count(listen: Listen) -> None:
     intake = listen(max_connections=1)
     with intake.client() as first:
         first.greet()
@@ -71,7 +73,7 @@ def test_connections_that_were_refused_do_not_count(listen: Listen) -> None:
 
 
 def test_refused_recipients_do_not_end_a_session(listen: Listen) -> None:
-    """Nor does DATA behind them: an MTA pipelines it, message after message."""
+    """Nor does the DATA that an MTA pipelines behind them, message after message."""
     intake = listen(streams=["offers"], default_stream="offers", max_errors=3)
     with intake.client() as client:
         client.greet()
@@ -97,7 +99,7 @@ def limits(total: int, each: int, workers: int = 1) -> ConnectionLimits:
     return ConnectionLimits(listener, workers)
 
 
-def test_addresses_are_counted_one_by_one() -> None:
+def test_connections_are_counted_per_address() -> None:
     counted = limits(10, 2)
     for peer in ("192.0.2.1", "192.0.2.1", "2001:db8::1"):
         assert counted.refusal(peer) is None

@@ -1,4 +1,4 @@
-"""docs/limits.md: every limit of its table has a key, a metric that is counted, and a test."""
+"""Every limit in the table of docs/limits.md has a key, a metric and a test."""
 
 import re
 import tomllib
@@ -34,37 +34,37 @@ OUTCOMES = {
     "auth_total": AUTH_OUTCOMES,
 }
 TESTS = {
-    "max_connections": "test_one_connection_too_many",
-    "max_connections_per_address": "test_one_connection_too_many",
+    "max_connections": "test_one_connection_too_many_is_refused",
+    "max_connections_per_address": "test_one_connection_too_many_is_refused",
     "files that a worker may have open, except an eighth of them": "test_a_worker_short_of_files",
-    "connection_rate": "test_new_connections_of_an_address",
-    "PROXY header handshake_timeout": "test_before_the_proxy_header_is_complete",
-    "TLS handshake handshake_timeout": "test_in_the_tls_handshake",
-    "greeting early_commands": "test_before_the_greeting",
-    "commands early_commands": "test_content_before_354",
-    "plaintext input after STARTTLS": "test_what_stands_behind_starttls_is_never_a_command",
-    "command_timeout": "test_among_commands",
+    "connection_rate": "test_the_connection_rate_of_an_address",
+    "PROXY header handshake_timeout": "test_a_slow_proxy_header_is_cut_off",
+    "TLS handshake handshake_timeout": "test_a_slow_tls_handshake_is_cut_off",
+    "greeting early_commands": "test_commands_before_the_greeting_are_not_carried_out",
+    "commands early_commands": "test_content_before_354_is_refused",
+    "plaintext input after STARTTLS": "test_input_behind_starttls_is_never_a_command",
+    "command_timeout": "test_slow_commands_are_cut_off",
     "octets in a line: 2,048; for AUTH 12,288": "test_a_response_may_be_long_but_not_too_long",
     "max_errors": "test_dialog",
     "[auth] max_failures_per_session": "test_three_failures_end_a_session",
     "[auth] max_failures_per_address": "test_an_address_that_guesses_is_barred_for_a_while",
     "[auth] max_failures_per_user": "test_a_user_is_barred_but_not_where_they_are_at_home",
-    "message_rate": "test_messages_of_an_address",
-    "[[credential]] message_rate": "test_messages_and_recipients_of_a_credential",
-    "max_recipients": "test_recipients_of_a_message",
+    "message_rate": "test_the_message_rate_of_an_address",
+    "[[credential]] message_rate": "test_the_rates_of_a_credential",
+    "max_recipients": "test_the_limit_of_recipients_of_a_message",
     "max_refused_recipients": "test_recipients_who_are_refused_are_as_many_as_a_message_may_have",
     "max_refused_per_connection": "test_a_connection_that_is_there_to_be_refused",
-    "recipient_rate": "test_recipients_of_an_address",
-    "[[credential]] recipient_rate": "test_messages_and_recipients_of_a_credential",
+    "recipient_rate": "test_the_recipient_rate_of_an_address",
+    "[[credential]] recipient_rate": "test_the_rates_of_a_credential",
     "[upstream] max_connections_per_address": "test_it_cannot_hold_more_than_its_share",
     "[upstream] hold_timeout": "test_the_upstream_does_not_wait_for_it",
-    "[server] data_size_limit": "test_a_message_that_is_too_large",
+    "[server] data_size_limit": "test_a_message_that_is_too_large_is_refused",
     "[server] header_size_limit": "test_a_header_section_that_is_too_large",
     "[server] max_header_fields": "test_a_header_section_of_too_many_fields",
-    "data_timeout": "test_data_has_a_time_for_all_of_it",
-    "min_data_rate": "test_content_below_the_lowest_rate",
+    "data_timeout": "test_data_has_a_timeout_as_a_whole",
+    "min_data_rate": "test_content_below_the_lowest_rate_is_cut_off",
 }
-"""By key, with the phase where a key has several, or by the limit where it has none."""
+"""By key (with the phase if a key has several), or by the limit if it has none."""
 
 
 def name(row: tuple[str, ...]) -> str:
@@ -82,7 +82,7 @@ def test_every_limit_has_a_test() -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=name)
-def test_its_default_is_that_of_the_key(row: tuple[str, ...]) -> None:
+def test_a_limits_default_is_that_of_its_key(row: tuple[str, ...]) -> None:
     table, _, key = row[2].rpartition(" ")
     if not key:
         assert row[3] == ""
@@ -98,7 +98,7 @@ def test_its_default_is_that_of_the_key(row: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=name)
-def test_its_metric_can_count_it(row: tuple[str, ...]) -> None:
+def test_a_limits_metric_can_count_it(row: tuple[str, ...]) -> None:
     found = re.fullmatch(r'(\w+)\{(\w+)="(\w+)"\}', row[5])
     assert found is not None
     family = next(each for each in FAMILIES if each.name == found[1])
@@ -106,7 +106,7 @@ def test_its_metric_can_count_it(row: tuple[str, ...]) -> None:
     assert found[3] in (OUTCOMES[found[1]] if found[2] == "outcome" else VALUES[found[2]])
 
 
-def test_every_limit_that_is_counted_is_in_the_table() -> None:
+def test_every_counted_limit_is_in_the_table() -> None:
     counted = {row[5].split('"')[1] for row in ROWS}
     assert set(LIMITS) <= counted
     assert {"slow", "timeout", "errors", "pipelining", "line_too_long"} <= counted

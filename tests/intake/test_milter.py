@@ -1,4 +1,4 @@
-"""The milter intake, with an MTA of the kit: what it is told, edited and put on record."""
+"""The milter intake with an MTA of the kit: its answers, edits and records."""
 
 import threading
 import time
@@ -46,7 +46,7 @@ def begin(peer: Mta, *recipients: str, sender: str = SENDER, version: str = "Pos
         assert peer.rcpt(recipient).final == "c"
 
 
-def test_a_permitted_message_goes_on_and_is_on_record(milter: Intake) -> None:
+def test_a_permitted_message_passes_and_is_recorded(milter: Intake) -> None:
     with mta(milter.port) as peer:
         peer.negotiate()
         peer.connect()
@@ -65,7 +65,7 @@ def test_a_permitted_message_goes_on_and_is_on_record(milter: Intake) -> None:
     assert len(milter.of(TransactionEnded)) == 1
 
 
-def test_only_what_is_needed_is_asked_for(milter: Intake) -> None:
+def test_the_milter_requests_only_the_steps_it_needs(milter: Intake) -> None:
     with mta(milter.port) as peer:
         peer.negotiate()
         assert peer.version == 6
@@ -80,8 +80,10 @@ def test_only_what_is_needed_is_asked_for(milter: Intake) -> None:
     ("version", "actions", "steps"),
     [(2, 0x3F, 0x7F), (3, 0x3F, 0x1FF), (4, 0x3F, 0x3FF), (6, 0x1FF, 0x1FFFFF), (9, 0x1FF, 0)],
 )
-def test_older_mtas(certain: Intake, version: int, actions: int, steps: int) -> None:
-    """Every command is answered then, and the message is judged the same."""
+def test_older_mtas_get_the_same_decisions(
+    certain: Intake, version: int, actions: int, steps: int
+) -> None:
+    """They need an answer to every command."""
     with mta(certain.port) as peer:
         peer.negotiate(version, actions, steps)
         assert peer.version == min(version, 6)
@@ -113,13 +115,13 @@ def test_recipients_are_refused_at_rcpt(certain: Intake) -> None:
 
 
 @pytest.mark.parametrize("path", ["", "no at", "a@b@c", "@people.example", "x@-.example", "%s@x y"])
-def test_what_is_no_address_is_refused(certain: Intake, path: str) -> None:
+def test_a_malformed_address_is_refused(certain: Intake, path: str) -> None:
     with mta(certain.port) as peer:
         begin(peer)
         assert peer.rcpt(path).reply.startswith("553 5.1.3 ")
 
 
-def test_a_percent_sign_is_no_format(certain: Intake) -> None:
+def test_a_percent_sign_is_escaped(certain: Intake) -> None:
     with mta(certain.port) as peer:
         begin(peer)
         assert "<50%s@people.example>" in peer.rcpt("50%s@people.example").reply
@@ -135,8 +137,8 @@ def test_a_message_is_refused_at_its_end(milter: Intake) -> None:
 
 
 @pytest.mark.parametrize("numbers", [[1], [3, 2, 1]])
-def test_the_stream_header_is_taken_away(milter: Intake, numbers: list[int]) -> None:
-    """The last goes first, or those behind a removed one would have other numbers by then."""
+def test_the_stream_header_is_removed(milter: Intake, numbers: list[int]) -> None:
+    """The last goes first, since each removal renumbers the fields after it."""
     with mta(milter.port) as peer:
         begin(peer, "stranger@people.example")
         repeated = [("X-MAIL-STREAM", "receipts")] * (len(numbers) - 1)
@@ -147,7 +149,7 @@ def test_the_stream_header_is_taken_away(milter: Intake, numbers: list[int]) -> 
         ]
 
 
-def test_an_mta_that_takes_no_changes_of_headers_gets_none(milter: Intake) -> None:
+def test_an_mta_that_accepts_no_header_changes_gets_none(milter: Intake) -> None:
     with mta(milter.port) as peer:
         peer.negotiate(actions=0x1FF & ~0x10)  # without SMFIF_CHGHDRS
         peer.connect()
@@ -158,7 +160,7 @@ def test_an_mta_that_takes_no_changes_of_headers_gets_none(milter: Intake) -> No
 
 
 @pytest.mark.parametrize(("steps", "space"), [(0x1FFFFF, b" "), (0xFFFFF, b"")])
-def test_encoded_words_in_list_unsubscribe_are_written_plainly(
+def test_encoded_words_in_list_unsubscribe_are_decoded(
     milter: Intake, steps: int, space: bytes
 ) -> None:
     encoded = "=?utf-8?q?=3Chttps=3A//u=2Eshop=2Eexample/AZm2=3E?=, <mailto:stop@shop.example>"
@@ -210,7 +212,7 @@ def splitting(listen: Listen) -> Intake:
     return listen({"policy": {"on_mixed": "split"}}, protocol="milter")
 
 
-def test_split_takes_the_refused_away_and_tells_the_sender(
+def test_split_removes_refused_recipients_and_tells_the_sender(
     splitting: Intake, upstream: FakeUpstream
 ) -> None:
     with mta(splitting.port) as peer:
@@ -228,7 +230,7 @@ def test_split_takes_the_refused_away_and_tells_the_sender(
     assert (told.code, told.recipients) == (250, 2)
 
 
-def test_split_waits_for_the_notice_with_signs_of_life(
+def test_split_reports_progress_while_it_waits_for_the_notice(
     splitting: Intake, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("smtpproxy.intake.milter._PROGRESS", 0.05)
@@ -241,7 +243,7 @@ def test_split_waits_for_the_notice_with_signs_of_life(
         assert outcome.progress >= 3
 
 
-def test_without_a_notice_nobody_is_taken_away(splitting: Intake, upstream: FakeUpstream) -> None:
+def test_nobody_is_removed_without_a_notice(splitting: Intake, upstream: FakeUpstream) -> None:
     upstream.behaviours.append(At("end", Reply("452 4.3.1 full")))
     with mta(splitting.port) as peer:
         begin(peer, "consent@people.example", "withdrawn@people.example")
@@ -253,7 +255,7 @@ def test_without_a_notice_nobody_is_taken_away(splitting: Intake, upstream: Fake
 
 
 @pytest.mark.parametrize("why", ["null", "no DELRCPT", "local", "cyrusv2", "no mailer"])
-def test_where_split_cannot_be_honest_all_are_refused(
+def test_all_are_refused_where_split_cannot_tell_the_sender(
     splitting: Intake, upstream: FakeUpstream, why: str
 ) -> None:
     with mta(splitting.port) as peer:
@@ -268,7 +270,7 @@ def test_where_split_cannot_be_honest_all_are_refused(
     assert upstream.messages == []
 
 
-def test_sendmail_finds_remote_recipients_again(splitting: Intake) -> None:
+def test_sendmail_can_remove_remote_recipients(splitting: Intake) -> None:
     with mta(splitting.port) as peer:
         peer.negotiate()
         peer.connect(SENDMAIL)
@@ -299,15 +301,17 @@ def test_sendmail_names_a_message_before_its_recipients(certain: Intake) -> None
         (None, "U", "", "unknown"),
     ],
 )
-def test_the_mtas_client(told: str | None, family: str, address: str, recorded: str) -> None:
+def test_the_client_of_the_mta_is_recorded(
+    told: str | None, family: str, address: str, recorded: str
+) -> None:
     assert client_address(lambda _: told, family, address) == recorded
 
 
-# mail that came to Postfix by no SMTP session
+# mail that reached Postfix without SMTP
 
 
-def test_cleanup_hears_nothing_before_the_end(certain: Intake) -> None:
-    """A refusal at RCPT would be a fault of the configuration to it, and jam the message."""
+def test_postfix_cleanup_gets_no_refusal_before_the_end(certain: Intake) -> None:
+    """To it a refusal at RCPT is a configuration error, which would jam the message."""
     with mta(certain.port) as peer:
         peer.negotiate()
         peer.connect()
@@ -326,7 +330,7 @@ def test_cleanup_hears_nothing_before_the_end(certain: Intake) -> None:
 # many messages on one connection
 
 
-def test_nothing_is_left_over_from_the_last_message(milter: Intake) -> None:
+def test_each_message_starts_afresh(milter: Intake) -> None:
     with mta(milter.port) as peer:
         begin(peer, "consent@people.example", "customer@people.example")
         assert peer.message(message(stream="receipts"), "4A").edits != []
@@ -342,7 +346,7 @@ def test_nothing_is_left_over_from_the_last_message(milter: Intake) -> None:
 
 
 @pytest.mark.parametrize("ending", ["A", "H", "M"])
-def test_a_message_that_is_given_up_leaves_nothing(milter: Intake, ending: str) -> None:
+def test_an_aborted_message_leaves_nothing(milter: Intake, ending: str) -> None:
     with mta(milter.port) as peer:
         peer.negotiate()
         peer.connect()
@@ -361,7 +365,7 @@ def test_a_message_that_is_given_up_leaves_nothing(milter: Intake, ending: str) 
     assert decided.client.helo == ("again.example" if ending == "H" else "client.example")
 
 
-def test_the_next_client_on_the_same_connection(milter: Intake) -> None:
+def test_the_next_client_on_a_connection_is_known(milter: Intake) -> None:
     with mta(milter.port) as peer:
         begin(peer, "consent@people.example")
         peer.message(marketing())
@@ -380,7 +384,7 @@ def test_the_next_client_on_the_same_connection(milter: Intake) -> None:
 
 
 def test_large_messages(milter: Intake) -> None:
-    """The body is not kept, and counted for the record."""
+    """The body is counted for the record but not kept."""
     with mta(milter.port) as peer:
         begin(peer, "consent@people.example")
         mail = marketing(body="x" * 5_000_000)
@@ -419,10 +423,10 @@ def test_too_many_refused_recipients(listen: Listen) -> None:
     assert [limited.limit for limited in intake.of(Limited)] == ["refused_recipients"]
 
 
-# trouble of ours
+# internal failures
 
 
-def test_the_store_is_away(certain: Intake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_store_defers(certain: Intake, monkeypatch: pytest.MonkeyPatch) -> None:
     async def away(*args: object) -> None:
         raise StoreUnavailable("gone")
 
@@ -435,7 +439,7 @@ def test_the_store_is_away(certain: Intake, monkeypatch: pytest.MonkeyPatch) -> 
         assert peer.message(marketing()).reply.startswith("451 4.3.0 ")
 
 
-def test_there_can_be_no_record(certain: Intake) -> None:
+def test_a_failing_journal_defers(certain: Intake) -> None:
     with mta(certain.port) as peer:
         begin(peer, "consent@people.example")
         certain.records.error = AuditUnavailable("disk full")
@@ -445,7 +449,7 @@ def test_there_can_be_no_record(certain: Intake) -> None:
     assert certain.records.relayed == []
 
 
-def test_a_fault_of_the_program(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_the_program_defers(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
     intake = listen(protocol="milter")
 
     async def fault(*args: object, **more: object) -> None:
@@ -491,7 +495,7 @@ def trickle(peer: Mta) -> None:
         time.sleep(0.05)
 
 
-def test_a_packet_that_does_not_go_on(listen: Listen) -> None:
+def test_an_unfinished_packet_times_out(listen: Listen) -> None:
     intake = listen(protocol="milter", command_timeout="0.2s", data_timeout="30s")
     with mta(intake.port) as silent, mta(intake.port) as slow:
         silent.send(b"\0\0\0\x0dO\0\0")
@@ -503,8 +507,8 @@ def test_a_packet_that_does_not_go_on(listen: Listen) -> None:
     assert intake.wait_closed(2) == ["timeout"] * 2
 
 
-def test_an_mta_that_is_silent_for_long(listen: Listen) -> None:
-    intake = listen(protocol="milter", data_timeout="0.3s", command_timeout="0.1s")
+def test_a_silent_mta_times_out(listen: Listen) -> None:
+    intake = listen(protocol="milter", data_timeout="0.3s", command_timeout="30s")
     with mta(intake.port) as peer:
         peer.negotiate()
         with pytest.raises(EOFError):
@@ -521,7 +525,9 @@ def test_a_connection_too_many_is_closed(listen: Listen) -> None:
         assert len(intake.of(ConnectionRefused)) == 1
 
 
-def test_a_unix_socket(listen: Listen, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_milter_on_a_unix_socket(
+    listen: Listen, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     path = tmp_path_factory.mktemp("m") / "s"
     intake = listen(protocol="milter", address=f"unix:{path}")
     with intake.client() as client:
@@ -546,7 +552,7 @@ def test_draining_ends_idle_connections_and_finishes_messages(listen: Listen) ->
     assert sorted(intake.wait_closed(2)) == ["shutdown", "shutdown"]
 
 
-def test_an_mta_that_goes_in_mid_message(milter: Intake) -> None:
+def test_an_mta_that_disconnects_in_mid_message(milter: Intake) -> None:
     with mta(milter.port) as peer:
         begin(peer, "consent@people.example")
     assert milter.wait_closed() == ["eof"]

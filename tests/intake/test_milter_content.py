@@ -1,4 +1,4 @@
-"""A milter reads the text of messages where a stream asks for it, and only there."""
+"""A milter reads the text of messages only where a stream requires it."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def streams(**offers: Any) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("body", "answer"), [(WAY_OUT, "c"), ("Sale!\r\n", "y")])
-def test_a_visible_way_out(listen: Listen, body: str, answer: str) -> None:
+def test_a_visible_unsubscribe_link_is_required(listen: Listen, body: str, answer: str) -> None:
     milter = listen({"stream": streams(body_optout=True)}, protocol="milter")
     with mta(milter.port) as peer:
         peer.negotiate()
@@ -46,7 +46,7 @@ def test_alignment_knows_that_a_milter_does_not_sign(listen: Listen) -> None:
 
 
 @pytest.mark.parametrize(("body", "answer"), [(NEWS, "y"), ("Anna, it is ready.\r\n", "c")])
-def test_the_text_of_undeclared_bulk(listen: Listen, body: str, answer: str) -> None:
+def test_undeclared_bulk_is_recognised_by_its_text(listen: Listen, body: str, answer: str) -> None:
     refusing = [
         {**stream, "undeclared_bulk": "refuse"} if stream["name"] == "receipts" else stream
         for stream in STREAMS
@@ -69,7 +69,7 @@ def test_the_text_of_undeclared_bulk(listen: Listen, body: str, answer: str) -> 
             assert peer.message(news).final == answer
 
 
-def test_pixels_that_nobody_agreed_to(listen: Listen) -> None:
+def test_pixels_without_consent(listen: Listen) -> None:
     milter = listen({"stream": streams(tracking_pixels="refuse")}, protocol="milter")
     pixel = '<img src="https://t.example/o?id=1234567" width="1" height="1">'
     with mta(milter.port) as peer:

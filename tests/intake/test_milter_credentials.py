@@ -1,4 +1,4 @@
-"""A login that the MTA tells is a credential, as if it had come by AUTH."""
+"""A login passed on by the MTA is a credential, as if it had come by AUTH."""
 
 from pathlib import Path
 
@@ -27,12 +27,12 @@ def milter(listen: Listen, tmp_path: Path) -> Intake:
     return listen(config, protocol="milter", streams=streams, default_stream="receipts")
 
 
-def test_it_narrows_the_streams(milter: Intake) -> None:
+def test_the_login_narrows_the_streams(milter: Intake) -> None:
     with mta(milter.port) as peer:
         peer.negotiate()
         peer.connect()
         peer.mail(SENDER, **{"{auth_authen}": "mailer"})
-        refused = peer.rcpt("withdrawn@people.example").reply  # no other stream is left
+        refused = peer.rcpt("withdrawn@people.example").reply  # which leaves a single stream
         assert refused.startswith("550 5.7.1 ")
         assert peer.rcpt(CONSENT).final == "c"
         outcome = peer.message(marketing(stream="receipts"))
@@ -42,7 +42,7 @@ def test_it_narrows_the_streams(milter: Intake) -> None:
         assert peer.message(marketing(stream="receipts")).final == "c"
 
 
-def test_senders_that_are_not_its_own_are_refused(milter: Intake) -> None:
+def test_foreign_senders_are_refused(milter: Intake) -> None:
     with mta(milter.port) as peer:
         peer.negotiate()
         peer.connect()

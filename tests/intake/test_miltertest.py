@@ -1,4 +1,4 @@
-"""The milter intake as miltertest sees it (OpenDKIM's MTA in a can), scripts in miltertest/."""
+"""The milter intake, driven by OpenDKIM's miltertest with the scripts in miltertest/."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A fault of ours at any step of a dialog ends that session, and nothing else."""
+"""An internal failure at any step of a dialog ends that session and nothing else."""
 
 from typing import Any
 
@@ -57,7 +57,7 @@ def test_the_session_ends_and_keeps_nothing(
             ):
                 if not said or said[-1][:1] in ("2", "3"):
                     said.append(client.say(line) if line else client.reply())
-            if name != "admit":  # it never counted as open
+            if name != "admit":  # otherwise the session never counted as open
                 intake.wait_closed()
     assert said[-1] in ("421 4.3.0 temporary_failure; closing the connection", "221 2.0.0 bye")
     assert said[-1].startswith("221 ") == (name == "_give_up")
@@ -75,7 +75,7 @@ def test_the_session_ends_and_keeps_nothing(
 
 
 @pytest.mark.parametrize("name", ["admit", "_answer_recipients"])
-def test_where_not_even_a_report_finds_memory_the_client_is_told_all_the_same(
+def test_the_client_is_told_even_without_memory_for_a_report(
     listen: Listen, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     def no_memory(*_: object) -> Any:

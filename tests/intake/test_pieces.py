@@ -1,7 +1,7 @@
-"""Clients that write in several pieces do not wait for the kernel's acknowledgements.
+"""Clients that write in several pieces need not wait for delayed acknowledgements.
 
-They keep the last piece until the one before is acknowledged (RFC 896), for which a kernel waits
-40 ms once it has seen that answers go the same way.
+They hold the last piece back until the one before is acknowledged (RFC 896), which a kernel
+delays by 40 ms once it has seen that answers go the same way.
 """
 
 import socket
@@ -19,19 +19,19 @@ SENDER, PERSON = "news@shop.example", "consent@people.example"
 
 
 def least(sock: socket.socket, send: Callable[[], None]) -> float:
-    """Return the seconds that the fastest of several takes."""
+    """Return the duration of the fastest of several runs, in seconds."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
     times = []
     for _ in range(12):
         began = time.monotonic()
         send()
         times.append(time.monotonic() - began)
-    return min(times[4:])  # the first are acknowledged at once in any case
+    return min(times[4:])  # the first acknowledgements are always immediate
 
 
 @pytest.mark.parametrize("command", ["DATA", "BDAT"])
-def test_content(listen: Listen, command: str) -> None:
-    """PHP writes line by line, Java the dot apart, others BDAT and its octets."""
+def test_content_in_pieces_is_not_delayed(listen: Listen, command: str) -> None:
+    """PHP writes line by line, Java writes the dot separately, others BDAT and its octets."""
     intake = listen(**CERTAIN)
     with intake.client() as client:
         client.greet()
@@ -46,13 +46,13 @@ def test_content(listen: Listen, command: str) -> None:
             else:
                 client.send("BDAT 25 LAST")
                 client.socket.sendall(b"From: news@shop.example\r\n")
-            assert client.reply().startswith("550 ")  # without links to unsubscribe
+            assert client.reply().startswith("550 ")  # no link to unsubscribe
 
         assert least(client.socket, send) < 0.035
 
 
-def test_fields_of_a_message_for_a_milter(listen: Listen) -> None:
-    """Postfix writes each in a packet, which gets no answer."""
+def test_header_fields_for_a_milter_are_not_delayed(listen: Listen) -> None:
+    """Postfix writes each field in a packet, which gets no answer."""
     intake = listen(protocol="milter", **CERTAIN)
     with mta(intake.port) as peer:
         peer.negotiate()
@@ -69,7 +69,7 @@ def test_fields_of_a_message_for_a_milter(listen: Listen) -> None:
         assert least(peer.socket, send) < 0.035
 
 
-def test_a_request_for_a_policy(listen: Listen) -> None:
+def test_a_policy_request_in_pieces_is_not_delayed(listen: Listen) -> None:
     intake = listen(protocol="policy", **CERTAIN)
     with policy_client(intake.port) as peer:
 

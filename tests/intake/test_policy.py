@@ -1,4 +1,4 @@
-"""The policy intake, with a Postfix of the kit: actions, correlation, record, trouble, limits."""
+"""The policy intake with a Postfix of the kit: actions, records, failures and limits."""
 
 import socket
 import time
@@ -47,14 +47,14 @@ def uncertain(listen: Listen) -> Intake:
     return listen(protocol="policy", streams=["offers", "receipts"], default_stream="offers")
 
 
-# what is decided
+# decisions
 
 
-def test_who_may_be_mailed_goes_on_and_is_on_record(intake: Intake) -> None:
+def test_a_permitted_recipient_passes_and_is_recorded(intake: Intake) -> None:
     with policy_client(intake.port) as peer:
         peer.mail(sasl_username="shop", queue_id="4XyZ")
         assert peer.rcpt(CONSENT) == "DUNNO"
-        assert len(intake.records.decided) == 1  # before the answer
+        assert len(intake.records.decided) == 1  # recorded before the answer
         assert peer.end(CONSENT) == "DUNNO"
     (decided,) = intake.records.decided
     assert decided.client == Client("apps", "192.0.2.9", "client.example", "shop", "4XyZ")
@@ -66,7 +66,7 @@ def test_who_may_be_mailed_goes_on_and_is_on_record(intake: Intake) -> None:
     assert intake.of(Decided) == [decided]
 
 
-def test_mail_that_passed_is_counted_at_its_end(intake: Intake) -> None:
+def test_permitted_mail_is_counted_at_its_end(intake: Intake) -> None:
     with policy_client(intake.port) as peer:
         peer.rcpt(CONSENT)
         assert peer.end(CONSENT, state="DATA", size="0") == "DUNNO"
@@ -78,10 +78,10 @@ def test_mail_that_passed_is_counted_at_its_end(intake: Intake) -> None:
     assert (told.stream, told.code, told.size, told.recipients) == ("offers", 250, 2345, 1)
     intake.wait_closed()
     assert len(intake.of(TransactionEnded)) == 2
-    assert intake.records.relayed == []  # what became of it is not known
+    assert intake.records.relayed == []  # the outcome is unknown
 
 
-def test_smtp_says_the_same_at_rcpt(intake: Intake, listen: Listen) -> None:
+def test_smtp_gives_the_same_answers_at_rcpt(intake: Intake, listen: Listen) -> None:
     relay = listen(streams=["offers"], default_stream="offers")
     named = [*people(), "complained", "bounced", "unknown"]
     assert len(named) > 12
@@ -94,7 +94,7 @@ def test_smtp_says_the_same_at_rcpt(intake: Intake, listen: Listen) -> None:
             assert action == ("DUNNO" if reply.startswith("250 ") else reply)
 
 
-def test_who_may_not_is_refused_with_the_reason(intake: Intake) -> None:
+def test_a_refused_recipient_gets_the_reason(intake: Intake) -> None:
     with policy_client(intake.port) as peer:
         action = peer.rcpt("Withdrawn@People.Example")
         (decided,) = intake.records.decided
@@ -105,10 +105,10 @@ def test_who_may_not_is_refused_with_the_reason(intake: Intake) -> None:
         assert (decided.stage, decided.relayed) == ("rcpt", False)
         assert peer.rcpt(CONSENT) == "DUNNO"
         assert peer.rcpt(COMPLAINED).startswith("550 5.7.1 <complained@people.example> refused: ")
-    assert {d.id for d in intake.records.decided} == {decided.id}  # of one message
+    assert {d.id for d in intake.records.decided} == {decided.id}  # all about one message
 
 
-def test_a_deferral(listen: Listen) -> None:
+def test_a_paused_stream_defers(listen: Listen) -> None:
     paused = [stream | {"paused": True} for stream in STREAMS]
     intake = listen({"stream": paused}, **CERTAIN)
     with policy_client(intake.port) as peer:
@@ -118,8 +118,8 @@ def test_a_deferral(listen: Listen) -> None:
         assert peer.rcpt(WITHDRAWN).startswith("550 ")
 
 
-def test_a_pause_and_its_end_hold_from_the_next_question_on(listen: Listen) -> None:
-    """Nobody asks at the end of the message here, where the state of the store would be noticed."""
+def test_a_pause_and_its_end_take_effect_at_the_next_question(listen: Listen) -> None:
+    """No question comes at the end of the message, where a change would be noticed."""
     intake = listen(**CERTAIN)
 
     def note(action: Literal["paused", "resumed"]) -> None:
@@ -135,14 +135,14 @@ def test_a_pause_and_its_end_hold_from_the_next_question_on(listen: Listen) -> N
 
 
 @pytest.mark.parametrize("path", ["", "x@-.example", "@", "a@b c"])
-def test_what_is_no_address_is_refused(intake: Intake, path: str) -> None:
+def test_a_malformed_address_is_refused(intake: Intake, path: str) -> None:
     with policy_client(intake.port) as peer:
         assert peer.rcpt(path) == "553 5.1.3 recipient address cannot be read"
         peer.mail(path or "@")
         assert peer.rcpt(CONSENT) == "553 5.1.7 sender address cannot be read"
 
 
-def test_addresses_come_without_their_quotes(intake: Intake) -> None:
+def test_addresses_arrive_without_their_quotes(intake: Intake) -> None:
     with policy_client(intake.port) as peer:
         assert peer.rcpt('odd "local\\@people.example').startswith("550 5.7.1 <")
         assert peer.rcpt("josé@people.example").startswith("550 5.7.1 <jos\\x{E9}@")
@@ -152,24 +152,26 @@ def test_addresses_come_without_their_quotes(intake: Intake) -> None:
 
 
 @pytest.mark.parametrize("state", ["CONNECT", "EHLO", "MAIL", "VRFY", "ETRN", "new", ""])
-def test_other_states_are_not_ours(intake: Intake, state: str) -> None:
+def test_questions_at_other_stages_pass(intake: Intake, state: str) -> None:
     with policy_client(intake.port) as peer:
         assert peer.ask(protocol_state=state, recipient=WITHDRAWN) == "DUNNO"
     assert intake.records.decided == []
 
 
-# the stream
+# the choice of stream
 
 
-def test_while_the_header_may_choose_only_what_holds_on_all_streams(uncertain: Intake) -> None:
+def test_while_the_header_may_choose_the_stream_only_common_refusals_hold(
+    uncertain: Intake,
+) -> None:
     with policy_client(uncertain.port) as peer:
-        assert peer.rcpt(WITHDRAWN) == "DUNNO"  # a receipt it may be
+        assert peer.rcpt(WITHDRAWN) == "DUNNO"  # it may be a receipt
         assert uncertain.records.decided == []  # nothing was decided
         assert peer.rcpt(COMPLAINED).startswith("550 5.7.1 ")
     assert len(uncertain.records.decided) == 1
 
 
-def test_a_sender_rule_makes_the_stream_certain(listen: Listen) -> None:
+def test_a_sender_rule_settles_the_stream(listen: Listen) -> None:
     rules = [
         {"address": "@shop.example", "streams": ["offers"], "default_stream": "offers"},
         {"address": "orders@shop.example", "streams": ["receipts"], "default_stream": "receipts"},
@@ -201,7 +203,7 @@ def credentials(listen: Listen, tmp_path: Path) -> Intake:
     )
 
 
-def test_what_the_client_proved_to_the_mta_narrows_its_streams(credentials: Intake) -> None:
+def test_a_login_at_the_mta_narrows_the_streams(credentials: Intake) -> None:
     with policy_client(credentials.port) as peer:
         peer.mail(sasl_username="mailer")
         assert peer.rcpt(WITHDRAWN).startswith("550 5.7.1 ")
@@ -213,7 +215,7 @@ def test_what_the_client_proved_to_the_mta_narrows_its_streams(credentials: Inta
     assert credentials.records.decided[-1].client.login == f"certificate:{FINGERPRINT}"
 
 
-def test_senders_that_are_not_the_credentials(credentials: Intake) -> None:
+def test_foreign_senders_are_refused(credentials: Intake) -> None:
     with policy_client(credentials.port) as peer:
         peer.mail("boss@bank.example", sasl_username="mailer")
         assert peer.rcpt(CONSENT) == "550 5.7.1 this client may not send from that address"
@@ -223,11 +225,11 @@ def test_senders_that_are_not_the_credentials(credentials: Intake) -> None:
     assert len(credentials.of(SenderRefused)) == 2
 
 
-# the end of a message: nobody slips past
+# the end of a message: nobody slips through
 
 
 @pytest.mark.parametrize("state", ["DATA", "END-OF-MESSAGE"])
-def test_a_single_recipient_who_was_not_asked_about_is_judged_then(
+def test_a_single_recipient_not_asked_about_is_judged_at_the_end(
     intake: Intake, state: str
 ) -> None:
     with policy_client(intake.port) as peer:
@@ -238,7 +240,7 @@ def test_a_single_recipient_who_was_not_asked_about_is_judged_then(
     assert len(intake.records.decided) == 2
 
 
-def test_several_are_known_by_their_number(intake: Intake) -> None:
+def test_several_recipients_are_matched_by_count(intake: Intake) -> None:
     with policy_client(intake.port) as peer:
         for each in (CONSENT, WITHDRAWN, CUSTOMER):
             peer.rcpt(each)
@@ -263,14 +265,14 @@ def test_recipients_of_another_message_do_not_count(intake: Intake) -> None:
         peer.mail()
         assert peer.rcpt(CONSENT) == "DUNNO"
         peer.mail()
-        assert peer.end(CONSENT) == "DUNNO", "it was judged for this message too"
+        assert peer.end(CONSENT) == "DUNNO", "also judged for this message"
     assert len({decided.id for decided in intake.records.decided}) == 5
 
 
-# observe mode and trouble
+# observe mode and failures
 
 
-def test_observe_mode_lets_all_pass_and_records_what_it_would_do(listen: Listen) -> None:
+def test_observe_mode_passes_everything_and_records_what_it_would_do(listen: Listen) -> None:
     intake = listen({"policy": {"mode": "observe"}}, **CERTAIN)
     with policy_client(intake.port) as peer:
         assert peer.rcpt(WITHDRAWN) == "DUNNO"
@@ -290,7 +292,7 @@ def broken(intake: Intake, monkeypatch: pytest.MonkeyPatch, error: Exception) ->
     monkeypatch.setattr(intake.store, "read", fail)
 
 
-def test_observed_mail_that_could_not_be_decided_passes_and_is_counted(
+def test_observed_mail_passes_and_is_counted_when_it_cannot_be_judged(
     listen: Listen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     intake = listen({"policy": {"mode": "observe"}}, **CERTAIN)
@@ -303,7 +305,7 @@ def test_observed_mail_that_could_not_be_decided_passes_and_is_counted(
 
 
 @pytest.mark.parametrize("choice", ["intake", "uncertain"])
-def test_a_store_that_does_not_answer_is_451(
+def test_a_store_that_does_not_answer_gives_451(
     choice: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     intake: Intake = request.getfixturevalue(choice)
@@ -326,7 +328,7 @@ def test_nobody_passes_without_a_record(intake: Intake) -> None:
     assert [failed.part for failed in intake.of(Failed)] == ["audit", "audit"]
 
 
-def test_a_fault_of_the_program_is_451_and_the_end(
+def test_a_fault_of_the_program_gives_451_and_ends_the_connection(
     intake: Intake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken(intake, monkeypatch, RuntimeError("bug"))
@@ -339,7 +341,7 @@ def test_a_fault_of_the_program_is_451_and_the_end(
     intake.unexpected.clear()
 
 
-def test_what_is_no_request_ends_the_connection_without_an_answer(intake: Intake) -> None:
+def test_a_malformed_request_ends_the_connection_without_an_answer(intake: Intake) -> None:
     with policy_client(intake.port) as peer:
         assert peer.rcpt(CONSENT) == "DUNNO"
         peer.socket.sendall(b"EHLO client.example\r\n")
@@ -349,10 +351,10 @@ def test_what_is_no_request_ends_the_connection_without_an_answer(intake: Intake
     assert intake.of(Failed)[0].part == "protocol"
 
 
-# the connection
+# connections
 
 
-def test_requests_at_once_are_answered_in_their_order(intake: Intake) -> None:
+def test_pipelined_requests_are_answered_in_order(intake: Intake) -> None:
     with policy_client(intake.port) as peer:
         recipients = [CONSENT, WITHDRAWN, CUSTOMER] * 30
         peer.socket.sendall(b"".join(request(recipient=each) for each in recipients))
@@ -360,14 +362,14 @@ def test_requests_at_once_are_answered_in_their_order(intake: Intake) -> None:
     assert [action == "DUNNO" for action in actions] == [each != WITHDRAWN for each in recipients]
 
 
-def test_a_request_octet_by_octet(intake: Intake) -> None:
+def test_a_request_sent_octet_by_octet(intake: Intake) -> None:
     with policy_client(intake.port) as peer:
         for octet in request(recipient=WITHDRAWN):
             peer.socket.sendall(bytes([octet]))
         assert peer.action().startswith("550 ")
 
 
-def test_over_a_unix_socket(listen: Listen, tmp_path: Path) -> None:
+def test_policy_delegation_over_a_unix_socket(listen: Listen, tmp_path: Path) -> None:
     path = str(tmp_path / "policy")
     intake = listen(**CERTAIN, address=f"unix:{path}")
     with policy_client(path) as peer:
@@ -375,7 +377,7 @@ def test_over_a_unix_socket(listen: Listen, tmp_path: Path) -> None:
     assert intake.wait_closed() == ["eof"]
 
 
-def test_too_many_recipients(listen: Listen) -> None:
+def test_too_many_recipients_are_deferred(listen: Listen) -> None:
     intake = listen(**CERTAIN, max_recipients=2)
     with policy_client(intake.port) as peer:
         assert [peer.rcpt(each) for each in (CONSENT, CUSTOMER)] == ["DUNNO"] * 2
@@ -396,7 +398,7 @@ def test_too_many_refused_recipients(listen: Listen) -> None:
     assert [limited.limit for limited in intake.of(Limited)] == ["refused_recipients"]
 
 
-def test_too_many_connections_end_without_a_word(listen: Listen) -> None:
+def test_surplus_connections_end_without_an_answer(listen: Listen) -> None:
     intake = listen(**CERTAIN, max_connections=1)
     with policy_client(intake.port) as first, policy_client(intake.port) as second:
         assert first.rcpt(CONSENT) == "DUNNO"
@@ -407,40 +409,40 @@ def test_too_many_connections_end_without_a_word(listen: Listen) -> None:
 
 
 def trickle(connection: socket.socket) -> None:
-    """Attributes without end, until the other side has gone."""
+    """Send attributes without end until the other side has gone."""
     for _ in range(100):
         connection.sendall(b"request=smtpd_access_policy\n")
         time.sleep(0.05)
 
 
 def flood(connection: socket.socket) -> None:
-    """Requests whose answers nobody reads, until there is no room for more."""
+    """Send requests without reading answers until there is no room for more."""
     while True:
         connection.sendall(request(recipient=CONSENT) * 100)
 
 
-def test_a_request_that_does_not_end_is_cut_off_and_silence_is_not(listen: Listen) -> None:
+def test_an_endless_request_is_cut_off_and_silence_is_not(listen: Listen) -> None:
     intake = listen(**CERTAIN, command_timeout="300ms", data_timeout="30s")
     with policy_client(intake.port) as idle, policy_client(intake.port) as slow:
         assert idle.rcpt(CONSENT) == "DUNNO"
-        with pytest.raises((ConnectionError, TimeoutError)):  # before all of it was sent
+        with pytest.raises((ConnectionError, TimeoutError)):  # before all of it is sent
             trickle(slow.socket)
         assert intake.wait_closed() == ["timeout"]
         assert idle.rcpt(CONSENT) == "DUNNO"
 
 
-def test_silence_has_an_end_too(listen: Listen) -> None:
+def test_a_silent_connection_ends_too(listen: Listen) -> None:
     intake = listen(**CERTAIN, data_timeout="300ms")
     with policy_client(intake.port) as peer, pytest.raises(EOFError):
         peer.action()
     assert intake.wait_closed() == ["timeout"]
 
 
-def test_who_leaves_answers_unread_is_not_listened_to(listen: Listen) -> None:
+def test_requests_are_not_read_while_answers_are_left_unread(listen: Listen) -> None:
     intake = listen(**CERTAIN, command_timeout="500ms")
     intake.keep_little()
     with policy_client(intake.port) as peer:
-        peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # soon full
+        peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # fills up soon
         peer.socket.settimeout(1)
         with pytest.raises((ConnectionError, TimeoutError)):  # reset, or no room for more
             flood(peer.socket)

@@ -1,4 +1,4 @@
-"""The PROXY protocol at the door: whose connection it is, and who may say so."""
+"""The PROXY protocol: whose connection it is, and who may say so."""
 
 import asyncio
 import errno
@@ -45,7 +45,7 @@ def outcomes(intake: Intake) -> list[str]:
     ],
 )
 @pytest.mark.parametrize("piece", [None, 1, 5])
-def test_the_named_client_is_on_record(
+def test_the_client_named_in_the_header_is_recorded(
     listen: Listen, header: bytes, peer: str, piece: int | None
 ) -> None:
     intake = listen(streams=["receipts"], default_stream="receipts", **KEYS)
@@ -60,7 +60,7 @@ def test_the_named_client_is_on_record(
     assert [event.peer for event in intake.of(ConnectionOpened)] == [peer]
 
 
-def test_what_comes_with_the_header_is_not_lost(listen: Listen) -> None:
+def test_commands_sent_with_the_header_are_not_lost(listen: Listen) -> None:
     intake = listen(early_commands="permit", **KEYS)
     with intake.client() as client:
         client.send(V1, "EHLO client.example", "QUIT")
@@ -68,7 +68,7 @@ def test_what_comes_with_the_header_is_not_lost(listen: Listen) -> None:
         assert client.replies(2)[1].startswith("221 ")
 
 
-def test_a_host_that_is_not_trusted_gets_nothing(listen: Listen) -> None:
+def test_an_untrusted_host_is_cut_off(listen: Listen) -> None:
     intake = listen(proxy_protocol=True, proxy_trusted=["10.0.0.0/8"])
     with intake.client() as client:
         client.send(V1)
@@ -78,7 +78,7 @@ def test_a_host_that_is_not_trusted_gets_nothing(listen: Listen) -> None:
 
 
 @pytest.mark.parametrize("data", [b"EHLO client.example\r\n", b"PROXY TCP4 x\r\n", b"\x16\x03"])
-def test_a_connection_without_a_good_header_is_closed(listen: Listen, data: bytes) -> None:
+def test_a_connection_without_a_valid_header_is_closed(listen: Listen, data: bytes) -> None:
     intake = listen(**KEYS)
     with intake.client() as client:
         client.send(data)
@@ -86,7 +86,7 @@ def test_a_connection_without_a_good_header_is_closed(listen: Listen, data: byte
     wait_for(lambda: outcomes(intake) == ["malformed"], "the refusal")
 
 
-def test_a_header_that_never_ends(listen: Listen) -> None:
+def test_a_header_that_never_ends_is_cut_off(listen: Listen) -> None:
     intake = listen(handshake_timeout="200ms", **KEYS)
     with intake.client() as client:
         client.send(b"PROXY TCP4 192")
@@ -98,7 +98,7 @@ def test_a_header_that_never_ends(listen: Listen) -> None:
     ("networks", "peer", "trusted"),
     [
         (["192.0.2.0/24"], "192.0.2.9", True),
-        (["192.0.2.0/24"], "::ffff:192.0.2.9", True),  # on a socket of both families
+        (["192.0.2.0/24"], "::ffff:192.0.2.9", True),  # on a dual-stack socket
         (["192.0.2.0/24"], "2001:db8::1", False),
         (["2001:db8::/32", "192.0.2.9"], "2001:db8::1", True),
         (["fe80::/10"], "fe80::1%eth0", True),
@@ -107,12 +107,12 @@ def test_a_header_that_never_ends(listen: Listen) -> None:
         ([], "192.0.2.9", False),
     ],
 )
-def test_who_is_trusted(networks: list[str], peer: str, trusted: bool) -> None:
+def test_which_hosts_are_trusted(networks: list[str], peer: str, trusted: bool) -> None:
     assert (peer in TrustedHosts(networks)) is trusted
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOBUFS])
-def test_who_comes_while_the_system_has_no_file_is_taken_later(listen: Listen, number: int) -> None:
+def test_a_connection_waits_while_the_system_is_out_of_files(listen: Listen, number: int) -> None:
     class Short:
         def __init__(self, listening: socket.socket) -> None:
             self.listening, self.fileno = listening, listening.fileno
@@ -149,7 +149,7 @@ def test_limits_count_the_named_client(listen: Listen) -> None:
 
 
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])
-def test_tls_behind_a_header(listen: Listen, tmp_path: Path, tls: str) -> None:
+def test_tls_after_a_header(listen: Listen, tmp_path: Path, tls: str) -> None:
     authority = Authority(tmp_path)
     pair = authority.issue("relay.example")
     intake = listen(tls=tls, certificate=str(pair.certificate), private_key=str(pair.key), **KEYS)
@@ -166,13 +166,13 @@ def test_tls_behind_a_header(listen: Listen, tmp_path: Path, tls: str) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", V1[:5]])
-def test_who_was_accepted_as_the_drain_began_may_bring_its_header(
+def test_a_client_accepted_as_the_drain_begins_may_still_send_its_header(
     listen: Listen, sent: bytes
 ) -> None:
-    """A balancer sends it a moment after it has connected, and knows nothing of the drain."""
+    """A balancer sends it just after connecting and knows nothing of the drain."""
 
     async def drain_behind(waiting: socket.socket) -> asyncio.Task[None]:
-        # In one turn of the loop: the kernel has accepted the connection, and nobody else yet.
+        # In one iteration of the loop: so far only the kernel has accepted the connection.
         waiting.connect(address)
         waiting.sendall(sent)
         task = asyncio.create_task(intake.door.drain())
@@ -198,7 +198,7 @@ def test_who_was_accepted_as_the_drain_began_may_bring_its_header(
         intake.call(ended(drained)).result(10)
 
 
-def test_draining_closes_who_has_not_come_in(listen: Listen) -> None:
+def test_draining_closes_connections_without_a_header(listen: Listen) -> None:
     intake = listen(**KEYS)
     with intake.client() as waiting, intake.client() as inside:
         inside.send(V1)

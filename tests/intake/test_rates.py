@@ -1,4 +1,4 @@
-"""Rates: what a client may send in a time, over sessions, workers and restarts."""
+"""Rates: what a client may send in a period, across sessions, workers and restarts."""
 
 import os
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def table(tmp_path: Path, clock: Clock) -> Iterator[RateTable]:
     table.close()
 
 
-def test_all_at_once_and_then_one_by_one(table: RateTable, clock: Clock) -> None:
+def test_a_burst_is_allowed_and_then_one_at_a_time(table: RateTable, clock: Clock) -> None:
     assert [table.take("a", SIXTY) for _ in range(61)] == [1] * 60 + [0]
     clock.at += 2.0
     assert [table.take("a", SIXTY) for _ in range(3)] == [1, 1, 0]
@@ -46,7 +46,7 @@ def test_all_at_once_and_then_one_by_one(table: RateTable, clock: Clock) -> None
     assert table.take("a", SIXTY, 100) == 60
 
 
-def test_as_many_as_are_left(table: RateTable, clock: Clock) -> None:
+def test_a_request_for_more_gets_what_is_left(table: RateTable, clock: Clock) -> None:
     assert table.take("a", SIXTY, 50) == 50
     assert table.take("a", SIXTY, 50) == 10
     assert table.take("a", SIXTY, 50) == 0
@@ -54,22 +54,22 @@ def test_as_many_as_are_left(table: RateTable, clock: Clock) -> None:
     assert table.take("a", SIXTY, 50) == 5
 
 
-def test_a_rate_that_was_slower_until_now_permits_no_less_than_nothing(table: RateTable) -> None:
-    """It was a negative number, which was given back."""
+def test_raising_a_rate_never_leaves_a_negative_allowance(table: RateTable) -> None:
+    """A negative number used to be returned."""
     slower, faster = Rate(2_000, 1_000.5), Rate(2_000, 1_000.0)
     assert table.take("a", slower, 2_000) == 2_000
     assert table.take("a", faster) == 0
     assert table.take("a", slower) == 0
 
 
-def test_clients_do_not_share(table: RateTable) -> None:
+def test_clients_have_separate_allowances(table: RateTable) -> None:
     for number in range(5_000):
         assert table.take(f"client {number}", Rate(1, 60.0)) == 1
     again = sum(table.take(f"client {number}", Rate(1, 60.0)) for number in range(5_000))
-    assert again < 5  # a bucket that was full
+    assert again < 5  # a bucket shared by chance
 
 
-def test_workers_and_restarts_count_together(
+def test_counts_are_shared_by_workers_and_survive_restarts(
     table: RateTable, tmp_path: Path, clock: Clock
 ) -> None:
     other = RateTable(tmp_path / "rates", clock)
@@ -80,32 +80,30 @@ def test_workers_and_restarts_count_together(
     third.close()
 
 
-def test_what_was_counted_before_the_machine_started_is_forgotten(
-    table: RateTable, clock: Clock
-) -> None:
+def test_counts_from_before_a_reboot_are_forgotten(table: RateTable, clock: Clock) -> None:
     assert table.take("a", SIXTY, 60) == 60
     clock.at = 5.0
     assert table.take("a", SIXTY, 60) == 60
 
 
-def test_a_file_that_was_cut_is_made_again(tmp_path: Path, clock: Clock) -> None:
+def test_a_truncated_file_is_made_anew(tmp_path: Path, clock: Clock) -> None:
     (tmp_path / "rates").write_bytes(b"short")
     table = RateTable(tmp_path / "rates", clock)
     assert table.take("a", SIXTY) == 1
     table.close()
-    assert (tmp_path / "rates").stat().st_mode & 0o077 == 0o044  # it was the test's file
+    assert (tmp_path / "rates").stat().st_mode & 0o077 == 0o044  # the mode of the test's file
 
 
 @pytest.mark.parametrize("left", [0, 5, 700_000])
-def test_a_file_that_is_cut_while_workers_run(
+def test_workers_survive_a_file_truncated_while_they_run(
     table: RateTable, tmp_path: Path, clock: Clock, left: int
 ) -> None:
-    """They forget what was counted, and go on counting together, with those that start later."""
+    """They lose the counts and go on counting together, also with later workers."""
     file = tmp_path / "rates"
     other = RateTable(file, clock)
     size = file.stat().st_size
     os.truncate(file, left)
-    for number in range(50):  # in buckets all over the file
+    for number in range(50):  # their buckets lie all over the file
         assert [each.take(f"client {number}", SIXTY, 40) for each in (table, other)] == [40, 20]
     assert file.stat().st_size == size
     later = RateTable(file, clock)
@@ -115,10 +113,10 @@ def test_a_file_that_is_cut_while_workers_run(
 
 
 @pytest.mark.parametrize("left", [0, 8, 16])
-def test_a_worker_that_starts_after_a_file_was_cut_counts_with_the_others(
+def test_a_worker_started_after_a_truncation_counts_with_the_others(
     table: RateTable, tmp_path: Path, clock: Clock, left: int
 ) -> None:
-    """It found other buckets than they did, by a secret of its own."""
+    """With its own secret it used to choose different buckets."""
     table.take("a", SIXTY)
     os.truncate(tmp_path / "rates", left)
     later = RateTable(tmp_path / "rates", clock)
@@ -132,12 +130,12 @@ def rates(table: RateTable, **keys: Rate) -> ClientRates:
 
 
 def test_the_table_has_no_holes(tmp_path: Path, table: RateTable) -> None:
-    """On a full disk nothing could be counted in one."""
+    """On a full disk a hole could not be written."""
     file = (tmp_path / "rates").stat()
     assert file.st_blocks * 512 >= file.st_size
 
 
-def test_an_ipv6_client_counts_by_its_network(table: RateTable) -> None:
+def test_ipv6_clients_are_counted_by_network(table: RateTable) -> None:
     limited = rates(table, message_rate=Rate(2, 60.0))
     asked = [limited.message(f"2001:db8::{n}", None) for n in range(1, 4)]
     assert asked == [None, None, "message_rate"]
@@ -151,7 +149,7 @@ def test_an_ipv6_client_counts_by_its_network(table: RateTable) -> None:
     assert connections.refusal("2001:db8::2") is None
 
 
-def test_what_the_address_may_not_is_given_back_to_the_credential(table: RateTable) -> None:
+def test_the_credential_gets_back_what_the_address_may_not_use(table: RateTable) -> None:
     shop = Credential(user="shop", recipient_rate=Rate(10, 60.0))
     limited = rates(table, recipient_rate=Rate(4, 60.0))
     assert limited.recipients("192.0.2.1", shop, 6) == (4, "recipient_rate")
@@ -160,7 +158,7 @@ def test_what_the_address_may_not_is_given_back_to_the_credential(table: RateTab
     assert limited.recipients("192.0.2.3", None, 3) == (2, "recipient_rate")
 
 
-def test_messages_of_an_address(listen: Listen) -> None:
+def test_the_message_rate_of_an_address(listen: Listen) -> None:
     intake = listen(message_rate="2/1h")
     for expected in (["250", "250"], ["450", "450"]):
         with intake.client() as client:
@@ -173,8 +171,8 @@ def test_messages_of_an_address(listen: Listen) -> None:
     assert [event.limit for event in intake.of(Limited)] == ["message_rate"] * 2
 
 
-def test_recipients_of_an_address(listen: Listen) -> None:
-    """Those who are left over are told so, each; the others get the message."""
+def test_the_recipient_rate_of_an_address(listen: Listen) -> None:
+    """Each surplus recipient is deferred; the others get the message."""
     intake = listen(recipient_rate="3/1h")
     with intake.client() as client:
         client.greet()
@@ -193,8 +191,8 @@ def test_recipients_of_an_address(listen: Listen) -> None:
     assert [event.limit for event in intake.of(Limited)] == ["recipient_rate"] * 2
 
 
-def test_recipients_of_a_message(listen: Listen) -> None:
-    """A client that goes on all the same is no wrong client (RFC 5321 4.5.3.1.10)."""
+def test_the_limit_of_recipients_of_a_message(listen: Listen) -> None:
+    """A client that goes on regardless does nothing wrong (RFC 5321 4.5.3.1.10)."""
     intake = listen(max_recipients=2, max_errors=3)
     with intake.client() as client:
         client.greet()
@@ -206,7 +204,7 @@ def test_recipients_of_a_message(listen: Listen) -> None:
     assert [event.limit for event in intake.of(Limited)] == ["recipients"] * 7
 
 
-def test_a_message_that_is_too_large(listen: Listen) -> None:
+def test_a_message_that_is_too_large_is_refused(listen: Listen) -> None:
     intake = listen({"server": {"data_size_limit": "1KiB"}})
     with intake.client() as client:
         client.greet()
@@ -215,7 +213,7 @@ def test_a_message_that_is_too_large(listen: Listen) -> None:
     assert [event.limit for event in intake.of(Limited)] == ["size"]
 
 
-def test_messages_and_recipients_of_a_credential(listen: Listen, tmp_path: Path) -> None:
+def test_the_rates_of_a_credential(listen: Listen, tmp_path: Path) -> None:
     users = empty()
     write(tmp_path / "users", type(users)({"shop": User.of("shop", PASSWORD)}, users.key))
     config = {
@@ -225,7 +223,7 @@ def test_messages_and_recipients_of_a_credential(listen: Listen, tmp_path: Path)
     intake = listen(config, auth="optional", auth_without_tls=True)
     with intake.client() as client:
         client.greet()
-        for _ in range(3):  # who proved nothing has no credential
+        for _ in range(3):  # without a login there is no credential
             assert client.say("MAIL FROM:<news@shop.example>").startswith("250 ")
             client.say("RSET")
         assert client.say(plain()).startswith("235 ")
@@ -242,7 +240,7 @@ def test_messages_and_recipients_of_a_credential(listen: Listen, tmp_path: Path)
     ]
 
 
-def test_new_connections_of_an_address(listen: Listen) -> None:
+def test_the_connection_rate_of_an_address(listen: Listen) -> None:
     intake = listen(connection_rate="2/1h")
     for _ in range(2):
         with intake.client() as client:
@@ -253,7 +251,7 @@ def test_new_connections_of_an_address(listen: Listen) -> None:
     assert [event.cause for event in intake.of(ConnectionRefused)] == ["rate"]
 
 
-def test_a_connection_counts_once_with_tls_from_the_start(listen: Listen, tmp_path: Path) -> None:
+def test_a_connection_with_implicit_tls_counts_once(listen: Listen, tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     pair = authority.issue("relay.example", file="server")
     intake = listen(
@@ -267,12 +265,12 @@ def test_a_connection_counts_once_with_tls_from_the_start(listen: Listen, tmp_pa
             client.secure(authority.client_context())
             client.greet()
     with intake.client() as client:
-        assert client.rest() == []  # before a handshake that costs
+        assert client.rest() == []  # refused before the costly handshake
     assert [event.cause for event in intake.of(ConnectionRefused)] == ["rate"]
 
 
 @pytest.mark.parametrize("protocol", ["milter", "policy"])
-def test_connections_of_an_mta(listen: Listen, protocol: str) -> None:
+def test_the_connection_rate_of_an_mta(listen: Listen, protocol: str) -> None:
     intake = listen(protocol=protocol, connection_rate="1/1h")
     with intake.client(), intake.client() as second:
         assert second.rest() == []

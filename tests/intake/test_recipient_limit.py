@@ -1,4 +1,4 @@
-"""A message to more recipients than its stream takes is refused whole, at the end of data."""
+"""A message to more recipients than its stream permits is refused whole at the end."""
 
 import pytest
 
@@ -26,7 +26,9 @@ def sent(client: Client, content: bytes) -> str:
 
 
 @pytest.mark.parametrize("stream", ["offers", "receipts"])
-def test_one_too_many_is_refused_whole(listen: Listen, upstream: FakeUpstream, stream: str) -> None:
+def test_one_recipient_too_many_refuses_the_whole_message(
+    listen: Listen, upstream: FakeUpstream, stream: str
+) -> None:
     intake = listen({"stream": limited(1)})
     content = marketing(stream=stream) if stream == "offers" else receipt(stream=stream)
     with intake.client() as client:
@@ -39,7 +41,7 @@ def test_one_too_many_is_refused_whole(listen: Listen, upstream: FakeUpstream, s
     assert decided.relayed is False
 
 
-def test_as_many_as_it_takes_are_mailed(listen: Listen, upstream: FakeUpstream) -> None:
+def test_as_many_recipients_as_permitted_are_mailed(listen: Listen, upstream: FakeUpstream) -> None:
     intake = listen({"stream": limited(2)})
     with intake.client() as client:
         assert sent(client, marketing(stream="offers")).startswith("250 ")

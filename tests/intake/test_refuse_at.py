@@ -1,4 +1,4 @@
-"""refuse_at = "data": nobody is refused before the content, by SMTP, LMTP and milter alike."""
+"""refuse_at = "data": nobody is refused before the content, over SMTP, LMTP or milter."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def late(listen: Listen, protocol: str) -> Intake:
 
 
 @pytest.mark.parametrize(("protocol", "hello"), [("smtp", "EHLO"), ("lmtp", "LHLO")])
-def test_a_client_hears_it_after_the_content(listen: Listen, protocol: str, hello: str) -> None:
+def test_a_client_is_refused_after_the_content(listen: Listen, protocol: str, hello: str) -> None:
     intake = late(listen, protocol)
     with intake.client() as client:
         client.reply()
@@ -31,7 +31,7 @@ def test_a_client_hears_it_after_the_content(listen: Listen, protocol: str, hell
     assert [decided.stage for decided in intake.records.decided] == ["data"]
 
 
-def test_an_mta_hears_it_at_the_end_of_the_message(listen: Listen) -> None:
+def test_an_mta_is_refused_at_the_end_of_the_message(listen: Listen) -> None:
     intake = late(listen, "milter")
     with mta(intake.port) as peer:
         peer.negotiate()

@@ -1,4 +1,4 @@
-"""Mail that is to be signed is signed, or does not leave."""
+"""Mail that should be signed is signed or does not leave."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.kit.upstream import FakeUpstream
 
 
 class Breaking:
-    """A key that signs until it is told to break."""
+    """A key that signs until it is broken."""
 
     def __init__(self, file: KeyFile) -> None:
         self.broken = False
@@ -33,7 +33,7 @@ class Breaking:
 
 @pytest.mark.parametrize("kind", ["rsa", "ed25519"])
 @pytest.mark.parametrize("mode", ["enforce", "observe"])
-def test_a_key_that_fails_defers_and_the_upstream_hears_nothing(
+def test_a_failing_key_defers_mail_and_sends_nothing_upstream(
     tmp_path: Path, upstream: FakeUpstream, kind: str, mode: str
 ) -> None:
     file = KeyFile(tmp_path, kind=kind)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""TLS at the door: STARTTLS and implicit, certificates that change, clients that misbehave."""
+"""TLS with clients: STARTTLS and implicit, changing certificates, misbehaving clients."""
 
 import contextlib
 import hashlib
@@ -51,7 +51,7 @@ def outcomes(intake: Intake) -> list[str]:
     return [event.outcome for event in intake.of(TlsHandshake)]
 
 
-def test_a_message_over_starttls(
+def test_a_message_passes_over_starttls(
     listen: Listen, authority: Authority, upstream: FakeUpstream
 ) -> None:
     intake = listen(default_stream="receipts", streams=["receipts"], **keys(authority))
@@ -73,7 +73,7 @@ def test_a_message_over_starttls(
     assert intake.wait_closed() == ["quit"]
 
 
-def test_implicit_tls_greets_inside(listen: Listen, authority: Authority) -> None:
+def test_with_implicit_tls_the_greeting_is_encrypted(listen: Listen, authority: Authority) -> None:
     intake = listen(**keys(authority, "implicit"))
     with intake.client() as client:
         client.secure(authority.client_context())
@@ -84,7 +84,7 @@ def test_implicit_tls_greets_inside(listen: Listen, authority: Authority) -> Non
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_both_versions_that_are_safe(
+def test_tls_1_2_and_1_3_are_accepted(
     listen: Listen, authority: Authority, version: ssl.TLSVersion
 ) -> None:
     context = authority.client_context()
@@ -116,7 +116,7 @@ def test_old_versions_are_refused_and_counted(listen: Listen, authority: Authori
 def test_a_refused_client_can_finish_sending_in_tls_too(
     listen: Listen, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though it was so fast that we had stopped reading from it."""
+    """Even if it was so fast that we had stopped reading from it."""
     intake = listen(**keys(authority))
     monkeypatch.setattr("smtpproxy.intake.session._LINGER", 2.0)
     with intake.client() as client:
@@ -126,10 +126,8 @@ def test_a_refused_client_can_finish_sending_in_tls_too(
         assert client.rest()[-1].startswith("521 5.5.2 bare <LF> received;")
 
 
-def test_what_stands_behind_starttls_is_never_a_command(
-    listen: Listen, authority: Authority
-) -> None:
-    """CVE-2011-0411: clear text that somebody injected must not be taken as if from inside."""
+def test_input_behind_starttls_is_never_a_command(listen: Listen, authority: Authority) -> None:
+    """CVE-2011-0411: injected clear text must not be taken for encrypted commands."""
     intake = listen(**keys(authority))
     with intake.client() as client:
         client.greet()
@@ -139,7 +137,7 @@ def test_what_stands_behind_starttls_is_never_a_command(
     assert outcomes(intake) == []
 
 
-def test_clear_text_after_starttls_ends_in_the_handshake(
+def test_clear_text_after_starttls_fails_the_handshake(
     listen: Listen, authority: Authority
 ) -> None:
     intake = listen(**keys(authority))
@@ -152,7 +150,7 @@ def test_clear_text_after_starttls_ends_in_the_handshake(
     assert outcomes(intake) == ["failed"]
 
 
-def test_starttls_in_a_transaction_and_with_an_argument(
+def test_starttls_is_refused_in_a_transaction_and_with_an_argument(
     listen: Listen, authority: Authority
 ) -> None:
     intake = listen(**keys(authority))
@@ -165,7 +163,7 @@ def test_starttls_in_a_transaction_and_with_an_argument(
         assert client.say("STARTTLS").startswith("503 5.5.1 not in a transaction")
 
 
-def test_mail_in_clear_is_refused_where_tls_is_required(
+def test_unencrypted_mail_is_refused_where_tls_is_required(
     listen: Listen, authority: Authority
 ) -> None:
     intake = listen(require_tls=True, **keys(authority))
@@ -177,7 +175,9 @@ def test_mail_in_clear_is_refused_where_tls_is_required(
 
 
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])
-def test_a_handshake_that_never_comes_ends(listen: Listen, authority: Authority, tls: str) -> None:
+def test_a_handshake_that_never_comes_times_out(
+    listen: Listen, authority: Authority, tls: str
+) -> None:
     intake = listen(handshake_timeout="300ms", **keys(authority, tls))
     with intake.client() as client:
         if tls == "starttls":
@@ -189,7 +189,7 @@ def test_a_handshake_that_never_comes_ends(listen: Listen, authority: Authority,
     wait_for(lambda: not intake.door._sessions, "its session to end")
 
 
-def test_a_client_that_hangs_up_in_the_handshake(listen: Listen, authority: Authority) -> None:
+def test_a_client_that_hangs_up_during_the_handshake(listen: Listen, authority: Authority) -> None:
     intake = listen(**keys(authority, "implicit"))
     with intake.client() as client:
         client.socket.sendall(b"\x16\x03\x01")
@@ -218,7 +218,7 @@ def test_draining_ends_a_session_inside_tls(listen: Listen, authority: Authority
         assert client.rest() == ["421 4.3.2 the connection ends for a restart or reload; reconnect"]
 
 
-def test_a_large_message_inside_tls(
+def test_a_large_message_over_tls(
     listen: Listen, authority: Authority, upstream: FakeUpstream
 ) -> None:
     intake = listen(streams=["receipts"], default_stream="receipts", **keys(authority))
@@ -233,13 +233,13 @@ def test_a_large_message_inside_tls(
 
 
 def replace(pair: Pair, by: Pair) -> None:
-    """As a renewal does it; the times of the files are sure to differ."""
+    """Replace a certificate as a renewal does, with file times that surely differ."""
     by.key.replace(pair.key)
     by.certificate.replace(pair.certificate)
 
 
 def shown(intake: Intake, authority: Authority) -> str:
-    """The fingerprint of the certificate that a new connection gets."""
+    """The fingerprint of the certificate shown to a new connection."""
     with intake.client() as client:
         client.secure(authority.client_context())
         client.greet()
@@ -335,7 +335,7 @@ def test_a_certificate_by_its_subject(listen: Listen, authority: Authority) -> N
         assert client.say("MAIL FROM:<a@shop.example>").startswith("250 ")
 
 
-def test_a_client_certificate_of_somebody_else_ends_the_handshake(
+def test_a_client_certificate_of_another_authority_fails_the_handshake(
     listen: Listen, authority: Authority, tmp_path: Path
 ) -> None:
     folder = tmp_path / "else"
@@ -345,7 +345,7 @@ def test_a_client_certificate_of_somebody_else_ends_the_handshake(
     with intake.client() as client:
         client.greet()
         assert client.say("STARTTLS").startswith("220 ")
-        with contextlib.suppress(ssl.SSLError, OSError):  # in TLS 1.3 it hears of it late
+        with contextlib.suppress(ssl.SSLError, OSError):  # in TLS 1.3 the client learns of it late
             client.secure(authority.client_context(stranger))
             client.socket.sendall(b"EHLO x\r\n")
             assert client.socket.recv(100) == b""
@@ -353,10 +353,8 @@ def test_a_client_certificate_of_somebody_else_ends_the_handshake(
     assert outcomes(intake) == ["failed"]
 
 
-def test_many_handshakes_at_once_do_not_stop_each_other(
-    listen: Listen, authority: Authority
-) -> None:
-    """Ten that never finish, and one that does."""
+def test_unfinished_handshakes_do_not_block_others(listen: Listen, authority: Authority) -> None:
+    """Ten never finish, and one does."""
     intake = listen(handshake_timeout="20s", **keys(authority, "implicit"))
     slow = [socket.create_connection(("127.0.0.1", intake.port)) for _ in range(10)]
     try:

@@ -1,4 +1,4 @@
-"""Trouble of ours: the client hears 451 or 421, nothing passes, nothing is kept for ever."""
+"""Internal failures: the client gets 451 or 421, nothing passes and nothing leaks."""
 
 import contextlib
 from pathlib import Path
@@ -23,7 +23,7 @@ def failures(intake: Intake) -> list[str]:
     return [event.part for event in intake.of(Failed)]
 
 
-def test_a_store_that_fails_at_rcpt(listen: Listen, upstream: FakeUpstream) -> None:
+def test_a_store_that_fails_at_rcpt_defers(listen: Listen, upstream: FakeUpstream) -> None:
     intake = listen(streams=["offers"], default_stream="offers")
     intake.store.fail_with = "database is locked"
     with intake.client() as client:
@@ -39,10 +39,10 @@ def test_a_store_that_fails_at_rcpt(listen: Listen, upstream: FakeUpstream) -> N
     assert len(upstream.messages) == 1
 
 
-def test_a_journal_that_fails_before_the_end_of_data(
+def test_a_journal_that_fails_before_the_end_of_data_defers(
     listen: Listen, upstream: FakeUpstream
 ) -> None:
-    """The upstream has heard DATA by then; it must not get an end."""
+    """The upstream has answered DATA by then, but must not get the end of data."""
     intake = listen()
     with intake.client() as client:
         client.greet()
@@ -56,8 +56,10 @@ def test_a_journal_that_fails_before_the_end_of_data(
     assert failures(intake) == ["audit"]
 
 
-def test_a_journal_that_fails_at_a_refusal(listen: Listen, upstream: FakeUpstream) -> None:
-    """A refusal without its record is put off as well."""
+def test_a_refusal_that_cannot_be_recorded_is_deferred(
+    listen: Listen, upstream: FakeUpstream
+) -> None:
+
     intake = listen(streams=["offers"], default_stream="offers")
     intake.records.error = AuditUnavailable("No space left on device")
     with intake.client() as client:
@@ -67,7 +69,7 @@ def test_a_journal_that_fails_at_a_refusal(listen: Listen, upstream: FakeUpstrea
 
 
 @pytest.mark.parametrize("where", ["rcpt", "data"])
-def test_a_fault_in_our_own_code_passes_nothing_and_keeps_nothing(
+def test_a_fault_of_the_program_passes_nothing_and_keeps_nothing(
     listen: Listen, upstream: FakeUpstream, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     intake = listen(
@@ -103,8 +105,8 @@ def test_a_fault_in_our_own_code_passes_nothing_and_keeps_nothing(
         assert client.say(marketing(), b".\r\n").startswith("250 ")
 
 
-def test_an_upstream_that_is_lost_after_rcpt(listen: Listen, upstream: FakeUpstream) -> None:
-    """The client has 250 for its recipient; nothing was sent yet that could arrive twice."""
+def test_an_upstream_lost_after_rcpt_is_replaced(listen: Listen, upstream: FakeUpstream) -> None:
+    """Nothing has been sent yet that could arrive twice."""
     intake = listen()
     with intake.client() as client:
         client.greet()
@@ -130,7 +132,7 @@ def test_recipients_after_the_upstream_was_lost(listen: Listen, upstream: FakeUp
     assert mail.recipients == ("consent@people.example",)
 
 
-def test_the_upstreams_reply_is_the_clients_in_all_its_lines(
+def test_all_lines_of_the_upstreams_reply_reach_the_client(
     listen: Listen, upstream: FakeUpstream
 ) -> None:
     upstream.behaviours.append(At("end", Reply("550 5.7.1 spam\n550 5.7.1 see https://up.example")))
@@ -151,10 +153,12 @@ def test_the_upstreams_reply_is_the_clients_in_all_its_lines(
     )
 
 
-# the spool
+# spool
 
 
-def test_a_large_message_goes_by_the_disk_unchanged(listen: Listen, upstream: FakeUpstream) -> None:
+def test_a_large_message_passes_through_the_disk_unchanged(
+    listen: Listen, upstream: FakeUpstream
+) -> None:
     intake = listen({"server": {"spool_threshold": "64KiB"}})
     body = "".join(f"{number} {'x' * 60}\r\n.{number}\r\n" for number in range(30_000))
     data = message(sender="orders@shop.example", stream="receipts", body=body)
@@ -169,7 +173,7 @@ def test_a_large_message_goes_by_the_disk_unchanged(listen: Listen, upstream: Fa
 
 
 @needs("tmpfs")
-def test_a_full_spool_puts_the_message_off(
+def test_a_full_spool_defers_the_message(
     listen: Listen, upstream: FakeUpstream, tmp_path: Path
 ) -> None:
     intake = listen({"server": {"spool_threshold": "64KiB"}})
@@ -181,7 +185,7 @@ def test_a_full_spool_puts_the_message_off(
         assert failures(intake) == ["spool"]
         fill(intake.spool)
         client.begin()
-        assert client.say(marketing(), b".\r\n").startswith("250 ")  # a small one needs no disk
+        assert client.say(marketing(), b".\r\n").startswith("250 ")  # a small message needs no disk
         (intake.spool / "filler").unlink()
         client.begin()
         body = "y\r\n" * 40_000
@@ -189,9 +193,7 @@ def test_a_full_spool_puts_the_message_off(
     assert len(upstream.messages) == 2
 
 
-def test_a_spool_that_is_not_there_puts_the_message_off(
-    listen: Listen, upstream: FakeUpstream
-) -> None:
+def test_a_missing_spool_defers_the_message(listen: Listen, upstream: FakeUpstream) -> None:
     intake = listen({"server": {"spool_threshold": "64KiB"}})
     intake.spool.rmdir()
     with intake.client() as client:
@@ -210,7 +212,7 @@ def test_files_of_the_spool_are_closed_however_a_session_ends(
     intake = listen({"server": {"spool_threshold": "64KiB"}}, data_timeout="1s")
 
     def kept() -> int:
-        """How many files in the spool are open: they have no name."""
+        """The number of open files in the spool; they have no names."""
         links = []
         for path in Path("/proc/self/fd").iterdir():
             with contextlib.suppress(OSError):
@@ -237,10 +239,10 @@ def test_files_of_the_spool_are_closed_however_a_session_ends(
 
 
 @pytest.mark.parametrize("tls", ["none", "implicit"])
-def test_attempts_at_an_upstream_that_is_down_leave_nothing(
+def test_attempts_at_an_upstream_that_is_down_leave_nothing_behind(
     listen: Listen, upstream: FakeUpstream, tls: str
 ) -> None:
-    """Each left a connection that was never made, and its deadline to be looked at for ever."""
+    """Each used to leave an unmade connection whose deadline was checked for ever."""
     intake = listen({"upstream": {"tls": tls}}, streams=["offers"], default_stream="offers")
     upstream.stop()
     with intake.client() as client:
@@ -248,4 +250,4 @@ def test_attempts_at_an_upstream_that_is_down_leave_nothing(
         for _ in range(20):
             client.send("MAIL FROM:<news@shop.example>", "RCPT TO:<consent@people.example>", "RSET")
             assert client.replies(3)[1].startswith("451 4.4.1 ")
-        assert len(intake.door.deadlines._watched) == 1  # the client's own
+        assert len(intake.door.deadlines._watched) == 1  # the client's own deadline

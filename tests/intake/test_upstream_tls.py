@@ -1,4 +1,4 @@
-"""TLS to the upstream: mail goes through it, or not at all."""
+"""TLS to the upstream: mail goes encrypted or not at all."""
 
 import ssl
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ class Mailbox:
         self.contents: list[bytes] = []
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
-        assert server.transport.get_extra_info("sslcontext") is not None, "in clear"
+        assert server.transport.get_extra_info("sslcontext") is not None, "unencrypted"
         self.contents.append(envelope.content)
         return "250 2.0.0 taken"
 
@@ -61,7 +61,7 @@ def send(root: Path, port: int, **keys: Any) -> tuple[str, Intake]:
     return reply, intake
 
 
-def test_mail_passes_inside_tls(
+def test_mail_passes_over_tls(
     tmp_path: Path, authority: Authority, upstream: tuple[str, int, Mailbox]
 ) -> None:
     tls, port, mailbox = upstream
@@ -71,7 +71,7 @@ def test_mail_passes_inside_tls(
     assert len(mailbox.contents) == 2
 
 
-def test_a_certificate_for_another_name_or_of_another_root_is_not_good(
+def test_a_certificate_for_another_name_or_from_another_root_is_rejected(
     tmp_path: Path, authority: Authority, upstream: tuple[str, int, Mailbox]
 ) -> None:
     tls, port, mailbox = upstream
