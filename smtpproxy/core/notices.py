@@ -40,7 +40,16 @@ from smtpproxy.mail.eight_bit import EIGHT_BIT, UTF8
 from smtpproxy.mail.reply import Reply
 from smtpproxy.policy import model as policy
 from smtpproxy.policy.decide import judge
-from smtpproxy.policy.model import NOTICE_STREAM, Action, Decision, Facts, Lookups, Reason, Verdict
+from smtpproxy.policy.model import (
+    NOTICE_STREAM,
+    Action,
+    Decision,
+    Facts,
+    Lookups,
+    Reason,
+    Stream,
+    Verdict,
+)
 from smtpproxy.policy.replies import recipient_reply
 from smtpproxy.relay.connection import UpstreamError
 from smtpproxy.relay.mail_parameters import MailParameters
@@ -79,6 +88,10 @@ class Notices:
         self._began = began
         self._facts: Facts = {}
         self._judged_at: object = None  # the state of the store that the verdict is from
+
+    @property
+    def _stream(self) -> Stream:
+        return replace(NOTICE_STREAM, rulebook=self._services.undeclared.rulebook)
 
     def permitted(self) -> Steps[bool]:
         """Whether the sender may be mailed. Raises StoreUnavailable."""
@@ -139,8 +152,8 @@ class Notices:
             return None
         facts, _ = yield from ReadFacts(Lookups((address,), contacts=False))
         self._facts = facts
-        rulebook = self._services.rulebooks[NOTICE_STREAM.rulebook]
-        question = policy.Transaction((NOTICE_STREAM,), (address,))
+        rulebook = self._services.rulebooks[self._stream.rulebook]
+        question = policy.Transaction((self._stream,), (address,))
         (verdict,) = judge(question, facts, rulebook, self._services.now()).recipients
         return verdict
 
@@ -210,7 +223,7 @@ class Notices:
             stage="notice",
             client=self._client,
             reverse_path="",
-            decision=Decision(NOTICE_STREAM, NOTICE_STREAM.rulebook, (verdict,)),
+            decision=Decision(self._stream, self._stream.rulebook, (verdict,)),
             recipients=(JudgedRecipient(sender, canonical(sender), verdict),),
             facts=self._facts,
             undecided=verdict.reason is Reason.TEMPORARY_FAILURE,

@@ -1,12 +1,14 @@
 """A message that only some of its recipients may get, or may get now."""
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 
 import pytest
 from msgspec.structs import replace
 
-from smtpproxy.policy.model import Mailing
+from smtpproxy.policy.model import DEFAULT_STREAM, Mailing
 from smtpproxy.policy.periods import parse_cap
+from smtpproxy.policy.rulebooks import builtin
 from smtpproxy.store.sql.mailings import Mailed
 from tests.core.driving import PEOPLE, Setting
 from tests.core.present import streams
@@ -83,6 +85,21 @@ def test_without_a_notice_no_recipient_is_dropped_silently(notify: str | None) -
     told = notify in ("FAILURE", None)
     assert codes(scene.send()) == ([250, 250] if told else [550, 550])
     assert (scene.mailed, len(scene.notices)) == (({ANN}, 1) if told else (set(), 0))
+    scene.driver.close()
+
+
+def test_whoever_is_told_is_judged_by_the_relays_own_rulebook() -> None:
+    given = {name: replace(each, rulebook="us") for name, each in streams(SPLIT).items()}
+    scene = Scene(SPLIT, given)
+    undeclared = replace(DEFAULT_STREAM, rulebook="us")
+    scene.driver.services = dataclasses.replace(
+        scene.driver.services, rulebooks={"us": builtin("us")}, undeclared=undeclared
+    )
+    scene.mail(ANN, BOB, suppressed=[BOB])
+    assert codes(scene.send()) == [250, 250]
+    assert (scene.mailed, len(scene.notices)) == ({ANN}, 1)
+    judged = {(each.decision.rulebook, each.decision.stream.rulebook) for each in scene.decided}
+    assert judged == {("us", "us")}
     scene.driver.close()
 
 
