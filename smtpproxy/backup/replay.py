@@ -17,7 +17,7 @@ from smtpproxy.backup.journals import (
     written_since,
 )
 from smtpproxy.backup.mailed import count_again
-from smtpproxy.backup.restoring import Pending, pending
+from smtpproxy.backup.restoring import Pending, lost_snapshots, pending
 from smtpproxy.policy.breaker import MARKETING, RESTORE
 from smtpproxy.policy.model import (
     BUILT_IN_BRAND,
@@ -128,6 +128,7 @@ async def replay(
             f"{counted(journals.left, 'file')} of decisions not copied: the journals here have"
             " continued on their own. Keep that copy of the journals: it proves those decisions",
         )
+    done.notes += tuple(await lost_snapshots(settings, store, waiting))
     events = [one for one in changes if not one.key]
     await _imports(store, events, done, now, lifting=not gaps)
     await _people(settings, store, ring, found, done, now)

@@ -31,6 +31,7 @@ from smtpproxy.sinks.audit.files import ANCHORS, is_written, segments
 from smtpproxy.sinks.audit.lines import After
 from smtpproxy.store import is_postgresql
 from smtpproxy.store.change_journal import FOLDER, Journal, JournalGap, Position, files
+from smtpproxy.store.sql.store import Store
 from smtpproxy.store.sqlite.copying import hold
 
 
@@ -265,3 +266,18 @@ def _put_missing(paths: Iterable[Path], folder: Path) -> None:
     for path in paths:
         if not (folder / path.name).exists():
             _put(path, folder / path.name)
+
+
+async def lost_snapshots(settings: Settings, store: Store, waiting: Pending) -> list[str]:
+    """Say of which partners no snapshot was imported since the restore; no journal has them.
+
+    Raises StoreUnavailable.
+    """
+    known = await store.snapshots()
+    fresh = {name for name, one in known.items() if waiting.at and one.imported_at >= waiting.at}
+    return [
+        f"no snapshot of {partner.name} since the backup is here: import the newest, before mail"
+        f" goes out (smtpproxy suppress import --partner {partner.name} FILE)"
+        for partner in settings.partners
+        if partner.name not in fresh
+    ]

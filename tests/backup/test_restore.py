@@ -14,6 +14,8 @@ import pytest
 from smtpproxy.settings import StoreSettings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.store import open_answers
+from smtpproxy.store.exchange.snapshot import SnapshotWriter
+from smtpproxy.store.key_files import load_partner_key
 from smtpproxy.store.sql.web_tables import KeptAnswer
 from tests.backup.conftest import WHOLE, Machine
 from tests.kit.journal import Clock, decided, journal
@@ -330,9 +332,29 @@ def test_files_that_the_configuration_names_come_back(machine: Machine, tmp_path
     backup, secret = machine.backup(), key.read_bytes()
     key.unlink()
     left = machine.burn()
-    machine.run("restore", str(backup), "--journals", str(left), *WHOLE)
+    told = machine.run("restore", str(backup), "--journals", str(left), *WHOLE)
     assert key.read_bytes() == secret
     assert key.stat().st_mode & 0o777 == 0o600
+    assert "no snapshot of twin since the backup is here: import the newest" in told.stdout
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_whoever_a_partner_named_since_is_asked_for(machine: Machine, again: bool) -> None:
+    """Its snapshots are in no journal."""
+    key, snapshot = machine.folder / "twin.key", machine.folder / "snapshot"
+    text = machine.config_path.read_text()
+    machine.config_path.write_text(f'{text}\n[[partner]]\nname = "twin"\nkey_file = "{key}"\n')
+    machine.run("partner", "key", "twin")
+    with closing(SnapshotWriter(load_partner_key(key))) as writer, snapshot.open("wb") as file:
+        writer.write(file, partner="twin", sender="twin.example", taken_at=datetime.now(UTC))
+    machine.run("suppress", "import", "--partner", "twin", str(snapshot))
+    backup = machine.backup()
+    left = machine.burn()
+    machine.run("restore", str(backup), code=1)
+    if again:
+        machine.run("suppress", "import", "--partner", "twin", str(snapshot))
+    told = machine.run("restore", "--journals", str(left), *WHOLE)
+    assert ("no snapshot of twin since the backup" in told.stdout) != again
 
 
 @pytest.mark.parametrize("years_ahead", [0, 10])
