@@ -30,6 +30,8 @@ class _Waiter(asyncio.Future[UpstreamConnection]):
     """A message that has a slot: it waits for any connection, or only for a `new` one. Its turn
     is that of who waits `since` then, but what its client took until `turn_at` is no waiting."""
 
+    refused = False  # on a new connection; perhaps it would be on any
+
     def __init__(
         self, client: str, since: float, turn_at: float = 0.0, *, new: bool = False
     ) -> None:
@@ -128,6 +130,7 @@ class UpstreamPool:
         now = self.deadlines.now()
         since = min(ended.wanted_since, now)
         waiter = _Waiter(ended.client, since, ended.turn_at, new=full is None)
+        waiter.refused = full is not None
         ended.close()
         self._lent.remove(ended)
         self._waiters = dict.fromkeys(sorted([*self._waiters, waiter], key=lambda w: w.since))
@@ -298,11 +301,12 @@ class UpstreamPool:
                 waiter.set_exception(error)
 
     def _hand_out(self, connection: UpstreamConnection, *, new: bool = False) -> None:
-        """Keep a connection, or give it to the message that has waited longest for one."""
-        for waiter in self._waiters:
-            if not waiter.done() and (new or not waiter.new):
-                self._give(connection, waiter)
-                return
+        """Keep a connection, or give it to the message that has waited longest for one; a new one
+        rather to a message that has not been refused on one."""
+        waiting = self._waiters and [w for w in self._still_waiting() if new or not w.new]
+        if waiting:
+            self._give(connection, min(waiting, key=lambda each: new and each.refused))
+            return
         connection.idle_since = self.deadlines.now()
         self._idle.append(connection)
         if self._trimmer is None:

@@ -297,6 +297,39 @@ def test_time_spent_by_the_client_does_not_count_as_waiting() -> None:
     run(work())
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_message_that_is_answered_421_on_all_connections_fails_no_other(workers: int) -> None:
+    """It had every new one first: 99 of 100 others were answered 451, or waited for 30 seconds if
+    another worker had a connection."""
+
+    async def refused(pool: Pool) -> None:
+        connection: Any = await pool.acquire()
+        replaced = False
+        while not (connection.used and replaced):
+            await asyncio.sleep(0.01)
+            replaced |= connection.used
+            closing = None if connection.used else UpstreamClosing("421")
+            connection = await pool.replace(connection, closing)
+        connection.close()
+        pool.release(connection)
+
+    async def work() -> None:
+        pools, beats = await _beside(workers, 1_000)
+        beside = asyncio.create_task(_send(pools[0], 20)) if workers > 1 else beats[0]
+        await asyncio.sleep(0.1)
+        sending = [asyncio.create_task(refused(pools[-1]))]
+        async with asyncio.timeout(4):
+            for _ in range(100):
+                sending.append(asyncio.create_task(_send(pools[-1], 0.05)))
+                await asyncio.sleep(0.01)
+            await asyncio.gather(*sending)
+        for task in (beside, *beats):
+            task.cancel()
+        await asyncio.sleep(0)
+
+    run(work())
+
+
 def test_a_message_that_needs_a_new_connection_replaces_an_idle_one() -> None:
     """It would wait in vain otherwise: the idle one may be dead too."""
 
