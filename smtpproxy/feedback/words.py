@@ -59,8 +59,10 @@ SENDER = _any(
     r"|does )?(?:been )?(?:not |n't )?"
     r"(?:rejected|denied|refused|unknown|invalid|verif|permitted|allowed|blocked|exist|valid"
     r"|authori[sz]ed|black|found|must|resolv|accept|prohibited|restrict|reject|policy)",
-    r"\bdomain of (?:the )?sender",
-    r"\bsender (?:policy|domain|verify|address)",
+    r"\b(?:account|domain) of (?:the )?sender",
+    r"\bsender (?:policy|account|domain|verify|address)",
+    r"\b(?:mail|messages?) from (?:an? )?(?:unknown|non-?existent|invalid)",
+    r"\binvalid dns\b",  # GMX's and web.de's, after "mailbox unavailable"
     r"\b(?:cannot|can't|could not|unable to) (?:find|resolve|verify) (?:your|the sender|sender"
     r"|the from)",
     r"\breverse (?:dns|lookup|hostname|mapping)|\bptr\b|\bhelo\b|\behlo\b",
@@ -68,8 +70,8 @@ SENDER = _any(
     r"\bsender's (?:account|domain|address)|\bcall(?:back|out)\b|\bin reply to mail from",
     r"\bfrom domain\b|\bfrom: (?:address|header)|\bmail ?from (?:\w{1,12} )?(?:mismatch|fail)",
     r"\bsender (?:e-?mail )?is not\b|\bdns:(?:b\d|nr)\b",  # AOL: no reverse name
-    r"\byour (?:host|ip|server|domain|mail server|network|provider|isp|hostname|smtp)\b",
-    r"\byour (?:e-?mail address|account) (?:is|has|was)\b|\brdns\b",
+    r"\byour (?:host|ip|server|domain|mail (?:server|domain)|network|provider|isp|hostname|smtp)\b",
+    r"\byour (?:\w{1,12} )?(?:e-?mail address|account) (?:is|has|was)\b|\brdns\b",
 )
 
 EARLIER = _any(r"\bafter (?:pipelined )?(?:mail from|ehlo|helo)\b|\bafter initial connection\b")
