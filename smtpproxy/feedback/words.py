@@ -152,6 +152,7 @@ POLICY = _any(
     r"|\bmime\b|8-?bit|\bsmtputf8\b",
     r"\baup#|\b(?:rp|sc|dy|ou)-00\d\b|\bforgery\b|\bno permit\b|\bauth failed|not a gateway"
     r"|bounced by administrator|invalid data\b|refused to (?:receive|accept)",
+    r"権限|权限|權限|권한|разрешени",  # Google Groups: "does not exist, or you have no permission"
 )
 
 DEAD = _any(

@@ -38,6 +38,7 @@ REFUSALS = {
         "550 5.7.1 The sender's account is disabled",
         "550 Your account has been closed",
         "550 sender account unknown",
+        "グループが存在しないか、投稿する権限がない可能性があります。",
         "550 the account of the sender was deleted",
         "550 Your mail domain does not exist",
         "550 refuses mail from unknown hosts",
