@@ -47,8 +47,8 @@ ROWS = {
     "Locks are held, by migrations or by hand": "test_a_table_is_locked",
     "The disk is full": "test_the_disk_is_full",
     # In tests/store/test_postgresql.py:
-    "Writers collide": "test_writers_of_a_serializable_database_wait_for_each_other",
-    "It lost its tables, or the rights to them": "test_what_cannot_be_read_is_no_permission",
+    "Writers collide": "test_writers_wait_for_each_other_in_a_serializable_database",
+    "It lost its tables, or the rights to them": "test_missing_tables_make_the_store_unavailable",
 }
 """What docs/store.md says goes wrong, and the test of it."""
 

@@ -1,7 +1,7 @@
 """A process that has the store open for reading, as a relay worker has, and answers from it.
 
 Run as `python -m tests.store.answering URL STATE_DIR`; each line of its input is an
-address, and each line of its output says what `facts` said of it.
+address, and each line of its output says what `facts` returned for it.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ class Answering:
         return msgspec.json.decode(self._process.stdout.readline(), type=RecipientFacts)
 
     def __enter__(self) -> "Answering":
-        self.ask("nobody@people.example")  # it is open and has read once
+        self.ask("nobody@people.example")  # the store is open and has read once
         return self
 
     def __exit__(self, *_: Any) -> None:

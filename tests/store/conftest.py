@@ -24,7 +24,7 @@ Part = TypeVar("Part", bound=Closable)
 
 
 class Database:
-    """Where a test's database is, and stores opened on it: in a file, unless `url` says where."""
+    """A test's database (a file, unless `url` is given) and the stores opened on it."""
 
     def __init__(self, folder: Path, url: str = "") -> None:
         self.folder = folder
@@ -43,7 +43,7 @@ class Database:
         return StoreSettings(self.url, timeout)
 
     def part(self, part: Part) -> Part:
-        """Have what a test opened closed at its end."""
+        """Close `part` when the test ends."""
         self.parts.append(part)
         return part
 
@@ -55,7 +55,7 @@ class Database:
 
 
 class OnPostgresql:
-    """A database of PostgreSQL for as long as it takes; its key is in `folder`."""
+    """A PostgreSQL database for one test; its key is in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self._name = lent_databases.borrow()
@@ -72,7 +72,7 @@ class OnPostgresql:
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few rows are taken back in one commit."""
+    """Imports are undone a few rows per commit."""
     monkeypatch.setattr(imports, "_PART", 20)
     monkeypatch.setattr(imports, "_SPAN", 50)
 
@@ -86,14 +86,14 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=needs("postgresql"))])
 async def any_database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
-    """Each kind of database: what a test says of a store holds for all of them."""
+    """Each kind of database in turn."""
     if request.param == "sqlite":
         database = Database(tmp_path)
         put_tables(database.path)
         yield database
         await database.close()
         return
-    postgres.cluster()  # in the main thread, with which it ends
+    postgres.cluster()  # in the main thread: PostgreSQL ends with it
     with await asyncio.to_thread(OnPostgresql, tmp_path) as database:
         yield database
         await database.close()

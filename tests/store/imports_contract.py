@@ -1,4 +1,4 @@
-"""Imports on record, and what taking one back leaves: the same on every backend."""
+"""Imports on record, and what undoing one leaves, on every backend."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
@@ -63,7 +63,7 @@ class Importing:
         return await self.store.add_suppressions([entry(address, days, note)], self.next_batch())
 
     async def undo(self) -> Undone:
-        """Undo all of it, and see that it does what it said it would."""
+        """Undo all of it, and check that it does what the dry run said."""
         would = await self.store.would_undo(self.id, at=LATER)
         left: dict[str, Contact | None] = {}
         async for part in self.store.without_import(self.id):
@@ -98,7 +98,7 @@ async def begun(store: Store, kind: Kind = "contacts") -> Importing:
 
 
 async def since(store: Store, address: str = ANNA) -> int | None:
-    """How many days after T0 the suppression stands; None: it does not."""
+    """The suppression's date in days after T0; None: there is no suppression."""
     found = (await store.facts(Lookups((address,)))).get(address)
     if found is None or not found.suppressions:
         return None
@@ -107,7 +107,7 @@ async def since(store: Store, address: str = ANNA) -> int | None:
 
 
 class RecordContract:
-    async def test_a_batch_and_its_place_are_one_commit(self, store: Store) -> None:
+    async def test_a_batch_and_its_checkpoint_are_one_commit(self, store: Store) -> None:
         assert await store.imports() == []
         one = await begun(store)
         await one.contacts(Contact(ANNA), Contact(BERT))
@@ -120,7 +120,7 @@ class RecordContract:
         (record,) = await store.imports()
         assert (record.state, record.ended_at, record.place.line) == ("complete", LATER, 9)
 
-    async def test_a_batch_that_is_refused_changes_nothing(self, store: Store) -> None:
+    async def test_a_rejected_batch_changes_nothing(self, store: Store) -> None:
         one = await begun(store, "suppressions")
         await one.suppress()
         with pytest.raises(ValueError, match="key"):
@@ -128,7 +128,7 @@ class RecordContract:
         (record,) = await store.imports()
         assert (record.added, record.place.line) == (1, 1)
 
-    async def test_an_id_that_is_unknown(self, store: Store) -> None:
+    async def test_an_unknown_id_is_rejected(self, store: Store) -> None:
         with pytest.raises(KeyError):
             await store.undo_import("x", at=LATER, by="root")
         with pytest.raises(KeyError):
@@ -142,7 +142,7 @@ class RecordContract:
 
 
 class ContactUndoContract:
-    async def test_new_contacts_go_with_all_they_brought(self, store: Store) -> None:
+    async def test_undoing_removes_new_contacts_whole(self, store: Store) -> None:
         await store.put_contacts([Contact("carl@people.example")])
         one = await begun(store)
         await one.contacts(PROFILE, Contact(BERT))
@@ -151,7 +151,7 @@ class ContactUndoContract:
         assert [found.address async for found in store.export_contacts()] == ["carl@people.example"]
         assert (await store.counts())[0] == 1
 
-    async def test_what_was_there_before_is_put_back(self, store: Store) -> None:
+    async def test_undoing_restores_what_was_there_before(self, store: Store) -> None:
         before = replace(PROFILE, tags=frozenset({"vip"}), purchases=(Purchase("boots", T0),))
         await store.put_contacts([ContactUpdate(before, as_of=T0)])
         one = await begun(store)
@@ -161,9 +161,11 @@ class ContactUndoContract:
         assert counts(await one.undo()) == (0, 1, 0)
         assert await store.contact(ANNA) == before
         again = await store.put_contacts([ContactUpdate(told, as_of=T0 + DAY)])
-        assert again == BatchResult(changed=1)  # its age was put back too
+        assert again == BatchResult(changed=1)  # its age was restored too
 
-    async def test_a_later_consent_stays_and_the_imported_one_goes(self, store: Store) -> None:
+    async def test_undoing_keeps_a_later_consent_and_removes_the_imported_one(
+        self, store: Store
+    ) -> None:
         one = await begun(store)
         await one.contacts(PROFILE)
         own = replace(AGREEMENT, at=T0 + 2 * DAY)
@@ -171,14 +173,14 @@ class ContactUndoContract:
         assert counts(await one.undo()) == (0, 0, 1)
         assert await store.contact(ANNA) == Contact(ANNA, acts=(own,))
 
-    async def test_a_later_withdrawal_stays(self, store: Store) -> None:
+    async def test_undoing_keeps_a_later_withdrawal(self, store: Store) -> None:
         one = await begun(store)
         await one.contacts(replace(PROFILE, purchases=(SHOES,)))
         await store.record_act(ANNA, WITHDRAWAL)
         assert counts(await one.undo()) == (0, 0, 1)
         assert await store.contact(ANNA) == Contact(ANNA, acts=(WITHDRAWAL,))
 
-    async def test_a_withdrawal_that_two_imports_brought_stays(self, store: Store) -> None:
+    async def test_undoing_keeps_a_withdrawal_from_two_imports(self, store: Store) -> None:
         one, two = await begun(store), await begun(store)
         for importing in (one, two):
             await importing.contacts(Contact(ANNA, acts=(AGREEMENT, WITHDRAWAL)))
@@ -187,16 +189,14 @@ class ContactUndoContract:
         await two.undo()
         assert await store.contact(ANNA) == Contact(ANNA, acts=(WITHDRAWAL,))
 
-    async def test_who_repeats_the_consent_has_not_repeated_the_withdrawal(
-        self, store: Store
-    ) -> None:
+    async def test_repeating_the_consent_does_not_repeat_the_withdrawal(self, store: Store) -> None:
         one, two = await begun(store), await begun(store)
         await one.contacts(Contact(ANNA, acts=(AGREEMENT, WITHDRAWAL)))
         await two.contacts(Contact(ANNA, acts=(AGREEMENT,)))
         assert counts(await one.undo()) == (0, 0, 1)
         assert await store.contact(ANNA) == Contact(ANNA, acts=(AGREEMENT,))
 
-    async def test_what_a_later_import_said_too_stays_and_goes_with_it(self, store: Store) -> None:
+    async def test_a_fact_from_two_imports_goes_when_both_are_undone(self, store: Store) -> None:
         one, two = await begun(store), await begun(store)
         told = replace(PROFILE, purchases=(SHOES,))
         await one.contacts(told, Contact(BERT), as_of=T0)
@@ -206,7 +206,7 @@ class ContactUndoContract:
         assert counts(await two.undo()) == (1, 0, 0)
         assert (await store.counts())[0] == 0
 
-    async def test_of_what_a_later_import_left_out_nothing_stays(self, store: Store) -> None:
+    async def test_facts_missing_from_a_later_import_do_not_stay(self, store: Store) -> None:
         one, two = await begun(store), await begun(store)
         news = replace(AGREEMENT, purpose="news")
         everything = replace(
@@ -219,8 +219,8 @@ class ContactUndoContract:
         assert await store.contact(ANNA) == said
         assert counts(await two.undo()) == (1, 0, 0)
 
-    async def test_what_came_in_between_is_not_what_was_said(self, store: Store) -> None:
-        """Two imports say the same, a third one adds to it: what it added goes with it."""
+    async def test_an_import_vouches_only_for_what_it_said_itself(self, store: Store) -> None:
+        """Two imports say the same and a third adds to it: what it added goes with it."""
         one, two, three = await begun(store), await begun(store), await begun(store)
         await one.contacts(PROFILE, as_of=T0)
         await two.contacts(PROFILE, as_of=T0)
@@ -232,7 +232,7 @@ class ContactUndoContract:
         assert await store.contact(ANNA) == PROFILE
         assert counts(await two.undo()) == (1, 0, 0)
 
-    async def test_a_corrected_profile_stays_when_the_wrong_one_goes(self, store: Store) -> None:
+    async def test_undoing_the_wrong_profile_keeps_the_corrected_one(self, store: Store) -> None:
         before = Contact(ANNA, source=Source.PARTNER)
         await store.put_contacts([ContactUpdate(before, as_of=T0 - DAY)])
         one, two = await begun(store), await begun(store)
@@ -245,7 +245,7 @@ class ContactUndoContract:
         await two.undo()
         assert await store.contact(ANNA) == before
 
-    async def test_a_later_import_gives_its_word_only_for_people_it_names(
+    async def test_a_later_import_vouches_only_for_people_in_it(
         self, store: Store, small_parts: None
     ) -> None:
         one, two = await begun(store), await begun(store)
@@ -256,7 +256,7 @@ class ContactUndoContract:
         assert (await store.counts())[0] == 30
         assert counts(await two.undo()) == (30, 0, 0)
 
-    async def test_fields_that_others_changed_since_stay(self, store: Store) -> None:
+    async def test_fields_changed_since_stay(self, store: Store) -> None:
         before = Contact(ANNA, source=Source.PARTNER, tags=frozenset({"a"}))
         await store.put_contacts([before])
         one = await begun(store)
@@ -273,7 +273,7 @@ class ContactUndoContract:
         await one.undo()
         assert await store.contact(ANNA) == active
 
-    async def test_an_import_leaves_out_who_was_erased(self, store: Store) -> None:
+    async def test_an_import_skips_erased_people(self, store: Store) -> None:
         tagged = "anna+news@people.example"
         await store.put_contacts([PROFILE])
         await store.erase_contact(ANNA, at=T0 + DAY)
@@ -284,7 +284,9 @@ class ContactUndoContract:
         (record,) = await store.imports()
         assert (record.added, record.erased) == (1, 2)
 
-    async def test_of_who_came_back_an_import_takes_refusals_alone(self, store: Store) -> None:
+    async def test_for_erased_people_who_came_back_only_refusals_are_imported(
+        self, store: Store
+    ) -> None:
         await store.erase_contact(ANNA, at=T0)
         again = replace(AGREEMENT, at=T0 + DAY)
         await store.record_act(ANNA, again)
@@ -297,7 +299,7 @@ class ContactUndoContract:
             ANNA, acts=(again, withdrawal), profiling_objected_at=T0
         )
 
-    async def test_what_was_erased_since_does_not_come_back(self, store: Store) -> None:
+    async def test_undoing_does_not_bring_back_what_was_erased(self, store: Store) -> None:
         await store.put_contacts([replace(PROFILE, acts=())])
         one = await begun(store)
         await one.contacts(Contact(BERT), PROFILE)
@@ -325,7 +327,9 @@ class ContactUndoContract:
         await imports[order[1]].undo()
         assert await store.contact(ANNA) is None
 
-    async def test_what_somebody_is_goes_with_the_file_that_said_so(self, store: Store) -> None:
+    async def test_audience_and_occupations_go_with_the_file_that_gave_them(
+        self, store: Store
+    ) -> None:
         imports = [await begun(store), await begun(store)]
         mill = replace(PROFILE, audience=Audience.PROFESSIONAL, brand="mill")
         await imports[0].contacts(replace(mill, occupations=frozenset({"finance"})), as_of=T0)
@@ -336,7 +340,7 @@ class ContactUndoContract:
         assert found is not None
         assert (found.brand, found.audience, found.others) == ("shop", Audience.UNKNOWN, ())
 
-    async def test_many_are_undone_in_parts(self, store: Store, small_parts: None) -> None:
+    async def test_many_contacts_are_undone_in_parts(self, store: Store, small_parts: None) -> None:
         one = await begun(store)
         people = [Contact(f"user{n}@people.example") for n in range(300)]
         await store.put_contacts(people[::10])
@@ -347,7 +351,7 @@ class ContactUndoContract:
 
 
 class SuppressionUndoContract:
-    async def test_what_it_added_is_lifted_on_record(self, store: Store) -> None:
+    async def test_suppressions_it_added_are_lifted_on_record(self, store: Store) -> None:
         await store.add_suppressions([entry(BERT)])
         one = await begun(store, "suppressions")
         await one.suppress()
@@ -357,7 +361,7 @@ class SuppressionUndoContract:
         (lifted,) = await store.lifted_suppressions(ANNA)
         assert (lifted.lifted_at, lifted.reason) == (LATER, f"import {one.id} undone by root")
 
-    async def test_what_it_moved_is_put_back(self, store: Store) -> None:
+    async def test_a_date_it_moved_is_restored(self, store: Store) -> None:
         await store.add_suppressions([entry(note="by phone")])
         one = await begun(store, "suppressions")
         await one.suppress(days=2, note="list")
@@ -368,8 +372,8 @@ class SuppressionUndoContract:
         assert list(await store.suppressions(ANNA)) == [suppressed]
 
     @pytest.mark.parametrize("days", [-1, 0, 5])
-    async def test_who_unsubscribes_later_stays_so(self, store: Store, days: int) -> None:
-        """Also when the date in the file is later than the person's own."""
+    async def test_a_later_unsubscribe_stays(self, store: Store, days: int) -> None:
+        """Even if the date in the file is later than the person's own."""
         one = await begun(store, "suppressions")
         await one.suppress(days=3)
         await store.add_suppressions([entry(days=3 + days)])
@@ -377,7 +381,7 @@ class SuppressionUndoContract:
         assert await since(store) == max(3, 3 + days)
 
     @pytest.mark.parametrize("days", [-1, 0, 5])
-    async def test_what_two_imports_said_goes_with_the_second(
+    async def test_a_suppression_from_two_imports_goes_with_the_second(
         self, store: Store, days: int
     ) -> None:
         one, two = await begun(store, "suppressions"), await begun(store, "suppressions")
@@ -388,7 +392,7 @@ class SuppressionUndoContract:
         assert counts(await two.undo()) == (1, 0, 0)
         assert await since(store) is None
 
-    async def test_what_two_imports_said_goes_with_the_first(self, store: Store) -> None:
+    async def test_a_suppression_from_two_imports_goes_with_the_first(self, store: Store) -> None:
         one, two = await begun(store, "suppressions"), await begun(store, "suppressions")
         await one.suppress()
         await two.suppress()
@@ -397,7 +401,7 @@ class SuppressionUndoContract:
         assert counts(await one.undo()) == (1, 0, 0)
         assert await since(store) is None
 
-    async def test_what_the_newer_of_two_imports_moved_goes_back(self, store: Store) -> None:
+    async def test_a_date_moved_by_the_newer_of_two_imports_is_restored(self, store: Store) -> None:
         one, two = await begun(store, "suppressions"), await begun(store, "suppressions")
         await one.suppress(days=1)
         await two.suppress(days=1)
@@ -407,7 +411,7 @@ class SuppressionUndoContract:
         assert counts(await one.undo()) == (1, 0, 0)
 
     @pytest.mark.parametrize("order", list(permutations(range(3))))
-    async def test_what_one_repeated_and_one_moved_goes_with_the_last(
+    async def test_a_suppression_repeated_by_one_and_moved_by_another_goes_with_the_last(
         self, store: Store, order: tuple[int, int, int]
     ) -> None:
         imports = [await begun(store, "suppressions") for _ in range(3)]
@@ -419,7 +423,7 @@ class SuppressionUndoContract:
             left.remove(place)
             assert await since(store) == (None if not left else 2 if 2 in left else 0)
 
-    async def test_what_several_said_stays(self, store: Store) -> None:
+    async def test_a_suppression_from_several_imports_stays(self, store: Store) -> None:
         imports = [await begun(store, "suppressions") for _ in range(3)]
         for importing in imports:
             await importing.suppress()
@@ -427,7 +431,7 @@ class SuppressionUndoContract:
             await importing.undo()
         assert await since(store) == 0
 
-    async def test_what_was_lifted_since_stays_lifted(self, store: Store) -> None:
+    async def test_suppressions_lifted_since_stay_lifted(self, store: Store) -> None:
         one = await begun(store, "suppressions")
         await one.suppress()
         await store.remove_suppression(ANNA, at=LATER, reason="asked for it")
@@ -436,7 +440,9 @@ class SuppressionUndoContract:
             "asked for it"
         ]
 
-    async def test_many_are_lifted_in_parts(self, store: Store, small_parts: None) -> None:
+    async def test_many_suppressions_are_lifted_in_parts(
+        self, store: Store, small_parts: None
+    ) -> None:
         one = await begun(store, "suppressions")
         names = [f"user{n}@people.example" for n in range(50)]
         batch = Batch(one.id, Checkpoint(1))
@@ -444,15 +450,15 @@ class SuppressionUndoContract:
         assert counts(await one.undo()) == (50, 0, 0)
         assert sum((await store.counts())[1].values()) == 0
 
-    async def test_moved_again_and_again(self, store: Store) -> None:
-        """However often it moves, no more than a few earlier moments are kept."""
+    async def test_repeated_moves_keep_a_bounded_history(self, store: Store) -> None:
+        """However often a date moves, only a few earlier dates are kept."""
         imports = [await begun(store, "suppressions") for _ in range(8)]
         for days, importing in enumerate(imports):
             await importing.suppress(days=days)
         for importing in reversed(imports):
             await importing.undo()
-        assert await since(store) is not None  # what the first ones did is past undoing
+        assert await since(store) is not None  # the first moves can no longer be undone
 
 
 class ImportContract(RecordContract, ContactUndoContract, SuppressionUndoContract):
-    """All of it."""
+    """The whole contract."""

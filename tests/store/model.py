@@ -1,4 +1,4 @@
-"""What a store answers, in the fewest words: a model that backends are compared with."""
+"""The simplest model of a store, which backends are compared with."""
 
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from datetime import datetime

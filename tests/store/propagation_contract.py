@@ -1,4 +1,4 @@
-"""What every backend does about telling others: mixed into its test class."""
+"""How every backend records changes for others: mixed into its test class."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -31,7 +31,7 @@ def happened(key: str, **data: object) -> NewEvent:
 
 
 class EventsContract:
-    async def test_events_are_logged_once_among_the_changes(self, store: Store) -> None:
+    async def test_each_event_is_logged_once_among_the_changes(self, store: Store) -> None:
         await add(store, 1)
         before = datetime.now(UTC) - timedelta(milliseconds=1)
         await store.log_events([happened("a", stream="offers"), happened("b")])
@@ -44,7 +44,9 @@ class EventsContract:
         assert {one.topic for one in told} == {"feedback"}
         assert all(before <= one.at <= datetime.now(UTC) for one in told)
 
-    async def test_how_far_a_source_is_is_kept_until_it_is_forgotten(self, store: Store) -> None:
+    async def test_the_position_of_a_source_is_kept_until_it_is_forgotten(
+        self, store: Store
+    ) -> None:
         await store.log_events([happened("a")], ("mail", "1"))
         await store.log_events([], ("mail", "2"))
         await store.log_events([], ("else", "x"))
@@ -55,7 +57,7 @@ class EventsContract:
 
 
 class ChangesContract:
-    async def test_every_change_is_told_once_and_in_order(self, store: Store) -> None:
+    async def test_every_change_is_listed_once_in_order(self, store: Store) -> None:
         before = datetime.now(UTC) - timedelta(seconds=2)
         await store.add_suppressions([entry()])
         await store.add_suppressions([entry(since=T0 + DAY)])
@@ -72,7 +74,7 @@ class ChangesContract:
         ((key, _),) = [each async for each in store.export_suppressions()]
         assert [change.key for change in await store.changes(0, 10)] == [key]
 
-    async def test_what_changes_nothing_is_no_change(self, store: Store) -> None:
+    async def test_writes_without_effect_are_not_changes(self, store: Store) -> None:
         await store.add_suppressions([entry()])
         newest = await store.newest_change()
         await store.add_suppressions([entry(), entry(since=T0 - DAY)])
@@ -80,7 +82,7 @@ class ChangesContract:
         assert await store.newest_change() == newest
         assert await store.changes(newest, 10) == []
 
-    async def test_an_erasure_is_told_as_a_suppression(self, store: Store) -> None:
+    async def test_an_erasure_is_listed_as_a_suppression(self, store: Store) -> None:
         await store.erase_contact(ANNA, at=T0)
         (change,) = await store.changes(0, 10)
         assert (change.action, change.scope, change.origin) == (
@@ -89,14 +91,14 @@ class ChangesContract:
             Origin.ERASURE,
         )
 
-    async def test_they_are_read_page_by_page(self, store: Store) -> None:
+    async def test_changes_are_read_page_by_page(self, store: Store) -> None:
         await add(store, 5)
         first = await store.changes(0, 3)
         rest = await store.changes(first[-1].seq, 3)
         assert [change.seq for change in (*first, *rest)] == [1, 2, 3, 4, 5]
         assert await store.newest_change() == 5
 
-    async def test_what_was_trimmed_is_gone_and_said_to_be(self, store: Store) -> None:
+    async def test_reading_trimmed_changes_says_that_they_are_gone(self, store: Store) -> None:
         assert await store.newest_change() == 0
         await add(store, 3)
         assert await store.trim_changes(datetime.now(UTC) - DAY) == 0
@@ -110,12 +112,14 @@ class ChangesContract:
         with pytest.raises(ChangesGone):
             await store.changes(2, 10)
 
-    async def test_a_number_that_never_was_is_of_another_log(self, store: Store) -> None:
+    async def test_a_number_never_given_belongs_to_another_log(self, store: Store) -> None:
         with pytest.raises(ChangesGone) as caught:
             await store.changes(7, 10)
         assert caught.value.newest == 0
 
-    async def test_what_a_webhook_has_not_been_told_is_not_trimmed(self, store: Store) -> None:
+    async def test_changes_not_yet_delivered_to_a_webhook_are_not_trimmed(
+        self, store: Store
+    ) -> None:
         await add(store, 3)
         await store.put_webhook_states([WebhookState("crm", 1)])
         await store.put_webhook_states([WebhookState("off", 0, disabled_at=T0)])
@@ -126,7 +130,7 @@ class ChangesContract:
 
 
 class WebhookContract:
-    async def test_a_state_is_kept_as_it_was_put(self, store: Store) -> None:
+    async def test_a_webhooks_state_reads_back_unchanged(self, store: Store) -> None:
         state = WebhookState(
             "crm", 12, "msg_1", 20, 3, T0, T0 + DAY, None, "HTTP 500", T0 - DAY
         )  # fmt: skip
@@ -137,7 +141,7 @@ class WebhookContract:
         await store.forget_webhooks(["crm"])
         assert set((await store.webhook_progress()).states) == {"crm"}
 
-    async def test_a_relay_holds_what_no_other_one_holds(self, store: Store) -> None:
+    async def test_only_one_relay_holds_a_webhook_at_a_time(self, store: Store) -> None:
         def held(relay: str, *names: str) -> dict[str, Holding]:
             return dict.fromkeys(names, Holding(relay, T0 + DAY))
 
@@ -153,7 +157,9 @@ class WebhookContract:
         assert (progress.newest, set(progress.states)) == (2, {"crm", "dwh"})
         assert progress.holdings == expected | held("two", "crm")
 
-    async def test_a_wake_is_taken_once_and_no_state_undoes_it(self, store: Store) -> None:
+    async def test_a_wake_is_taken_once_and_not_undone_by_writing_the_state(
+        self, store: Store
+    ) -> None:
         assert not await store.wake_webhook("crm")
         await store.put_webhook_states([WebhookState("crm", 1)])
         assert await store.wake_webhook("crm")
@@ -181,7 +187,7 @@ class WebhookContract:
         assert await store.drop_dead_letters("crm") == 1
         assert [each.webhook for each in await store.dead_letters()] == ["dwh"]
 
-    async def test_the_backlog_is_the_oldest_change_that_was_not_told(self, store: Store) -> None:
+    async def test_the_backlog_starts_at_the_oldest_undelivered_change(self, store: Store) -> None:
         await add(store, 2)
         oldest = (await store.changes(0, 1))[0].at
         await store.put_webhook_states([WebhookState("behind", 0)])

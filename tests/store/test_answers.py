@@ -1,5 +1,5 @@
-"""Answers that are kept for whoever asks again with the same key, and the count of the relay's own
-mails, whatever the database."""
+"""Answers kept for requests with an idempotency key, and the count of the relay's own mails,
+on every kind of database."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -35,7 +35,7 @@ async def answers(any_database: Database, clock: Clock) -> AsyncIterator[KeptAns
     kept.close()
 
 
-async def test_a_request_is_done_once(answers: KeptAnswers) -> None:
+async def test_a_request_is_carried_out_once(answers: KeptAnswers) -> None:
     assert await answers.begin("crm", "k", b"asked") == "new"
     assert await answers.begin("crm", "k", b"asked") == "running"
     await answers.finish("crm", "k", DONE)
@@ -43,10 +43,10 @@ async def test_a_request_is_done_once(answers: KeptAnswers) -> None:
     assert await answers.begin("crm", "k", b"something else") == "other"
     assert await answers.begin("shop", "k", b"asked") == "new"
     await answers.forget("crm", "k")
-    assert await answers.begin("crm", "k", b"asked") == DONE, "what is done is not forgotten"
+    assert await answers.begin("crm", "k", b"asked") == DONE, "a finished request is not forgotten"
 
 
-async def test_what_began_while_a_clock_was_ahead_does_not_run_until_that_day(
+async def test_a_request_begun_while_a_clock_was_ahead_expires_in_minutes(
     answers: KeptAnswers, clock: Clock
 ) -> None:
     clock.now += timedelta(days=300)
@@ -57,13 +57,13 @@ async def test_what_began_while_a_clock_was_ahead_does_not_run_until_that_day(
     assert await answers.begin("crm", "died", b"asked") == "new"
 
 
-async def test_what_was_not_done_is_new_again(answers: KeptAnswers) -> None:
+async def test_a_request_not_carried_out_is_new_again(answers: KeptAnswers) -> None:
     await answers.begin("crm", "k", b"asked")
     await answers.forget("crm", "k")
     assert await answers.begin("crm", "k", b"asked") == "new"
 
 
-async def test_an_answer_is_kept_for_a_day_and_a_beginning_for_minutes(
+async def test_an_answer_is_kept_for_a_day_and_an_unfinished_request_for_minutes(
     answers: KeptAnswers, clock: Clock
 ) -> None:
     await answers.begin("crm", "k", b"asked")
@@ -79,7 +79,7 @@ async def test_an_answer_is_kept_for_a_day_and_a_beginning_for_minutes(
     assert await answers.begin("crm", "k", b"asked") == "new"
 
 
-async def test_only_the_newest_are_kept_and_no_request_holds_up_those_of_others(
+async def test_only_the_newest_answers_are_kept_without_locking_the_rows_of_others(
     answers: KeptAnswers,
     any_database: Database,
     clock: Clock,
@@ -100,7 +100,7 @@ async def test_only_the_newest_are_kept_and_no_request_holds_up_those_of_others(
         assert locked == 0, "a request with a key wrote to the rows of all others"
 
 
-async def test_mails_counted_while_a_clock_was_ahead_count_for_a_day(
+async def test_mails_counted_while_a_clock_was_ahead_count_for_one_day(
     any_database: Database,
 ) -> None:
     limit = any_database.part(open_confirmation_limit(any_database.settings()))

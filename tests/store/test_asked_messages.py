@@ -1,4 +1,4 @@
-"""What relays ask each other about messages that came back."""
+"""What relays ask each other about returned messages."""
 
 import asyncio
 import re
@@ -49,7 +49,7 @@ def asked(database: Database) -> Iterator[AskedMessages]:
 
 @pytest.fixture
 async def journals(database: Database) -> SharedJournals:
-    """With two decisions of one relay, and one of another."""
+    """Two decisions of one relay, and one of another."""
     opened = open_journals(database.settings())
     assert opened is not None
     database.part(opened)
@@ -60,7 +60,7 @@ async def journals(database: Database) -> SharedJournals:
     return opened
 
 
-def test_a_store_of_one_relay_has_none(tmp_path: Path) -> None:
+def test_a_store_for_one_relay_needs_none(tmp_path: Path) -> None:
     assert open_asked_messages(Database(tmp_path).settings()) is None
 
 
@@ -72,17 +72,17 @@ async def unanswered(database: Database) -> int:
 
 
 @pytest.mark.usefixtures("journals")
-async def test_the_relay_that_has_the_record_is_asked_and_no_other(
+async def test_only_the_relay_with_the_record_is_asked(
     asked: AskedMessages, database: Database
 ) -> None:
-    for _ in range(2):  # from two relays, or again
+    for _ in range(2):  # by two relays, or repeatedly
         assert await asked.ask([FIRST, SECOND, UNKNOWN], T0) == {}
     assert await asked.asked(ONE, 10) == [FIRST, SECOND]
     assert await asked.asked(ONE, 1) == [FIRST]
     assert await asked.asked(TWO, 10) == []
     assert await unanswered(database) == 3
     await asked.answer(ONE, {FIRST: SENT, SECOND: None}, T0)
-    assert await asked.asked(ONE, 10) == [], "what has no record is not looked for again and again"
+    assert await asked.asked(ONE, 10) == [], "what has no record is not looked up again"
     assert await asked.ask([FIRST, SECOND, UNKNOWN], T0) == {FIRST: SENT}
     assert await unanswered(database) == 2
     await asked.used([FIRST])
@@ -91,10 +91,10 @@ async def test_the_relay_that_has_the_record_is_asked_and_no_other(
 
 
 @pytest.mark.parametrize("asked_for", [0, 3])
-def test_what_is_asked_is_looked_up_and_the_index_is_not_read_through(
+def test_requests_are_looked_up_without_scanning_the_index(
     database: Database, asked_for: int
 ) -> None:
-    """Every second: not even by a plan that was made while there were no decisions."""
+    """It runs every second: even a plan made while there were no decisions must not scan."""
     settings = "".join(f"SET {n} = '{v}';" for n, v in session_settings(2.0).items())
     name = database.url.partition("///")[2].partition("?")[0]
     said = postgres.cluster().sql(
@@ -116,7 +116,7 @@ def test_what_is_asked_is_looked_up_and_the_index_is_not_read_through(
     assert max(rows, default=0) <= 3, said
 
 
-async def test_an_index_that_is_behind_is_waited_for(
+async def test_a_lagging_index_is_waited_for(
     asked: AskedMessages, journals: SharedJournals
 ) -> None:
     await asked.ask([UNKNOWN], T0)
@@ -126,21 +126,21 @@ async def test_an_index_that_is_behind_is_waited_for(
 
 
 @pytest.mark.usefixtures("journals")
-async def test_what_nobody_takes_away_goes(asked: AskedMessages) -> None:
+async def test_uncollected_answers_expire(asked: AskedMessages) -> None:
     await asked.ask([FIRST, SECOND], T0)
     await asked.answer(ONE, {FIRST: SENT}, T0 + MINUTE)
     await asked.forget(T0 + 60 * MINUTE)
     assert await asked.ask([FIRST], T0) == {FIRST: SENT}
     await asked.forget(T0 + 62 * MINUTE)
-    assert await asked.asked(ONE, 10) == [SECOND], "an answer stays for an hour"
+    assert await asked.asked(ONE, 10) == [SECOND], "an answer is kept for an hour"
     await asked.forget(T0 + timedelta(days=7))
     assert await asked.asked(ONE, 10) == []
 
 
-async def test_an_erasure_takes_all_answers_back(
+async def test_an_erasure_revokes_all_answers(
     asked: AskedMessages, journals: SharedJournals
 ) -> None:
-    """They are given again, of the journals as they are then."""
+    """They are given again from the journals as they are then."""
 
     async def told() -> bool:
         return await asked.ask([FIRST], T0) == {FIRST: SENT}
@@ -150,7 +150,7 @@ async def test_an_erasure_takes_all_answers_back(
     assert await told()
     number = await journals.add_erasure(ANNA, T0)
     assert not await told()
-    await asked.answer(ONE, {FIRST: SENT}, T0)  # the relay has not followed yet
+    await asked.answer(ONE, {FIRST: SENT}, T0)  # the relay has not carried out the erasure yet
     await journals.carried_out(TWO, Outstanding(number, frozenset()))
     assert await told()
     await journals.carried_out(ONE, Outstanding(number, frozenset()))
@@ -158,7 +158,7 @@ async def test_an_erasure_takes_all_answers_back(
     assert await asked.asked(ONE, 10) == [FIRST]
 
 
-async def test_a_relay_tells_what_its_journal_says(
+async def test_a_relay_answers_from_its_journal(
     asked: AskedMessages, journals: SharedJournals, tmp_path: Path
 ) -> None:
     clock = Clock()

@@ -1,4 +1,4 @@
-"""Which program wrote what over the API, in every kind of database."""
+"""Which API token wrote what, in every kind of database."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -14,7 +14,7 @@ ANNA = "anna@people.example"
 ORDER = SuppressionEntry(ANNA, "marketing", Origin.OBJECTION, T0, by="token crm")
 
 
-async def test_who_gave_and_lifted_a_suppression_is_on_record(any_database: Database) -> None:
+async def test_who_added_and_who_lifted_a_suppression_is_on_record(any_database: Database) -> None:
     store = any_database.open()
     await store.add_suppressions([ORDER, SuppressionEntry(ANNA, "all", Origin.MANUAL, T0)])
     assert await store.authors(ANNA) == {("marketing", "objection"): "token crm"}
@@ -28,7 +28,7 @@ async def test_who_gave_and_lifted_a_suppression_is_on_record(any_database: Data
     assert (lifted["all"].given_by, lifted["all"].lifted_by) == (None, "token desk")
 
 
-async def test_who_moves_a_suppression_is_who_gave_it(any_database: Database) -> None:
+async def test_whoever_moves_a_suppression_becomes_its_author(any_database: Database) -> None:
     store = any_database.open()
     await store.add_suppressions([ORDER])
     later = T0 + timedelta(days=1)
@@ -36,7 +36,7 @@ async def test_who_moves_a_suppression_is_who_gave_it(any_database: Database) ->
     assert await store.authors(ANNA) == {}
 
 
-async def test_a_new_key_forgets_no_author(any_database: Database) -> None:
+async def test_rekeying_keeps_authors(any_database: Database) -> None:
     store = any_database.open()
     await store.add_suppressions([ORDER])
     await store.start_rekey(at=T0)
@@ -46,7 +46,7 @@ async def test_a_new_key_forgets_no_author(any_database: Database) -> None:
     assert await store.authors(ANNA) == {("marketing", "objection"): "token crm"}
 
 
-async def test_who_recorded_an_act_makes_no_other_of_it(any_database: Database) -> None:
+async def test_the_same_act_from_another_author_is_not_a_new_act(any_database: Database) -> None:
     store = any_database.open()
     evidence = Evidence("Yes", recorded_by="token crm")
     act = ConsentAct("news", T0, method="unticked_box", evidence=evidence)
@@ -59,7 +59,7 @@ async def test_who_recorded_an_act_makes_no_other_of_it(any_database: Database) 
     assert known.acts == (act,)
 
 
-async def test_an_import_that_says_the_same_is_undone_and_the_act_stays(
+async def test_undoing_an_import_keeps_an_act_recorded_otherwise(
     any_database: Database,
 ) -> None:
     store = any_database.open()

@@ -1,4 +1,4 @@
-"""A backend answers as the model does to any history of changes."""
+"""After any history of changes, a backend gives the same answers as the model."""
 
 import asyncio
 from dataclasses import dataclass
@@ -177,11 +177,11 @@ async def put_all(folder: Path, updates: list[Contact | ContactUpdate]) -> None:
             after = histories([contact async for contact in database.export_contacts()])
             for address, acts in before.items():
                 kept = [act for act in after[address] if act in acts]
-                assert kept == [act for act in acts if act in kept], "an act is moved"
-                assert all(map(included_in(after[address]), acts)), "an act is lost"
+                assert kept == [act for act in acts if act in kept], "an act was moved"
+                assert all(map(included_in(after[address]), acts)), "an act was lost"
             told = update.contact if isinstance(update, ContactUpdate) else update
             there = after[told.address]
-            assert all(map(included_in(there), told.acts)), "an act was not taken"
+            assert all(map(included_in(there), told.acts)), "an act was not stored"
             before = after
     finally:
         await database.close()
@@ -208,7 +208,7 @@ async def compare(where: Database, history: list[Call]) -> None:
 
 @settings(deadline=None, max_examples=times(25, 1_000))
 @given(history=HISTORY)
-def test_any_history_leads_to_the_same_answers(history: list[Call]) -> None:
+def test_the_store_answers_like_the_model_after_any_history(history: list[Call]) -> None:
     with TemporaryDirectory() as folder:
         database = Database(Path(folder))
         put_tables(database.path)
@@ -218,6 +218,6 @@ def test_any_history_leads_to_the_same_answers(history: list[Call]) -> None:
 @needs("postgresql")
 @settings(deadline=None, max_examples=times(8, 500))
 @given(history=HISTORY)
-def test_any_history_leads_to_the_same_answers_on_postgresql(history: list[Call]) -> None:
+def test_postgresql_answers_like_the_model_after_any_history(history: list[Call]) -> None:
     with TemporaryDirectory() as folder, OnPostgresql(Path(folder)) as database:
         asyncio.run(compare(database, history))

@@ -1,4 +1,4 @@
-"""What streams sent and what was heard of it, counted by several processes; what follows."""
+"""The circuit breaker: mail sent and feedback received, counted by several processes."""
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -27,7 +27,7 @@ OFFERS = Lookups(("somebody@people.example",), pauses=True)
 
 
 class Process:
-    """A process that counts, at a clock of its own; `meanwhile` happens while it waits."""
+    """A counting process with its own clock; `meanwhile` happens while it waits."""
 
     def __init__(self, database: Database, settings: BreakerSettings | None = None) -> None:
         self.at = T0
@@ -44,11 +44,11 @@ class Process:
         )
 
     async def wait(self, seconds: float) -> None:
-        assert seconds > SENT_EVERY, "all have counted by then"
+        assert seconds > SENT_EVERY, "it must wait until all have counted"
         await self.meanwhile()
 
     def id(self) -> str:
-        """The id of a message of now."""
+        """The id of a message sent now."""
         milliseconds = int(self.at.timestamp() * 1000)
         return UlidFactory(lambda: milliseconds, lambda n: b"\0" * n)()
 
@@ -66,7 +66,7 @@ class Process:
         return sum(heard)
 
     async def paused(self) -> list[str]:
-        """By what the mail path reads, once it has asked for the state of the store."""
+        """What the mail path reads, after asking for the state of the store."""
         await self.store.version()
         facts, _ = await self.store.read(OFFERS)
         known = facts.get(OFFERS.addresses[0])
@@ -77,7 +77,7 @@ class Process:
 
 
 async def nothing() -> None:
-    """Nobody else does anything."""
+    """Nothing happens meanwhile."""
 
 
 @pytest.fixture
@@ -105,8 +105,8 @@ async def test_processes_count_together_and_all_learn_of_a_pause(
     assert await here.events() == ["paused stream:offers complaint"]
 
 
-async def test_facts_have_the_pauses_of_now(here: Process, there: Process) -> None:
-    """Also where nobody asks for the state of the store between, as the API's process does."""
+async def test_facts_have_the_current_pauses(here: Process, there: Process) -> None:
+    """Even if the process never asks for the state of the store, like that of the API."""
     assert await here.store.facts(OFFERS) == {}
     id = await there.send(1_000)
     await there.hear(Feedback.COMPLAINT, 3, id)
@@ -126,8 +126,8 @@ async def test_counts_and_pauses_outlive_the_processes(any_database: Database) -
     assert await Process(any_database).paused() == ["stream:offers"]
 
 
-async def test_a_person_counts_once_however_often_and_under_whatever_tag(here: Process) -> None:
-    """Whoever has one token can say it a thousand times; with a thousand tags it is one mailbox."""
+async def test_a_person_counts_once_however_often_and_under_any_tag(here: Process) -> None:
+    """A token can be used a thousand times, and a thousand tags are one mailbox."""
     id = await here.send(1_000)
     people = [f"eve+{n}@people.example" for n in range(50)] + ["e.v.e@gmail.com", "eve@gmail.com"]
     heard = [
@@ -139,35 +139,35 @@ async def test_a_person_counts_once_however_often_and_under_whatever_tag(here: P
     assert await here.paused() == []
 
 
-async def test_what_is_about_no_counted_message_does_not_count(here: Process) -> None:
+async def test_feedback_about_uncounted_messages_does_not_count(here: Process) -> None:
     early = here.id()
     here.at += DAY
-    assert await here.hear(Feedback.COMPLAINT, 50, early) == 0  # nothing was ever sent
+    assert await here.hear(Feedback.COMPLAINT, 50, early) == 0  # nothing has been sent
     await here.send(1_000)
-    assert await here.hear(Feedback.COMPLAINT, 50, early) == 0  # before anybody counted
+    assert await here.hear(Feedback.COMPLAINT, 50, early) == 0  # sent before counting began
     here.at += 8 * DAY
     await here.send(1_000)
     here.at -= 8 * DAY
     old = here.id()
     here.at += 8 * DAY
-    assert await here.hear(Feedback.COMPLAINT, 50, old) == 0  # outside the window
+    assert await here.hear(Feedback.COMPLAINT, 50, old) == 0  # sent before the window
     assert await here.hear(Feedback.COMPLAINT, 50, here.id(), stream="gone") == 0
     assert await here.hear(Feedback.COMPLAINT, 50, here.id(), stream="receipts") == 0
     assert await here.events() == []
 
 
-async def test_who_answers_before_the_first_messages_are_counted_counts(here: Process) -> None:
-    """Workers say once a second what they sent."""
+async def test_feedback_before_the_first_messages_are_counted_counts(here: Process) -> None:
+    """Workers report once a second what they sent."""
     assert await here.hear(Feedback.COMPLAINT, 3, here.id()) == 3
     assert await here.paused() == []
     await here.send(1_000)
     assert await here.paused() == ["stream:offers"]
 
 
-async def test_what_is_heard_is_held_against_all_that_was_sent_until_then(
+async def test_feedback_is_compared_with_all_mail_sent_until_then(
     here: Process, there: Process
 ) -> None:
-    """3 % of 2,000 addresses are dead; another worker has not yet counted its half of them."""
+    """3 % of 2,000 addresses are dead; another worker has not yet counted its half."""
     id = await here.send(1_000)
 
     async def another_counts() -> None:
@@ -180,7 +180,7 @@ async def test_what_is_heard_is_held_against_all_that_was_sent_until_then(
     assert await here.events() == ["warned stream:offers dead_address"]
 
 
-async def test_what_is_heard_meanwhile_is_judged_next(here: Process, there: Process) -> None:
+async def test_feedback_during_a_judgement_is_judged_next(here: Process, there: Process) -> None:
     id = await here.send(1_000)
 
     async def more_is_heard() -> None:
@@ -188,7 +188,7 @@ async def test_what_is_heard_meanwhile_is_judged_next(here: Process, there: Proc
         people = [f"q{i}@people.example" for i in range(30)]
         for person in people:
             await here.breaker.heard(Feedback.DEAD_ADDRESS, "offers", id, person)
-        assert await here.paused() == [], "their messages may not be counted yet"
+        assert await here.paused() == [], "their messages might not be counted yet"
 
     here.meanwhile = more_is_heard
     await here.hear(Feedback.DEAD_ADDRESS, 25, id)
@@ -199,7 +199,7 @@ async def test_what_is_heard_meanwhile_is_judged_next(here: Process, there: Proc
     ]
 
 
-async def test_a_resume_meanwhile_is_obeyed(here: Process) -> None:
+async def test_a_resume_during_a_judgement_is_obeyed(here: Process) -> None:
     id = await here.send(1_000)
 
     async def resumed() -> None:
@@ -214,7 +214,7 @@ async def test_a_resume_meanwhile_is_obeyed(here: Process) -> None:
     assert await here.paused() == []
 
 
-async def test_what_cannot_be_judged_now_is_judged_with_what_is_counted_next(here: Process) -> None:
+async def test_feedback_is_judged_later_if_the_store_is_unavailable(here: Process) -> None:
     async def database_is_away() -> None:
         here.meanwhile = nothing
         raise StoreUnavailable("gone")
@@ -229,19 +229,19 @@ async def test_what_cannot_be_judged_now_is_judged_with_what_is_counted_next(her
     assert await here.paused() == ["stream:offers"]
 
 
-async def test_what_comes_late_is_not_held_against_later_mail(here: Process) -> None:
+async def test_late_feedback_does_not_count_against_later_mail(here: Process) -> None:
     last_week = await here.send(100_000)
     here.at += 6 * DAY
     await here.send(1_000)
     await here.hear(Feedback.COMPLAINT, 50, last_week)
     assert await here.events() == []
-    here.at += 2 * DAY  # that mail is out of the window, and so is what was said of it
+    here.at += 2 * DAY  # that mail has left the window, and its feedback with it
     await here.send(1)
     assert await here.paused() == []
 
 
-async def test_a_bound_may_be_met_by_more_mail_alone(here: Process) -> None:
-    """Three complaints of 499 messages tell nothing yet; of 500 they do."""
+async def test_more_mail_alone_can_reach_a_threshold(here: Process) -> None:
+    """Three complaints about 499 messages are too few to judge; about 500 they count."""
     id = await here.send(499)
     await here.hear(Feedback.COMPLAINT, 3, id)
     assert await here.paused() == []
@@ -249,7 +249,7 @@ async def test_a_bound_may_be_met_by_more_mail_alone(here: Process) -> None:
     assert await here.paused() == ["stream:offers"]
 
 
-async def test_a_warning_is_given_once_in_a_window(here: Process) -> None:
+async def test_a_warning_is_given_once_per_window(here: Process) -> None:
     id = await here.send(1_000)
     await here.hear(Feedback.UNSUBSCRIBE, 40, id)
     here.at += HOUR
@@ -261,13 +261,13 @@ async def test_a_warning_is_given_once_in_a_window(here: Process) -> None:
     assert await here.paused() == []
 
 
-async def test_what_was_sent_before_a_resume_does_not_count_again(here: Process) -> None:
+async def test_mail_before_a_resume_does_not_count_again(here: Process) -> None:
     id = await here.send(1_000)
     await here.hear(Feedback.COMPLAINT, 5, id)
     here.at += HOUR
     resumed = StreamEvent(here.at, "stream:offers", "resumed", PERSON)
     assert await here.store.note_stream(resumed)
-    assert not await here.store.note_stream(resumed)  # it runs already
+    assert not await here.store.note_stream(resumed)  # it is running already
     assert await here.paused() == []
     await here.hear(Feedback.COMPLAINT, 5, id, name="q")
     here.at += HOUR
@@ -277,7 +277,7 @@ async def test_what_was_sent_before_a_resume_does_not_count_again(here: Process)
     assert await here.paused() == ["stream:offers"]
 
 
-async def test_what_was_good_before_a_resume_hides_nothing_after_it(here: Process) -> None:
+async def test_good_mail_before_a_resume_does_not_dilute_bad_mail_after_it(here: Process) -> None:
     await here.send(100_000)
     paused = StreamEvent(here.at, "stream:offers", "paused", PERSON)
     assert await here.store.note_stream(paused)
@@ -288,7 +288,7 @@ async def test_what_was_good_before_a_resume_hides_nothing_after_it(here: Proces
     assert await here.paused() == ["stream:offers"]
 
 
-async def test_a_paused_stream_hides_nothing_of_its_brand(here: Process) -> None:
+async def test_mail_of_a_paused_stream_does_not_dilute_that_of_its_brand(here: Process) -> None:
     await here.send(100_000, "news")
     assert await here.store.note_stream(StreamEvent(here.at, "stream:news", "paused", PERSON))
     small = await here.send(600)
@@ -296,23 +296,23 @@ async def test_a_paused_stream_hides_nothing_of_its_brand(here: Process) -> None
     assert set(await here.paused()) == {"stream:news", "stream:offers"}
 
 
-async def test_a_stream_that_was_resumed_just_now_is_not_paused_for_what_was_before(
+async def test_a_stream_just_resumed_is_not_paused_for_earlier_mail(
     here: Process,
 ) -> None:
     id = await here.send(1_000)
     await here.hear(Feedback.COMPLAINT, 3, id)
-    await here.hear(Feedback.BLOCK, 1, id)  # it knows what is paused, for a second
+    await here.hear(Feedback.BLOCK, 1, id)  # what is paused is now cached for a second
     assert await here.store.note_stream(StreamEvent(here.at, "stream:offers", "resumed", PERSON))
     await here.hear(Feedback.COMPLAINT, 1, id, name="q")
     assert await here.paused() == []
 
 
-async def test_a_pause_ends_by_itself_where_that_is_set(any_database: Database) -> None:
+async def test_a_pause_ends_after_resume_after(any_database: Database) -> None:
     here = Process(any_database, BreakerSettings(resume_after=3_600.0))
     await here.hear(Feedback.DEAD_ADDRESS, 50, await here.send(1_000))
     assert await here.paused() == ["stream:offers"]
     here.at += HOUR
-    assert await here.paused() == []  # without anybody's doing
+    assert await here.paused() == []  # nobody resumed it
     await here.breaker.resume_due()
     assert (await here.events())[0] == "resumed stream:offers time"
     assert await here.store.pauses() == []
@@ -320,14 +320,14 @@ async def test_a_pause_ends_by_itself_where_that_is_set(any_database: Database) 
     assert await here.paused() == []
 
 
-async def test_a_brand_is_paused_whole(here: Process) -> None:
+async def test_a_brand_is_paused_as_a_whole(here: Process) -> None:
     offers, news = await here.send(300), await here.send(300, "news")
     await here.hear(Feedback.COMPLAINT, 2, offers)
     await here.hear(Feedback.COMPLAINT, 1, news, stream="news", name="q")
     assert await here.paused() == ["brand:shoes"]
 
 
-async def test_a_person_outweighs_a_pause_that_stands(here: Process) -> None:
+async def test_a_persons_pause_outranks_the_breaker(here: Process) -> None:
     own = StreamEvent(T0, "stream:offers", "paused", PERSON, until=T0 + DAY, reason="moving house")
     assert await here.store.note_stream(own)
     breaker = StreamEvent(T0 + HOUR, "stream:offers", "paused", "complaint")
@@ -339,7 +339,7 @@ async def test_a_person_outweighs_a_pause_that_stands(here: Process) -> None:
     assert (await here.store.pauses())[0].until is None
 
 
-async def test_old_counts_go(here: Process) -> None:
+async def test_old_counts_are_pruned(here: Process) -> None:
     id = await here.send(10)
     await here.hear(Feedback.COMPLAINT, 3, id)
     assert await here.counts.prune(T0 - HOUR) == 0

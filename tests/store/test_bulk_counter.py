@@ -1,4 +1,4 @@
-"""To how many people a text went: counted exactly, or cheaply, over all workers."""
+"""How many people a text was sent to, counted exactly or cheaply across all workers."""
 
 import asyncio
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def opened(any_database: Database) -> Open:
     return lambda: any_database.part(open_bulk_counter(any_database.settings()))
 
 
-async def test_people_count_once_and_texts_apart(opened: Open) -> None:
+async def test_each_person_counts_once_per_text(opened: Open) -> None:
     log = opened()
     assert await log.count(TEXT, ["a@x", "b@x"], T0, HOUR, 10) == 2
     assert await log.count(TEXT, ["b@x", "c@x"], T0 + SECOND, HOUR, 10) == 3
@@ -34,7 +34,7 @@ async def test_people_count_once_and_texts_apart(opened: Open) -> None:
     log.close()
 
 
-async def test_whoever_is_named_twice_counts_once(opened: Open) -> None:
+async def test_a_recipient_listed_twice_counts_once(opened: Open) -> None:
     log = opened()
     assert await log.count(TEXT, ["a@x", "b@x", "a@x"], T0, HOUR, 10) == 2
 
@@ -46,7 +46,7 @@ async def test_an_estimate_counts_from_when_it_was_made(opened: Open) -> None:
     assert await log.estimate(TEXT, ["c@x"], T0 + 3_601 * SECOND, HOUR, 10) == 1
 
 
-async def test_what_is_older_than_the_window_does_not_count(opened: Open) -> None:
+async def test_recipients_older_than_the_window_do_not_count(opened: Open) -> None:
     log = opened()
     await log.count(TEXT, ["a@x", "b@x"], T0, HOUR, 10)
     await log.count(TEXT, ["b@x"], T0 + 1800 * SECOND, HOUR, 10)
@@ -55,7 +55,7 @@ async def test_what_is_older_than_the_window_does_not_count(opened: Open) -> Non
     log.close()
 
 
-async def test_what_was_counted_while_a_clock_was_ahead_is_corrected(opened: Open) -> None:
+async def test_counts_made_while_a_clock_was_ahead_are_corrected(opened: Open) -> None:
     log = opened()
     await log.count(TEXT, ["a@x", "b@x"], T0 + timedelta(days=300), HOUR, 10)
     assert await log.count(TEXT, ["c@x"], T0, HOUR, 10) == 3
@@ -72,7 +72,7 @@ async def test_two_workers_count_together(opened: Open) -> None:
     two.close()
 
 
-async def test_bulk_that_goes_on_stays_bulk_and_keeps_few_rows(opened: Open) -> None:
+async def test_ongoing_bulk_stays_bulk_and_keeps_few_rows(opened: Open) -> None:
     log = opened()
     for number in range(200):
         counted = await log.count(TEXT, [f"{number}@x"], T0 + number * SECOND, HOUR, 5)
@@ -94,7 +94,7 @@ async def test_estimates_are_merged_after_a_second(opened: Open) -> None:
     two.close()
 
 
-async def test_exact_counts_fail_and_estimates_do_not(tmp_path: Path) -> None:
+async def test_with_a_broken_file_exact_counts_fail_but_estimates_do_not(tmp_path: Path) -> None:
     (tmp_path / "store-bulk.db").write_bytes(b"no database" * 200)
     log = BulkCounter(SideFile(tmp_path / "store.db", "bulk", 0.05))
     with pytest.raises(StoreUnavailable):
@@ -103,7 +103,7 @@ async def test_exact_counts_fail_and_estimates_do_not(tmp_path: Path) -> None:
     log.close()
 
 
-async def test_what_no_window_reaches_is_removed(opened: Open) -> None:
+async def test_rows_older_than_every_window_are_removed(opened: Open) -> None:
     log, looking = opened(), opened()
     texts = [hour.to_bytes(16) for hour in range(3)]
     for hour, text in enumerate(texts):
@@ -121,7 +121,7 @@ async def test_what_no_window_reaches_is_removed(opened: Open) -> None:
     assert await kept(texts[2]) == 2_000
 
 
-async def test_nobody_is_named_on_the_disk(tmp_path: Path) -> None:
+async def test_no_address_is_on_the_disk(tmp_path: Path) -> None:
     log = BulkCounter(SideFile(tmp_path / "store.db", "bulk", 2.0))
     await log.count(TEXT, ["anna@x.example"], T0, HOUR, 10)
     for name in ("store-bulk.db", "store-bulk.db-wal"):

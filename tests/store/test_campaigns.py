@@ -1,4 +1,4 @@
-"""Campaigns on trial: counted by several processes until there are enough people."""
+"""Campaigns on trial, counted by several processes until they have enough people."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -41,7 +41,7 @@ async def test_two_processes_count_one_campaign_until_it_has_enough(
 ) -> None:
     assert await count(here, people(*range(6), strangers=4)) == Campaign("spring")
     assert await count(there, people(*range(3, 9)), "B") == Campaign("spring", 6, 4)
-    # those who were counted are not again: a retry uses up nothing
+    # people already counted are not counted again, so that a retry costs nothing
     assert await count(here, people(8), "C") == Campaign("spring", 9, 4)
     assert await count(here, people(9), "D", T0 + HOUR) == Campaign("spring", 9, 4)
     full = Campaign("spring", 10, 4, full_at=T0 + HOUR)
@@ -51,23 +51,25 @@ async def test_two_processes_count_one_campaign_until_it_has_enough(
     assert await here.campaigns("news") == []
 
 
-async def test_who_was_not_mailed_is_not_counted(here: StreamCounts, there: StreamCounts) -> None:
+async def test_people_who_were_not_mailed_are_not_counted(
+    here: StreamCounts, there: StreamCounts
+) -> None:
     await count(here, people(*range(10), strangers=5))
     await there.uncount_campaign("spring", "B", people(0, 1, strangers=2), 10)  # another message
     full = Campaign("spring", 10, 5, full_at=T0)
     assert await here.campaign("spring") == full
     await there.uncount_campaign("spring", "A", people(0, 1, 9, strangers=1), 10)
-    await there.uncount_campaign("spring", "A", people(0, strangers=1), 10)  # is no more
+    await there.uncount_campaign("spring", "A", people(0, strangers=1), 10)  # already uncounted
     assert await here.campaign("spring") == Campaign("spring", 7, 4)
     await count(there, people(0, 1, 9, strangers=1), "C", T0 + HOUR)
     assert await here.campaign("spring") == Campaign("spring", 10, 5, full_at=T0 + HOUR)
-    # what a person let go on has no other trial
+    # a released campaign has no second trial
     assert await here.release_campaigns("offers") == 1
     await here.uncount_campaign("spring", "A", people(3, strangers=4), 10)
     assert await here.campaign("spring") == Campaign("spring", 9, 0, full_at=T0 + HOUR)
 
 
-async def test_many_at_once_go_no_further_than_a_message_each(
+async def test_concurrent_messages_overshoot_by_one_each_at_most(
     here: StreamCounts, there: StreamCounts
 ) -> None:
     known = await asyncio.gather(
@@ -76,9 +78,7 @@ async def test_many_at_once_go_no_further_than_a_message_each(
     assert sum(each.full_at is None for each in known) == 10
 
 
-async def test_the_dead_count_by_the_id_of_their_message(
-    here: StreamCounts, there: StreamCounts
-) -> None:
+async def test_dead_addresses_count_by_message_id(here: StreamCounts, there: StreamCounts) -> None:
     await count(here, people(*range(10)))
     at = T0 + HOUR
     for id, person in [("A", 0), ("A", 0), ("B", 1), ("A", 99), ("A", 1)]:
@@ -89,17 +89,17 @@ async def test_the_dead_count_by_the_id_of_their_message(
     assert await count(here, people(20)) == Campaign("spring", 10, dead=4, full_at=T0, dead_at=at)
 
 
-async def test_a_release_forgets_what_was_found(here: StreamCounts) -> None:
+async def test_a_release_forgets_the_findings(here: StreamCounts) -> None:
     await count(here, people(*range(10), strangers=10))
     await here.count_campaign("offers", "young", "Z", people(1, strangers=9), T0, 10)
     assert await here.release_campaigns("news") == 0
     assert await here.release_campaigns("offers") == 1
     assert await count(here, people(20)) == Campaign("spring", 10, full_at=T0)
     young = await here.count_campaign("offers", "young", "Z", people(2), T0, 10)
-    assert young.strangers == 1  # its trial goes on
+    assert young.strangers == 1  # its trial continues
 
 
-async def test_whoever_names_each_message_otherwise_fills_no_disk(
+async def test_a_new_name_for_each_message_does_not_fill_the_disk(
     here: StreamCounts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream_counts, "MOST_CAMPAIGNS", 20)
@@ -112,23 +112,23 @@ async def test_whoever_names_each_message_otherwise_fills_no_disk(
     assert 20 <= len(known) <= 30
 
 
-async def test_a_campaign_is_known_for_as_long_as_it_is_seen(here: StreamCounts) -> None:
+async def test_a_campaign_is_remembered_while_it_is_in_use(here: StreamCounts) -> None:
     await count(here, people(*range(10)))
     await count(here, people(20), at=T0 + 3 * HOUR)
     await here.prune(T0 + 2 * HOUR)
     assert (await count(here, people(20), at=T0 + 3 * HOUR)).full_at == T0
     await here.prune(T0 + 5 * HOUR)
-    assert await count(here, people(0)) == Campaign("spring")  # it is new again, and so are they
+    assert await count(here, people(0)) == Campaign("spring")  # it is new, and so are its people
     assert (await count(here, people(1))).people == 1
 
 
-async def test_which_campaigns_are_tried_is_known_and_since_when(here: StreamCounts) -> None:
+async def test_campaigns_on_trial_are_listed_with_their_start(here: StreamCounts) -> None:
     assert not await here.tried_since(T0, 1)
     assert await here.campaign_began("spring") is None
     await count(here, people(*range(6)), "B")
     await count(here, people(6), "A")
     tried = [("offers", Campaign("spring", 7))]
-    assert list(await here.tried_since(T0 + HOUR, 7)) == tried, "it is still tried"
+    assert list(await here.tried_since(T0 + HOUR, 7)) == tried, "it is still on trial"
     assert not await here.tried_since(T0, 8)
     assert await here.campaign_began("spring") == "A"
     await count(here, people(*range(7, 10)), at=T0 + HOUR)

@@ -1,4 +1,4 @@
-"""The journal of changes: written by whoever commits, before anybody is told; read back whole."""
+"""The journal of changes: written at each commit before anybody is told, and read back whole."""
 
 import asyncio
 import subprocess
@@ -26,7 +26,7 @@ async def suppress(store: Store, address: str) -> None:
     await store.suppress([SuppressionEntry(address, "marketing", Origin.UNSUBSCRIBE, NOW)])
 
 
-async def test_what_stops_mail_is_there_when_the_write_returns(database: Database) -> None:
+async def test_refusals_are_in_the_journal_when_the_write_returns(database: Database) -> None:
     store = database.open()
     await suppress(store, ANNE)
     assert [change.action for change in read(database.folder)] == ["added"]
@@ -39,7 +39,7 @@ async def test_what_stops_mail_is_there_when_the_write_returns(database: Databas
     assert (told[3].origin, told[3].key) == ("erasure", told[2].key)
 
 
-async def test_it_names_nobody(database: Database) -> None:
+async def test_it_holds_no_address(database: Database) -> None:
     store = database.open()
     await suppress(store, ANNE)
     await store.record_act(BEN, ConsentAct("offers", NOW, withdrawal=True))
@@ -48,13 +48,13 @@ async def test_it_names_nobody(database: Database) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-async def test_a_contact_that_is_stored_again_adds_nothing(database: Database) -> None:
+async def test_storing_a_contact_adds_nothing(database: Database) -> None:
     store = database.open()
     await store.put_contacts([Contact(ANNE)])
     assert not files(database.folder / "audit")
 
 
-async def test_where_it_cannot_be_written_the_caller_hears_it_and_the_next_write_makes_up_for_it(
+async def test_a_failed_write_is_reported_and_made_up_for_by_the_next(
     database: Database,
 ) -> None:
     store = database.open()
@@ -63,13 +63,13 @@ async def test_where_it_cannot_be_written_the_caller_hears_it_and_the_next_write
     lock.mkdir(parents=True)
     with pytest.raises(StoreUnavailable, match="journal of changes"):
         await suppress(store, ANNE)
-    assert await store.suppressions(ANNE), "the suppression stands all the same"
+    assert await store.suppressions(ANNE), "the suppression holds all the same"
     lock.rmdir()
     await suppress(store, BEN)
     assert len(read(database.folder)) == 2
 
 
-async def test_a_line_that_a_crash_cut_short_is_no_line(database: Database) -> None:
+async def test_a_line_cut_short_by_a_crash_is_ignored(database: Database) -> None:
     store = database.open()
     await suppress(store, ANNE)
     (path,) = files(database.folder / "audit")
@@ -101,7 +101,7 @@ asyncio.run(write(*sys.argv[1:]))
 """
 
 
-async def test_processes_write_one_chain(database: Database) -> None:
+async def test_several_processes_write_one_chain(database: Database) -> None:
     await database.open().ping()
     writers = [
         await asyncio.create_subprocess_exec(
@@ -116,7 +116,7 @@ async def test_processes_write_one_chain(database: Database) -> None:
     assert len({change.key for change in told}) == len(told) == 120
 
 
-def test_months_that_are_over_go(tmp_path: Path) -> None:
+def test_past_months_expire(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     for month in (9, 10, 11):
         at = datetime(2026, month, 3, tzinfo=UTC)
@@ -132,7 +132,7 @@ def test_months_that_are_over_go(tmp_path: Path) -> None:
         list(journal.after(Position()))
 
 
-def test_a_clock_that_is_set_back_does_not_break_it(tmp_path: Path) -> None:
+def test_setting_the_clock_back_does_not_break_it(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     for month in (11, 10):
         at = datetime(2026, month, 3, tzinfo=UTC)

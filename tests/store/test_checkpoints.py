@@ -1,4 +1,4 @@
-"""What moves the log of a file into it loses nothing that others commit at that moment."""
+"""Checkpoints of a write-ahead log lose nothing that others commit at that moment."""
 
 import asyncio
 import fcntl
@@ -38,14 +38,14 @@ with open(sys.argv[1], "rb") as file:
 
 
 def is_read(path: Path) -> bool:
-    """Tell whether this process reads a database; another one has to ask."""
+    """Tell whether this process has a read open; only another process can ask."""
     command = [sys.executable, "-S", "-c", _LOOK, f"{path}-shm"]
     return int(subprocess.check_output(command, timeout=30)) != fcntl.F_UNLCK
 
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether there was a read open, for each checkpoint."""
+    """For each checkpoint, whether a read was open."""
     found: list[bool] = []
 
     class Watched(sqlite3.Connection):
@@ -67,7 +67,7 @@ def size_of_log(path: Path) -> int:
     return Path(f"{path}-wal").stat().st_size
 
 
-async def test_whoever_is_erased_is_in_no_log_and_it_was_read_meanwhile(
+async def test_an_erasure_empties_the_log_while_a_read_is_open(
     database: Database, reads: list[bool]
 ) -> None:
     store = database.open()
@@ -77,7 +77,7 @@ async def test_whoever_is_erased_is_in_no_log_and_it_was_read_meanwhile(
     assert reads == [True] * 3
 
 
-async def test_a_log_that_is_long_is_cut_and_read_meanwhile(
+async def test_a_long_log_is_truncated_while_a_read_is_open(
     database: Database, reads: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = database.open()
@@ -92,12 +92,12 @@ async def test_a_log_that_is_long_is_cut_and_read_meanwhile(
     with closing(reader):
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM contact").fetchall()
-        await store.put_contacts([Contact("carla@people.example")])  # which is done all the same
+        await store.put_contacts([Contact("carla@people.example")])  # which succeeds nonetheless
     assert log_size(database) > 0
     assert await store.contact("carla@people.example")
 
 
-async def test_a_store_that_is_copied_is_read_while_its_logs_are_cut(
+async def test_copying_a_store_holds_a_read_open_while_its_logs_are_truncated(
     database: Database, reads: list[bool]
 ) -> None:
     await database.open().put_contacts([Contact(ANNA)])
@@ -110,7 +110,7 @@ async def test_a_store_that_is_copied_is_read_while_its_logs_are_cut(
     assert all(reads)
 
 
-async def test_what_is_counted_is_read_while_its_log_is_moved(
+async def test_a_side_file_is_checkpointed_while_a_read_is_open(
     database: Database, reads: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moved, loop = asyncio.Event(), asyncio.get_running_loop()
@@ -129,8 +129,8 @@ async def test_what_is_counted_is_read_while_its_log_is_moved(
     assert reads == [True]
 
 
-def test_sqlite_itself_moves_no_log_of_others(tmp_path: Path, database: Database) -> None:
-    """That of a copy which is being made has one connection."""
+def test_sqlites_own_checkpoints_are_off(tmp_path: Path, database: Database) -> None:
+    """Except for a copy in the making, which has a single connection."""
     database.open()
     opened: list[Callable[[], sqlite3.Connection]] = [
         lambda: open_writer(database.path, 1.0),
@@ -147,7 +147,7 @@ def test_sqlite_itself_moves_no_log_of_others(tmp_path: Path, database: Database
     assert places == {"connection.py", "sqlite_target.py"}
 
 
-def test_it_waits_for_nobody(database: Database) -> None:
+def test_a_checkpoint_waits_for_nobody(database: Database) -> None:
     database.open()
     with closing(open_writer(database.path, 1.0)) as writer:
         writer.execute("BEGIN IMMEDIATE")
@@ -158,7 +158,7 @@ def test_it_waits_for_nobody(database: Database) -> None:
         assert checkpoint(database.path)
 
 
-def test_whoever_writes_all_the_time_keeps_no_log_from_being_cut(
+def test_a_constant_writer_does_not_keep_the_log_from_being_truncated(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database.open()
@@ -166,7 +166,7 @@ def test_whoever_writes_all_the_time_keeps_no_log_from_being_cut(
 
         class Outrun(sqlite3.Connection):
             def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
-                if "wal_checkpoint(PASSIVE" in sql:  # just when it is known how long the log is
+                if "wal_checkpoint(PASSIVE" in sql:  # just when the length of the log is known
                     with suppress(sqlite3.OperationalError):
                         other.execute("PRAGMA user_version = 1000")
                 return super().execute(sql, *values)
@@ -177,7 +177,7 @@ def test_whoever_writes_all_the_time_keeps_no_log_from_being_cut(
         assert log_size(database) == 0
 
 
-async def test_what_is_counted_all_the_time_has_a_log_that_ends(
+async def test_the_log_of_a_busy_side_file_stays_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = side_file.SideFile(tmp_path / "store.db", "confirmations", 5.0)
@@ -194,7 +194,7 @@ async def test_what_is_counted_all_the_time_has_a_log_that_ends(
     assert max(sizes) < 4_000_000
 
 
-async def test_the_log_of_a_store_behind_a_link_is_cut(
+async def test_the_log_of_a_store_behind_a_symlink_is_truncated(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await database.open().close()

@@ -1,4 +1,4 @@
-"""What is told twice changes nothing; what is told later corrects what it is about."""
+"""How a contact is merged: a repeated fact changes nothing, a later one corrects its subject."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -48,14 +48,14 @@ def sources(contact: Contact) -> list[tuple[str | None, str | None]]:
     return [(way.brand, way.source and str(way.source)) for way in collections(contact)]
 
 
-def test_another_source_is_another_collection_and_the_newest_is_first() -> None:
+def test_each_source_is_a_collection_and_the_newest_comes_first() -> None:
     form, bought = told(1, source=Source.DIRECT), told(2, source=Source.PURCHASED)
     both = [(None, "purchased"), (None, "direct")]
     assert sources(after(form, bought)) == both
     assert sources(after(bought, form)) == both
 
 
-def test_each_supplier_and_each_brand_has_its_own() -> None:
+def test_each_supplier_and_each_brand_has_its_own_collection() -> None:
     lists = [
         told(1, source=Source.PURCHASED, provenance=Provenance("X"), brand="mill"),
         told(2, source=Source.PURCHASED, provenance=Provenance("Y"), brand="mill"),
@@ -64,7 +64,7 @@ def test_each_supplier_and_each_brand_has_its_own() -> None:
     assert len(collections(after(*lists))) == 3
 
 
-def test_a_newer_file_corrects_the_collection_that_it_is_about() -> None:
+def test_a_newer_file_corrects_only_the_collection_it_is_about() -> None:
     when = frozenset({*SAID, "collected_at", "informed_at"})
     old = told(1, when, source=Source.DIRECT, collected_at=T0, informed_at=T0)
     web = told(2, source=Source.WEB)
@@ -76,19 +76,19 @@ def test_a_newer_file_corrects_the_collection_that_it_is_about() -> None:
     assert after(old, web, newer, ContactUpdate(older, when, T0)) == found
 
 
-def test_an_older_file_about_another_source_is_kept_behind() -> None:
+def test_an_older_file_about_another_source_is_kept_second() -> None:
     found = after(told(2, source=Source.DIRECT), told(1, source=Source.WEB))
     assert sources(found) == [(None, "direct"), (None, "web")]
 
 
-def test_a_contact_of_which_nothing_was_told_is_no_other_way_of_obtaining_the_address() -> None:
-    """`consent record` makes the contact first, and says then how its brand obtained it."""
+def test_a_contact_without_a_source_is_not_another_collection() -> None:
+    """`consent record` first creates the contact, then says how its brand obtained it."""
     agreed = told(1, frozenset(), acts=(replace(AGREED, brand="shop"),))
     found = after(agreed, told(1, source=Source.DIRECT, brand="shop"))
     assert sources(found) == [("shop", "direct")]
 
 
-def test_a_file_that_says_no_source_is_about_the_newest_of_its_brand() -> None:
+def test_a_file_without_a_source_is_about_the_newest_collection_of_its_brand() -> None:
     click = frozenset({"last_activity_at"})
     found = after(
         told(1, source=Source.DIRECT, brand="shop"),
@@ -102,7 +102,7 @@ def test_a_file_that_says_no_source_is_about_the_newest_of_its_brand() -> None:
 
 
 @pytest.mark.parametrize("first", [None, "shop"])
-def test_a_brand_that_is_told_later_makes_nothing_twice(first: str | None) -> None:
+def test_learning_the_brand_later_duplicates_nothing(first: str | None) -> None:
     fields = {"source": Source.DIRECT, "acts": (AGREED,), "purchases": (SHOES,)}
     named = {
         "acts": (replace(AGREED, brand="shop"),),
@@ -116,8 +116,8 @@ def test_a_brand_that_is_told_later_makes_nothing_twice(first: str | None) -> No
     assert found.purchases == named["purchases"]
 
 
-def test_a_brand_does_not_take_over_what_its_own_file_does_not_say() -> None:
-    """A notice of whoever it was is none of the brand's."""
+def test_a_brand_does_not_inherit_what_its_own_file_lacks() -> None:
+    """A notice by somebody unnamed is not one by the brand."""
     when = frozenset({*SAID, "informed_at"})
     unnamed = told(1, when, source=Source.DIRECT, informed_at=T0)
     found = after(unnamed, told(2, source=Source.DIRECT, brand="shop"))
@@ -127,7 +127,7 @@ def test_a_brand_does_not_take_over_what_its_own_file_does_not_say() -> None:
     ]
 
 
-def test_an_agreement_of_another_brand_is_another() -> None:
+def test_a_consent_to_another_brand_is_another_consent() -> None:
     acts = [replace(AGREED, brand=brand) for brand in ("shop", "mill", None)]
     found = after(*[told(1, frozenset(), acts=(act,)) for act in acts])
     assert set(found.acts) == set(acts[:2])
@@ -140,15 +140,15 @@ def test_no_file_narrows_a_withdrawal_to_one_brand() -> None:
     assert set(after(shop, none).acts) == {WITHDRAWN, named}
 
 
-def test_what_came_by_a_list_and_by_the_person_came_by_the_person() -> None:
+def test_a_consent_from_a_list_and_from_the_person_counts_as_the_persons() -> None:
     listed = replace(AGREED, came_by="purchased: X")
     orders = ([AGREED, listed], [listed, AGREED])
     for acts in orders:
         assert after(*[told(1, frozenset(), acts=(act,)) for act in acts]).acts == (AGREED,)
 
 
-def test_a_brand_and_a_source_that_two_files_say_are_two_agreements() -> None:
-    """One names the brand and a bad list, the other neither: nobody says a good one of the shop."""
+def test_a_brand_from_one_file_and_a_source_from_another_stay_two_consents() -> None:
+    """One names the brand and a bad list, the other neither: none proves a good one to the shop."""
     tainted = replace(AGREED, brand="shop", came_by="web")
     found = after(*[told(1, frozenset(), acts=(act,)) for act in (AGREED, tainted)])
     assert set(found.acts) == {AGREED, tainted}
@@ -158,7 +158,7 @@ ANY = (None, None, "shop", "mill")
 
 
 def some(random: Random, brands: Sequence[str | None]) -> ContactUpdate:
-    """A line of a file: what it does not speak of is not in it."""
+    """A line of a file, with only the fields that it gives."""
     brand = random.choice(brands)
     fields = {
         "source": random.choice([None, Source.DIRECT, Source.DIRECT, Source.PURCHASED, Source.WEB]),
@@ -193,7 +193,7 @@ def _run(known: Known | None, file: Sequence[ContactUpdate]) -> tuple[Known | No
 
 
 @pytest.mark.soak
-def test_many_items_are_joined_as_few_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_items_are_merged_like_few(monkeypatch: pytest.MonkeyPatch) -> None:
     random = Random(7)
     signed = [None, "token crm"]
     for _ in range(300):
@@ -218,7 +218,7 @@ def test_many_items_are_joined_as_few_are(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.timeout(30)
-def test_a_contact_with_thousands_of_acts_takes_no_minutes() -> None:
+def test_a_contact_with_thousands_of_acts_is_merged_quickly() -> None:
     acts = tuple(replace(AGREED, at=T0 + timedelta(seconds=n)) for n in range(10_000))
     contact = after(told(0, acts=acts), told(1, acts=acts))
     assert len(contact.acts) == 10_000

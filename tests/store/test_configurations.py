@@ -1,4 +1,4 @@
-"""A configuration held against what the store knows: purposes in its rows, and its other relays."""
+"""A configuration compared with the store: the purposes in its rows, and its other relays."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,7 +32,9 @@ def settings(tmp_path: Path) -> Settings:
     return load(path)
 
 
-async def test_a_purpose_that_no_stream_has(database: Database, settings: Settings) -> None:
+async def test_a_purpose_without_a_stream_is_reported(
+    database: Database, settings: Settings
+) -> None:
     store = database.open()
     for purpose in ("offers", "ofers"):
         await store.record_act(ANNA, ConsentAct(purpose, NOW, method="unticked_box"))
@@ -45,7 +47,9 @@ async def test_a_purpose_that_no_stream_has(database: Database, settings: Settin
     assert await of_rows(settings, store) == [one]
 
 
-async def test_relays_that_are_configured_otherwise(database: Database, settings: Settings) -> None:
+async def test_differences_from_other_relays_are_reported(
+    database: Database, settings: Settings
+) -> None:
     store = database.open()
     mine = state_of(settings)
     await store.tell(relay_id(settings.server.state_dir), mine, at=NOW)
@@ -64,4 +68,6 @@ async def test_relays_that_are_configured_otherwise(database: Database, settings
         f'stream "offers" is {streams["offers"]} there, but {mine.streams["offers"]} here',
         'has brand "shoes", but this one lacks it',
     ]
-    assert await of_relays(settings, store, now=NOW + timedelta(hours=2)) == [], "it is silent"
+    assert await of_relays(settings, store, now=NOW + timedelta(hours=2)) == [], (
+        "a silent relay is ignored"
+    )

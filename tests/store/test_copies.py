@@ -1,4 +1,4 @@
-"""The ledger of copies: who has one, of a message whose client has no final answer yet."""
+"""The ledger of copies: who already has a message whose client has no final reply yet."""
 
 import sqlite3
 from collections.abc import Callable
@@ -51,7 +51,7 @@ async def found(copies: CopyLedger) -> frozenset[str]:
     return await copies.find(SENDER, digest, [ANN, BOB])
 
 
-async def test_only_the_recipients_of_a_transaction_are_forgotten_and_only_of_its_message(
+async def test_only_a_transactions_recipients_of_that_message_are_forgotten(
     opened: Callable[[Clock], CopyLedger],
 ) -> None:
     copies = opened(Clock())
@@ -64,7 +64,7 @@ async def test_only_the_recipients_of_a_transaction_are_forgotten_and_only_of_it
     copies.close()
 
 
-async def test_another_worker_and_the_next_process_know_it(
+async def test_other_workers_and_later_processes_know_it(
     opened: Callable[[Clock], CopyLedger],
 ) -> None:
     copies, other = opened(Clock()), opened(Clock())
@@ -78,7 +78,7 @@ async def test_another_worker_and_the_next_process_know_it(
     again.close()
 
 
-async def test_what_no_client_came_back_for_ends_after_five_days(tmp_path: Path) -> None:
+async def test_copies_are_forgotten_after_five_days(tmp_path: Path) -> None:
     clock = Clock()
     copies = ledger(tmp_path, clock)
     await copies.note(SENDER, digest, ANN)
@@ -87,7 +87,7 @@ async def test_what_no_client_came_back_for_ends_after_five_days(tmp_path: Path)
     copies.close()
 
 
-async def test_a_ledger_that_is_locked_is_no_answer(tmp_path: Path) -> None:
+async def test_a_locked_ledger_is_unavailable(tmp_path: Path) -> None:
     copies = ledger(tmp_path, Clock())
     await copies.note(SENDER, digest, ANN)
     with closing(sqlite3.connect(file_of(tmp_path), isolation_level=None)) as other:
@@ -100,12 +100,12 @@ async def test_a_ledger_that_is_locked_is_no_answer(tmp_path: Path) -> None:
     copies.close()
 
 
-async def test_a_ledger_that_is_removed_is_made_anew(tmp_path: Path) -> None:
-    """What it knew is lost, so a retry may mail twice: rather that than never."""
+async def test_a_removed_ledger_is_recreated(tmp_path: Path) -> None:
+    """Its content is lost, so a retry may send twice, which beats never."""
     copies = ledger(tmp_path, Clock())
     await copies.note(SENDER, digest, ANN)
     remove(tmp_path)
-    with suppress(StoreUnavailable):  # what was open is noticed to be gone: 451, once
+    with suppress(StoreUnavailable):  # the open file is noticed to be gone: 451, once
         await found(copies)
     assert await found(copies) == frozenset()
     await copies.note(SENDER, digest, BOB)
@@ -113,7 +113,7 @@ async def test_a_ledger_that_is_removed_is_made_anew(tmp_path: Path) -> None:
     copies.close()
 
 
-async def test_a_ledger_that_is_no_database_is_no_answer(tmp_path: Path) -> None:
+async def test_a_ledger_that_is_not_a_database_is_unavailable(tmp_path: Path) -> None:
     copies = ledger(tmp_path, Clock())
     await copies.note(SENDER, digest, ANN)
     path = file_of(tmp_path)

@@ -1,4 +1,4 @@
-"""What is heard later of whether an agreement was a condition of the service corrects that act."""
+"""Whether a consent was a condition of the service may be learnt later, which corrects the act."""
 
 from datetime import timedelta
 
@@ -34,7 +34,7 @@ async def acts(store: Store) -> Acts:
     return () if contact is None else contact.acts
 
 
-def test_it_is_not_on_record_until_somebody_says_it() -> None:
+def test_conditional_is_unknown_by_default() -> None:
     assert ConsentAct("offers", T0).conditional is None
 
 
@@ -49,7 +49,7 @@ async def test_a_later_answer_corrects_the_act(store: Store, known: ConsentAct) 
 
 
 @pytest.mark.parametrize("known", [NO, YES])
-async def test_a_file_that_does_not_say_changes_no_answer(store: Store, known: ConsentAct) -> None:
+async def test_a_file_without_an_answer_changes_none(store: Store, known: ConsentAct) -> None:
     await tell(store, known)
     assert await tell(store, UNKNOWN) == (0, 1)
     assert not await store.record_act(ANNA, UNKNOWN)
@@ -57,14 +57,14 @@ async def test_a_file_that_does_not_say_changes_no_answer(store: Store, known: C
 
 
 @pytest.mark.parametrize("told", [(UNKNOWN, NO), (NO, UNKNOWN)])
-async def test_within_one_file_too(store: Store, told: Acts) -> None:
+async def test_answers_within_one_file_are_merged(store: Store, told: Acts) -> None:
     await tell(store, *told)
     assert await acts(store) == (NO,)
     await tell(store, LATER, replace(LATER, conditional=True))
     assert await acts(store) == (NO, replace(LATER, conditional=True))
 
 
-async def test_yes_and_no_of_one_act_are_both_kept(store: Store) -> None:
+async def test_contradictory_answers_about_one_act_are_both_kept(store: Store) -> None:
     await tell(store, UNKNOWN)
     await tell(store, YES)
     await tell(store, NO)

@@ -1,4 +1,4 @@
-"""Two live keys and partners' hashes: the same on every backend."""
+"""Two live keys and partners' hashes, on every backend."""
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
@@ -53,7 +53,7 @@ async def left(store: Store) -> list[tuple[int, int, int]]:
 async def test_both_keys_hold_until_the_old_one_is_retired(store: Store) -> None:
     await store.add_suppressions([entry(), entry(BERT, since=T0 + DAY, note="by phone")])
     assert await store.start_rekey(at=T0) == 2
-    assert await store.start_rekey(at=T0) == 2  # going on is no third key
+    assert await store.start_rekey(at=T0) == 2  # starting again makes no third key
     assert await left(store) == [(1, 2, 0), (2, 0, 0)]
     for name in (ANNA, BERT):
         assert (await facts_of(store, name)).suppressions
@@ -71,7 +71,7 @@ async def test_both_keys_hold_until_the_old_one_is_retired(store: Store) -> None
     await assert_counts_are_right(store)
 
 
-async def test_what_is_new_is_under_the_newest_key_and_takes_the_old_along(store: Store) -> None:
+async def test_a_write_uses_the_newest_key_and_takes_older_rows_along(store: Store) -> None:
     await store.add_suppressions([entry(note="first"), entry(scope="all", origin=Origin.MANUAL)])
     await store.start_rekey(at=T0)
     assert await store.add_suppressions([entry()]) == BatchResult(unchanged=1)
@@ -87,8 +87,8 @@ async def test_what_is_new_is_under_the_newest_key_and_takes_the_old_along(store
 
 
 @pytest.mark.parametrize("days", [-1, 0, 1])
-async def test_what_stands_under_both_keys_becomes_one(store: Store, days: int) -> None:
-    """A key text of the old key has no address, so it stays under that until there is one."""
+async def test_rows_under_both_keys_become_one(store: Store, days: int) -> None:
+    """A key text of the old key gives no address, so its row stays until the address is known."""
     await store.add_suppressions([entry(since=T0 + days * DAY, note="old")])
     (exported,) = [one async for one in store.export_suppressions()]
     await store.start_rekey(at=T0)
@@ -110,7 +110,7 @@ async def test_what_stands_under_both_keys_becomes_one(store: Store, days: int) 
 
 
 @pytest.mark.parametrize("later", ["old", "new"])
-async def test_what_stands_under_both_keys_lasts_as_long_as_either(
+async def test_rows_under_both_keys_last_as_long_as_the_longer(
     any_database: Database, later: str
 ) -> None:
     store, ahead = any_database.open(), datetime.now(UTC) + 9 * DAY
@@ -127,7 +127,7 @@ async def test_what_stands_under_both_keys_lasts_as_long_as_either(
     assert (await store.purge_suppressions(ahead + DAY)).removed.rows == 1
 
 
-async def test_lifting_and_what_was_lifted_know_both_keys(store: Store) -> None:
+async def test_lifting_and_lifted_suppressions_use_both_keys(store: Store) -> None:
     await store.add_suppressions([entry(), entry(BERT)])
     await store.remove_suppression(ANNA, at=T0 + DAY, reason="she asked")
     await store.start_rekey(at=T0)
@@ -156,7 +156,7 @@ async def test_an_export_of_two_keys_can_be_imported_until_one_is_retired(store:
         await store.add_suppressions(exported)
 
 
-async def test_the_addresses_of_contacts_are_told(store: Store) -> None:
+async def test_the_addresses_of_contacts_are_listed(store: Store) -> None:
     await store.put_contacts([Contact(ANNA), Contact(BERT)])
     assert {name async for some in store.contact_addresses() for name in some} == {ANNA, BERT}
 
@@ -184,7 +184,7 @@ async def test_a_hash_is_made_while_the_address_is_known(
         await told(store, "stranger")
 
 
-async def test_what_came_without_an_address_is_covered_when_it_is_known(
+async def test_suppressions_without_an_address_are_covered_once_it_is_known(
     exchange: tuple[Store, SuppressionKey],
 ) -> None:
     store, boots = exchange
@@ -229,10 +229,10 @@ async def test_a_partners_snapshot_counts_as_external(
     assert (await facts_of(store, TAGGED)).suppressions[0].widened
     assert (await facts_of(store, BERT)).suppressions[0].scope == "all"
     assert (await facts_of(store, "bert+x@people.example")).suppressions == ()
-    assert await told(store) == []  # what a partner told is told to nobody
+    assert await told(store) == []  # what comes from a partner is passed on to nobody
 
 
-async def test_the_next_snapshot_replaces_it_and_a_broken_one_does_not(
+async def test_only_a_complete_snapshot_replaces_the_previous_one(
     exchange: tuple[Store, SuppressionKey],
 ) -> None:
     store, boots = exchange
@@ -250,7 +250,7 @@ async def test_the_next_snapshot_replaces_it_and_a_broken_one_does_not(
     assert (await store.snapshots())["boots"].taken_at == T0 + 2 * DAY
 
 
-async def test_the_age_is_that_of_the_oldest_and_none_while_one_is_missing(
+async def test_the_age_is_that_of_the_oldest_snapshot_and_unknown_if_one_is_missing(
     exchange: tuple[Store, SuppressionKey],
 ) -> None:
     store, boots = exchange
@@ -264,7 +264,9 @@ async def test_the_age_is_that_of_the_oldest_and_none_while_one_is_missing(
     assert await store.facts(Lookups((ANNA,))) == {}
 
 
-async def test_one_of_the_future_is_not_hidden_by_an_older_one(any_database: Database) -> None:
+async def test_a_snapshot_from_the_future_is_not_hidden_by_an_older_one(
+    any_database: Database,
+) -> None:
     folder = any_database.folder
     shared = [PartnerSettings(name, folder / f"{name}.key") for name in PARTNERS]
     keys = {one.name: create_partner_key(one.key_file) for one in shared}
@@ -282,7 +284,7 @@ async def test_one_of_the_future_is_not_hidden_by_an_older_one(any_database: Dat
 # whole domains
 
 
-async def test_a_whole_domain_moves_to_another_key(store: Store) -> None:
+async def test_a_domain_is_rekeyed(store: Store) -> None:
     await store.add_suppressions([entry("@people.example", "all", Origin.MANUAL)])
     await store.start_rekey(at=T0)
     assert len(await store.suppressions(ANNA)) == 1
@@ -291,7 +293,7 @@ async def test_a_whole_domain_moves_to_another_key(store: Store) -> None:
     assert [one.domain for one in await store.suppressions(ANNA)] == ["@people.example"]
 
 
-async def test_a_whole_domain_is_told_to_partners_and_by_them(
+async def test_a_domain_is_exchanged_with_partners(
     exchange: tuple[Store, SuppressionKey],
 ) -> None:
     store, boots = exchange
@@ -306,10 +308,10 @@ async def test_a_whole_domain_is_told_to_partners_and_by_them(
     assert len(await store.suppressions("anna%people.example@localhost")) == 1
 
 
-async def test_many_people_are_read_at_once_as_each_alone(
+async def test_many_people_read_at_once_have_the_same_facts_as_each_alone(
     exchange: tuple[Store, SuppressionKey],
 ) -> None:
-    """Under two keys, and by a partner; by domains, and what an address may be read as."""
+    """Under two keys, from a partner, by domain and by other readings of an address."""
     store, boots = exchange
     older = [entry(), entry("@wild.example", "all", Origin.MANUAL), entry(BERT, "all", since=T0)]
     await store.add_suppressions(older)

@@ -1,4 +1,4 @@
-"""Of several hosts in a URL, the right one is used, also when another one says nothing."""
+"""Among several hosts in a URL the right one is used, even if another is silent."""
 
 import asyncio
 import socket
@@ -36,7 +36,7 @@ WHERE datname = current_database() AND pid <> pg_backend_pid()
         ("postgresql:///mail?user=a", ["postgresql:///mail?user=a"]),
     ],
 )
-def test_a_url_is_had_once_for_each_of_its_hosts(url: str, urls: list[str]) -> None:
+def test_a_url_is_split_into_one_per_host(url: str, urls: list[str]) -> None:
     assert each_host(url) == urls
 
 
@@ -52,20 +52,20 @@ def test_hosts_among_the_parameters_keep_their_ports(ports: str, each: list[str]
 
 @pytest.fixture
 def silent() -> Iterator[socket.socket]:
-    """A machine whose connections are made, and which then says nothing."""
+    """A server that accepts connections and then stays silent."""
     with closing(socket.create_server((LOOPBACK, 0))) as server:
         server.setblocking(False)
         yield server
 
 
 def _met(server: socket.socket) -> int:
-    """How many have connected meanwhile."""
+    """How many clients have connected."""
     for count in range(100):
         try:
             server.accept()[0].close()
         except BlockingIOError:
             return count
-    raise AssertionError("all too many")
+    raise AssertionError("far too many connections")
 
 
 def test_the_pause_leaves_time_for_every_host_and_does_not_hold_up_commands() -> None:
@@ -74,7 +74,7 @@ def test_the_pause_leaves_time_for_every_host_and_does_not_hold_up_commands() ->
 
 @needs("postgresql")
 @pytest.mark.parametrize("kind", ["primary", "prefer-standby"])
-async def test_a_host_that_says_nothing_does_not_keep_us_from_the_next(
+async def test_a_silent_host_does_not_keep_us_from_the_next(
     silent: socket.socket, kind: str
 ) -> None:
     cluster = postgres.cluster()
@@ -97,7 +97,7 @@ async def test_a_host_that_says_nothing_does_not_keep_us_from_the_next(
 
 
 @needs("postgresql")
-async def test_a_primary_whose_commits_wait_for_nobody_is_named_beside_a_silent_host(
+async def test_an_asynchronous_primary_is_reported_even_beside_a_silent_host(
     silent: socket.socket,
 ) -> None:
     cluster = postgres.cluster()
@@ -115,7 +115,7 @@ async def test_a_primary_whose_commits_wait_for_nobody_is_named_beside_a_silent_
 
 
 @needs("postgresql")
-async def test_when_no_host_is_a_primary_the_silent_one_is_waited_for(
+async def test_without_a_primary_the_silent_host_is_waited_for(
     silent: socket.socket,
 ) -> None:
     port = silent.getsockname()[1]
@@ -130,8 +130,8 @@ async def test_when_no_host_is_a_primary_the_silent_one_is_waited_for(
 
 
 @needs("postgresql")
-async def test_a_connection_whose_attempt_is_given_up_is_closed() -> None:
-    """It was one of the server's `max_connections` until the process ended."""
+async def test_a_cancelled_connection_attempt_is_closed() -> None:
+    """Otherwise it would use up `max_connections` until the process ends."""
     cluster = postgres.cluster()
     url = cluster.url(cluster.create())
     admitted = asyncio.Event()
@@ -154,7 +154,7 @@ async def test_a_connection_whose_attempt_is_given_up_is_closed() -> None:
     await watching.close()
 
 
-async def test_a_root_certificate_that_is_missing_is_named_on_one_line(
+async def test_a_missing_root_certificate_is_reported_on_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))

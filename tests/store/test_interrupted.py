@@ -1,4 +1,4 @@
-"""A write that is cancelled, at whichever statement, leaves nothing behind on its connection."""
+"""A write cancelled at any statement leaves nothing behind on its connection."""
 
 import asyncio
 import contextlib
@@ -15,11 +15,11 @@ from smtpproxy.policy.model import ConsentAct
 from tests.store.conftest import Database
 
 ADDRESS = "anna@people.example"
-_MOST_TURNS = 4  # of the loop, after a statement
+_MOST_TURNS = 4  # of the event loop, after a statement
 
 
 class Cancelling:
-    """Cancels a write at its n-th statement: while that runs, or some turns of the loop later."""
+    """Cancels a write at its n-th statement: while it runs, or some turns of the loop later."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._left, self._turns = 0, 0
@@ -47,7 +47,7 @@ class Cancelling:
             task.cancel()
 
     async def at(self, statement: int, turns: int, write: Awaitable[bool]) -> bool:
-        """Return whether the write has so many statements."""
+        """Return whether the write has that many statements."""
         self._left, self._turns = statement, turns
         self._task = asyncio.ensure_future(write)
         with contextlib.suppress(asyncio.CancelledError):
@@ -59,14 +59,14 @@ class Cancelling:
 _of_sqlite = aiosqlite.Connection._execute
 
 
-async def test_whoever_writes_next_can_write(
+async def test_the_next_writer_is_not_blocked(
     any_database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     cancelling = Cancelling(monkeypatch)
     store, other = any_database.open(), any_database.open()
     act = ConsentAct("offers", datetime(2026, 1, 1, tzinfo=UTC), withdrawal=True)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # asyncpg's, of what is left on a connection
+        warnings.simplefilter("error")  # asyncpg warns of what is left on a connection
         for turns in range(_MOST_TURNS):
             statement = 1
             while await cancelling.at(statement, turns, store.record_act(ADDRESS, act)):

@@ -1,4 +1,4 @@
-"""What relays of one PostgreSQL know of each other's journals."""
+"""What relays that share a PostgreSQL know of each other's journals."""
 
 import asyncio
 import re
@@ -67,7 +67,7 @@ def journals(database: Database) -> Iterator[SharedJournals]:
     opened.close()
 
 
-def test_a_store_of_one_relay_has_none(tmp_path: Path) -> None:
+def test_a_store_for_one_relay_needs_none(tmp_path: Path) -> None:
     assert open_journals(Database(tmp_path).settings()) is None
 
 
@@ -88,7 +88,7 @@ def row(line: int, canonical: str | None = ANNA, relay: str = ONE, **over: objec
     return IndexRow(**(values | over))  # type: ignore[arg-type]
 
 
-async def test_rows_are_there_once_however_often_they_are_added(journals: SharedJournals) -> None:
+async def test_rows_added_twice_are_stored_once(journals: SharedJournals) -> None:
     assert await journals.tell(ONE, "mx1.example", T0) == {}
     await journals.add(ONE, [row(1), row(2)], {0: 2})
     await journals.add(ONE, [row(2), row(3)], {0: 3, 1: 7})
@@ -96,7 +96,7 @@ async def test_rows_are_there_once_however_often_they_are_added(journals: Shared
     assert await journals.tell(ONE, "mx1.example", T0) == {0: 3, 1: 7}
 
 
-async def test_all_rows_of_a_batch_are_added_by_one_statement(
+async def test_a_batch_is_added_in_one_statement(
     journals: SharedJournals, database: Database
 ) -> None:
     cluster, name = postgres.cluster(), database.url.partition("///")[2].partition("?")[0]
@@ -107,7 +107,7 @@ async def test_all_rows_of_a_batch_are_added_by_one_statement(
     cluster.sql(name, _NOT_COUNTING)
 
 
-async def test_rows_are_found_by_what_is_asked(journals: SharedJournals) -> None:
+async def test_rows_are_found_by_every_criterion(journals: SharedJournals) -> None:
     for relay in (ONE, TWO):
         await journals.tell(relay, f"{relay[-2:]}.example", T0)
     refused = {"verdict": Action.REFUSE, "reason": Reason.CONSENT_MISSING, "stream": "news"}
@@ -128,16 +128,16 @@ async def test_rows_are_found_by_what_is_asked(journals: SharedJournals) -> None
     await journals.add(TWO, [row(5, relay=TWO, brand="other")], {0: 5})
     assert await found(brands=frozenset({"shop"})) == [4, 3, 2, 1]
     (newest,) = await journals.find(IndexQuery(brands=frozenset({"shop"})), 1)
-    assert newest.line == 4, "the limit counts rows of that brand"
+    assert newest.line == 4, "the limit must count rows of that brand"
     (theirs,) = await journals.find(IndexQuery(brands=frozenset({"shop"})), 10, but=ONE)
     assert (theirs.relay, theirs.host, theirs.canonical) == (TWO, "bb.example", None)
     assert len(await journals.find(IndexQuery(), 2)) == 2
 
 
-async def test_a_token_of_one_brand_gets_as_many_as_it_asks_for(
+async def test_a_token_for_one_brand_gets_as_many_rows_as_it_asks_for(
     database: Database, journals: SharedJournals, tmp_path: Path
 ) -> None:
-    """However many newer ones there are of brands that it does not see."""
+    """However many newer rows there are of brands that it may not see."""
     await journals.tell(TWO, "mx2.example", T0)
     others = [row(line, relay=TWO, brand="other") for line in (2, 3)]
     await journals.add(TWO, [row(1, relay=TWO), *others], {0: 3})
@@ -149,7 +149,7 @@ async def test_a_token_of_one_brand_gets_as_many_as_it_asks_for(
     assert found.row == 1
 
 
-async def test_an_erasure_is_outstanding_until_each_relay_has_done_it(
+async def test_an_erasure_is_outstanding_until_every_relay_has_carried_it_out(
     journals: SharedJournals,
 ) -> None:
     for relay in (ONE, TWO):
@@ -159,7 +159,7 @@ async def test_an_erasure_is_outstanding_until_each_relay_has_done_it(
     assert not await journals.find(IndexQuery(recipients=(ANNA, BERT)), 10)
     assert len(await journals.find(IndexQuery(), 10)) == 2
 
-    await journals.add(ONE, [row(3)], {0: 3})  # written before the relay had erased her
+    await journals.add(ONE, [row(3)], {0: 3})  # written before the relay carried out the erasure
     outstanding = await journals.outstanding(ONE, NEVER_PUT_BACK)
     key = await journals.key()
     assert outstanding == Outstanding(max(numbers), frozenset({key(ANNA), key(BERT)}))
@@ -169,7 +169,7 @@ async def test_an_erasure_is_outstanding_until_each_relay_has_done_it(
     assert [one.relay for one in await journals.behind(max(numbers))] == [TWO]
 
 
-async def test_what_is_old_is_forgotten_and_erasures_a_year_later(journals: SharedJournals) -> None:
+async def test_old_rows_are_forgotten_and_erasures_a_year_later(journals: SharedJournals) -> None:
     await journals.tell(ONE, "mx.example", T0)
     await journals.add(ONE, [row(1), row(2), row(3)], {0: 3})
     await journals.add_erasure(BERT, T0)
@@ -177,12 +177,14 @@ async def test_what_is_old_is_forgotten_and_erasures_a_year_later(journals: Shar
     assert [one.line for one in await journals.find(IndexQuery(), 10)] == [3]
     late = T0 + timedelta(days=370)
     assert await journals.prune(late, journals_before=T0) == 1
-    assert (await journals.outstanding(ONE, NEVER_PUT_BACK)).newest, "journals may still have them"
+    assert (await journals.outstanding(ONE, NEVER_PUT_BACK)).newest, (
+        "journals may still hold the erased"
+    )
     await journals.prune(late, journals_before=late)
     assert not (await journals.outstanding(ONE, NEVER_PUT_BACK)).newest
 
 
-async def test_more_old_rows_than_a_batch_go_and_what_is_of_one_moment_is_not_missed(
+async def test_pruning_takes_several_batches_and_misses_no_row_of_one_moment(
     journals: SharedJournals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("smtpproxy.store.journals._AT_ONCE", 2)
@@ -199,7 +201,7 @@ def configured(root: Path, database: Database) -> Settings:
     return replace(load(path), store=database.settings())
 
 
-async def test_an_index_that_is_filled_anew_has_what_is_not_too_old_for_it(
+async def test_a_rebuilt_index_skips_rows_that_are_too_old(
     database: Database, journals: SharedJournals, tmp_path: Path
 ) -> None:
     settings = configured(tmp_path, database)
@@ -219,10 +221,10 @@ def behind(indexer: Indexer) -> float:
     return indexer.snapshot().gauges["audit_index_backlog_rows"][()]
 
 
-async def test_a_relay_tells_every_ten_seconds_that_it_is_alive(
+async def test_a_relay_reports_every_ten_seconds_that_it_is_alive(
     database: Database, journals: SharedJournals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sooner where its clock was put back, or the store did not answer: another may take over."""
+    """Sooner if its clock was set back or the store did not answer: another relay may take over."""
     tell, told, clock = journals.tell, list[datetime](), Clock()
 
     async def noted(relay: str, host: str, at: datetime) -> Mapping[int, int]:
@@ -254,11 +256,11 @@ async def test_a_relay_tells_every_ten_seconds_that_it_is_alive(
 
     monkeypatch.setattr(journals, "add", unavailable)
     again = Indexer(indexer.settings, journals, ONE, now=clock.now)
-    await again.look()  # which knows all of it
+    await again.look()  # it starts from what the store has, with nothing to add
     assert behind(again) == 0
 
 
-async def test_who_could_use_the_tables_may_use_those_of_a_later_migration(
+async def test_rights_on_the_tables_extend_to_later_migrations(
     database: Database,
 ) -> None:
     role, name = f"relay_{id(database)}", database.url.partition("///")[2].partition("?")[0]
@@ -292,14 +294,14 @@ FROM generate_series(1, 1000) AS n;
         (IndexQuery(recipients=(ANNA,)), "ARRAY[sha224('77')]"),
     ],
 )
-async def test_few_rows_are_looked_up_whenever_the_plan_was_made(
+async def test_few_rows_are_read_whatever_plan_is_cached(
     journals: SharedJournals,
     database: Database,
     monkeypatch: pytest.MonkeyPatch,
     wanted: IndexQuery,
     values: str,
 ) -> None:
-    """Those of an id otherwise even in a table that is known well: the plan is for any id."""
+    """A search by id could scan even an analysed table: its cached plan is for any id."""
     asked: list[str] = []
     fetch_all = PostgresSession.fetch_all
 

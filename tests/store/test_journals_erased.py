@@ -1,4 +1,4 @@
-"""Erasures that relays of one store ask of each other, carried out in a journal and the index."""
+"""Erasures that relays sharing a store request of each other, carried out in journal and index."""
 
 import asyncio
 import shutil
@@ -27,11 +27,11 @@ from tests.store.conftest import OnPostgresql
 from tests.store.contract import ANNA
 
 pytestmark = needs("postgresql")
-ODD = ANNA.replace("@", "%") + "@localhost"  # an MTA may take it for hers
+ODD = ANNA.replace("@", "%") + "@localhost"  # an MTA may read it as her address
 
 
 class Relay:
-    """One relay's part in it, without its process."""
+    """One relay's part, without its process."""
 
     def __init__(self, settings: Settings, journals: SharedJournals) -> None:
         self.settings, self.journals = settings, journals
@@ -68,9 +68,7 @@ def relay(tmp_path: Path) -> Iterator[Relay]:
         journals.close()
 
 
-async def test_a_journal_that_is_put_back_is_rid_of_them_again(
-    relay: Relay, tmp_path: Path
-) -> None:
+async def test_a_restored_journal_is_erased_again(relay: Relay, tmp_path: Path) -> None:
     await relay.decides([ANNA])
     assert await relay.follows() == 0
     shutil.copytree(relay.state_dir, tmp_path / "copy")
@@ -85,10 +83,10 @@ async def test_a_journal_that_is_put_back_is_rid_of_them_again(
     assert not await relay.journals.find(IndexQuery(recipients=(ANNA,)), 10)
 
 
-async def test_who_is_erased_while_the_journal_is_read_is_not_in_the_index(
+async def test_people_erased_while_the_journal_is_read_do_not_reach_the_index(
     relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is read on was opened before: it has them still."""
+    """The reader opened the file before the erasure, so it still sees them."""
     others = [f"person{number}@people.example" for number in range(150)]
     await relay.decides([*others, ANNA])
     name, erasing = relay_id(relay.state_dir), asyncio.Event()
@@ -116,8 +114,8 @@ async def test_who_is_erased_while_the_journal_is_read_is_not_in_the_index(
     assert len(await relay.journals.find(IndexQuery(recipients=tuple(others)), 200)) == 150
 
 
-async def test_an_erasure_reaches_what_imports_here_have_rejected(relay: Relay) -> None:
-    """Only a keyed hash says who it is."""
+async def test_an_erasure_reaches_rejected_lines_of_imports_here(relay: Relay) -> None:
+    """Only a keyed hash tells whom to erase."""
     jobs, id = ImportJobs(relay.state_dir), "01M8KZR1PK784FRZGRDY695A8B"
     await relay.decides(["eva@people.example"])
     now = relay.clock.now()
@@ -134,7 +132,7 @@ async def test_an_erasure_reaches_what_imports_here_have_rejected(relay: Relay) 
     jobs.rejected(id).write_text("address,source\n" + "".join(entries))
     await relay.journals.add_erasure(ANNA, now)
     await relay.follows()
-    assert ANNA in jobs.rejected(id).read_text().lower(), "it has not ended"
+    assert ANNA in jobs.rejected(id).read_text().lower(), "an unfinished import is left alone"
     jobs.finish(id, JobEnd("complete", now))
     await relay.journals.add_erasure("nobody@people.example", now)
     await relay.follows()
@@ -144,7 +142,7 @@ async def test_an_erasure_reaches_what_imports_here_have_rejected(relay: Relay) 
     assert jobs.rejected(id).read_text() == "address,source\n" + entries[1] + entries[3]
 
 
-async def test_the_index_forgets_what_an_mta_takes_for_the_same_person(relay: Relay) -> None:
+async def test_the_index_forgets_other_readings_of_the_same_address(relay: Relay) -> None:
     await relay.decides([ANNA, ODD])
     await relay.follows()
     assert len(await relay.journals.find(IndexQuery(recipients=(ODD,)), 10)) == 1
@@ -155,7 +153,7 @@ async def test_the_index_forgets_what_an_mta_takes_for_the_same_person(relay: Re
     assert len(await relay.journals.find(IndexQuery(), 10)) == 2
 
 
-async def test_a_store_that_moves_leaves_nobody_in_the_journal_here(relay: Relay) -> None:
+async def test_moving_a_store_first_carries_out_outstanding_erasures(relay: Relay) -> None:
     await relay.decides([ANNA])
     assert await relay.follows() == 0
     now = relay.clock.now()

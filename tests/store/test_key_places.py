@@ -1,4 +1,4 @@
-"""Where a key is found: a file that a variable names, a credential of systemd, state_dir."""
+"""Where a key is read from: a file named by a variable, a systemd credential, state_dir."""
 
 from datetime import date
 from pathlib import Path
@@ -20,7 +20,7 @@ def state(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """As systemd gives them: for the unit's user by an ACL, which shows as the group's right."""
+    """Credentials as of systemd: the unit's user reads by an ACL, shown as the group's right."""
     folder = tmp_path / "credentials"
     load_or_create_keys(folder)
     ensure_link_keys(folder, DAY)
@@ -30,7 +30,9 @@ def credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_credential_is_read_and_no_key_made_beside_it(credentials: Path, state: Path) -> None:
+def test_a_credential_is_read_and_no_key_is_created_beside_it(
+    credentials: Path, state: Path
+) -> None:
     state.mkdir()
     assert load_or_create_keys(state).newest.fingerprint
     assert not ensure_link_keys(state, DAY)
@@ -40,14 +42,14 @@ def test_a_credential_is_read_and_no_key_made_beside_it(credentials: Path, state
     assert list(state.iterdir()) == []
 
 
-def test_a_variable_comes_first(
+def test_the_variable_comes_first(
     credentials: Path, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     named = credentials.parent / "suppressions"
     named.write_bytes((credentials / "suppression.key").read_bytes())
     named.chmod(0o400)
     monkeypatch.setenv(VARIABLE, str(named))
-    (credentials / "suppression.key").chmod(0o444)  # is not asked
+    (credentials / "suppression.key").chmod(0o444)  # not consulted
     assert load_keys(state).versions == (1,)
     named.chmod(0o444)
     with pytest.raises(StoreMisconfigured, match=f"{named}: mode 0444"):
@@ -57,7 +59,7 @@ def test_a_variable_comes_first(
         load_keys(state)
 
 
-def test_two_places_with_other_keys_are_refused_by_name(
+def test_different_keys_in_two_places_are_refused_naming_both(
     tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load_or_create_keys(state)
@@ -84,7 +86,7 @@ def test_a_credential_is_never_written(credentials: Path, state: Path) -> None:
         with pytest.raises(StoreInaccessible, match="a systemd credential is read-only"):
             make()
     assert (credentials / "suppression.key").read_bytes() == before
-    # The next one was added where it comes from: it is taken, and the old one left at the end.
+    # Somebody added the next key at its origin: it is used, and the old one is left in place.
     with_next = before + b"2 " + b"ab" * 32 + b"\n"
     (credentials / "suppression.key").chmod(0o600)
     (credentials / "suppression.key").write_bytes(with_next)
@@ -93,7 +95,7 @@ def test_a_credential_is_never_written(credentials: Path, state: Path) -> None:
     assert (credentials / "suppression.key").read_bytes() == with_next
 
 
-def test_a_named_file_is_written_and_keeps_its_readers(
+def test_a_named_file_is_written_and_keeps_its_permissions(
     tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ensure_link_keys(tmp_path, DAY)

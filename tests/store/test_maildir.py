@@ -1,4 +1,4 @@
-"""The maildir: what came stays until it was dealt with, whoever delivers."""
+"""The maildir keeps whatever arrives until it is settled, whoever delivers it."""
 
 import os
 import time
@@ -17,7 +17,7 @@ def maildir(tmp_path: Path) -> Maildir:
 
 
 def name(letter: str) -> str:
-    """As we call what we take in ourselves."""
+    """A file name like those of our own deliveries."""
     return letter * 26
 
 
@@ -25,7 +25,7 @@ def ids(maildir: Maildir, limit: int = 9) -> list[str]:
     return [each.id for each in maildir.arrived(limit, 100)]
 
 
-def test_what_was_delivered_is_there_until_it_is_settled(maildir: Maildir, tmp_path: Path) -> None:
+def test_mail_stays_until_it_is_settled(maildir: Maildir, tmp_path: Path) -> None:
     for letter in "BAC":
         maildir.deliver(name(letter), b"content of " + letter.encode())
     first = maildir.arrived(2, 100)
@@ -45,12 +45,12 @@ def test_what_was_delivered_is_there_until_it_is_settled(maildir: Maildir, tmp_p
     assert {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*:2,S")} == {0o600}
 
 
-def test_other_programs_deliver_as_they_do(maildir: Maildir, tmp_path: Path) -> None:
+def test_deliveries_by_other_programs_are_read(maildir: Maildir, tmp_path: Path) -> None:
     foreign = "1764359123.V801I2c0aM66932.mx.example"
     (tmp_path / "feedback/new" / f"{foreign}:2,").write_bytes(b"x" * 500)
     (tmp_path / "feedback/new/.hidden").write_bytes(b"x")
     (tmp_path / "feedback/new/link").symlink_to("/etc/passwd")
-    assert ids(maildir) == [], "it may not be whole yet"
+    assert ids(maildir) == [], "it may be incomplete still"
     written = time.time()
     os.utime(tmp_path / "feedback" / "new" / f"{foreign}:2,", (written - 1, written - 1))
     (one,) = maildir.arrived(9, 100)
@@ -66,7 +66,7 @@ def test_other_programs_deliver_as_they_do(maildir: Maildir, tmp_path: Path) -> 
     assert maildir.read(foreign, 9) is None
 
 
-def test_a_name_that_is_taken_overwrites_nothing(maildir: Maildir, tmp_path: Path) -> None:
+def test_an_existing_name_is_not_overwritten(maildir: Maildir, tmp_path: Path) -> None:
     (tmp_path / "feedback" / "tmp" / "a").write_bytes(b"another's")
     with pytest.raises(FileExistsError):
         maildir.deliver("a", b"ours")

@@ -1,4 +1,4 @@
-"""The count of who was mailed when: the same on every backend, and across processes."""
+"""The log of who was mailed when, on every backend and across processes."""
 
 import asyncio
 import sqlite3
@@ -28,7 +28,7 @@ def log(any_database: Database) -> MailingLog:
     return any_database.part(open_mailings(any_database.settings()))
 
 
-async def test_a_reservation_tells_what_was_before_it(log: MailingLog) -> None:
+async def test_a_reservation_returns_earlier_mailings(log: MailingLog) -> None:
     assert await log.reserve("A", OFFERS, [ANNA, BEN], T0) == {ANNA: Mailed(), BEN: Mailed()}
     before = await log.reserve("B", NEWS, [ANNA], T0 + DAY)
     assert before == {ANNA: Mailed((Mailing("offers", T0, "offers"),), T0)}
@@ -40,7 +40,7 @@ async def test_a_reservation_tells_what_was_before_it(log: MailingLog) -> None:
     log.close()
 
 
-async def test_what_was_taken_back_does_not_count(log: MailingLog) -> None:
+async def test_a_released_mailing_does_not_count(log: MailingLog) -> None:
     await log.reserve("A", OFFERS, [ANNA, BEN], T0)
     await log.reserve("B", OFFERS, [ANNA], T0 + DAY)
     await log.release("A", [ANNA])
@@ -62,7 +62,7 @@ async def test_the_first_mailing_outlives_the_count(log: MailingLog) -> None:
     log.close()
 
 
-async def test_what_was_counted_while_a_clock_was_ahead_is_dated_as_of_its_correction(
+async def test_mailings_from_a_clock_that_was_ahead_get_the_date_of_the_correction(
     log: MailingLog,
 ) -> None:
     await log.correct(T0)
@@ -82,7 +82,7 @@ async def test_what_was_counted_while_a_clock_was_ahead_is_dated_as_of_its_corre
 
 
 async def test_a_message_counted_twice_while_a_clock_was_ahead_counts_once(log: MailingLog) -> None:
-    """As where a count could not be taken back, and was then made again."""
+    """As if a count could not be released and was then made again."""
     for at in (T0, T0 + 200 * DAY):
         await log.reserve("A", OFFERS, [ANNA], at)
     for at in (T0 + 200 * DAY, T0 + 201 * DAY, T0 + 202 * DAY):
@@ -95,7 +95,7 @@ async def test_a_message_counted_twice_while_a_clock_was_ahead_counts_once(log: 
     log.close()
 
 
-async def test_nothing_is_left_of_a_person_who_is_forgotten(log: MailingLog) -> None:
+async def test_nothing_is_left_of_a_forgotten_person(log: MailingLog) -> None:
     await log.reserve("A", OFFERS, [ANNA, BEN], T0)
     await log.forget(ANNA)
     assert (await log.known([ANNA])).get(ANNA, Mailed()) == Mailed()
@@ -103,11 +103,11 @@ async def test_nothing_is_left_of_a_person_who_is_forgotten(log: MailingLog) -> 
     log.close()
 
 
-async def test_the_store_tells_it_where_it_is_asked_for(
+async def test_the_store_returns_mailings_on_request(
     any_database: Database, log: MailingLog
 ) -> None:
     store = any_database.open()
-    assert await store.facts(Lookups((ANNA,), mailings=True)) in ({}, {ANNA: _nothing()})
+    assert await store.facts(Lookups((ANNA,), mailings=True)) in ({}, {ANNA: _no_facts()})
     await log.reserve("A", OFFERS, [ANNA], T0)
     facts = await store.facts(Lookups((ANNA,), mailings=True))
     assert (facts[ANNA].mailings, facts[ANNA].first_mailed_at) == (
@@ -121,13 +121,13 @@ async def test_the_store_tells_it_where_it_is_asked_for(
     log.close()
 
 
-def _nothing() -> object:
+def _no_facts() -> object:
     from smtpproxy.policy.model import RecipientFacts
 
     return RecipientFacts()
 
 
-async def test_no_address_is_in_the_file(tmp_path: Path) -> None:
+async def test_the_file_holds_no_address(tmp_path: Path) -> None:
     log = MailingLog(SideFile(tmp_path / "store.db", "mailings", 2.0))
     await log.reserve("A", OFFERS, [ANNA], T0)
     log.close()
@@ -142,7 +142,7 @@ def _holds_nobody(folder: Path) -> None:
         assert file.stat().st_mode & 0o777 == 0o600
 
 
-async def test_a_lock_that_stays_is_trouble_of_ours(tmp_path: Path) -> None:
+async def test_a_lasting_lock_is_an_internal_failure(tmp_path: Path) -> None:
     log = MailingLog(SideFile(tmp_path / "store.db", "mailings", 0.05))
     await log.reserve("A", OFFERS, [ANNA], T0)
     with closing(sqlite3.connect(tmp_path / "store-mailings.db", isolation_level=None)) as other:
@@ -155,7 +155,7 @@ async def test_a_lock_that_stays_is_trouble_of_ours(tmp_path: Path) -> None:
     log.close()
 
 
-async def test_a_damaged_file_is_trouble_of_ours(tmp_path: Path) -> None:
+async def test_a_damaged_file_is_an_internal_failure(tmp_path: Path) -> None:
     (tmp_path / "store-mailings.db").write_bytes(b"no database at all " * 300)
     log = MailingLog(SideFile(tmp_path / "store.db", "mailings", 0.05))
     with pytest.raises(StoreUnavailable):
@@ -183,7 +183,7 @@ asyncio.run(main())
 """
 
 
-async def test_processes_never_count_the_same_one_twice(tmp_path: Path) -> None:
+async def test_concurrent_processes_count_every_mailing_once(tmp_path: Path) -> None:
     def start(name: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", COUNTING, str(tmp_path / "store.db"), name]
         return subprocess.Popen(command, stdin=-1, stdout=-1, text=True)
@@ -196,7 +196,7 @@ async def test_processes_never_count_the_same_one_twice(tmp_path: Path) -> None:
     assert seen == list(range(600))
 
 
-async def test_a_reader_waits_for_tables_that_are_being_made(database: Database) -> None:
+async def test_a_reader_waits_for_tables_being_created(database: Database) -> None:
     store = database.open(read_only=False)
     await store.close()
     reading = database.open(read_only=True)

@@ -1,4 +1,4 @@
-"""Suppressions of one moment stand in one order, so that each store names the same of them."""
+"""Suppressions of the same moment have a fixed order, so that every store reports the same one."""
 
 from itertools import permutations
 
@@ -7,7 +7,7 @@ from smtpproxy.store.merge import oldest_first
 from tests.store.contract import T0
 
 
-def test_the_order_of_rows_decides_nothing() -> None:
+def test_the_order_of_rows_does_not_matter() -> None:
     orders = [
         Suppression("marketing", Origin.OBJECTION, T0),
         Suppression("marketing", Origin.MANUAL, T0, domain="@people.example"),

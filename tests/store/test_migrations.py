@@ -1,4 +1,4 @@
-"""Databases of SQLite that were made by an older program end as new ones begin."""
+"""SQLite databases created by an older version migrate to the schema of new ones."""
 
 import sqlite3
 from contextlib import closing
@@ -9,7 +9,7 @@ import pytest
 from smtpproxy.store.sqlite import connection as opening
 from tests.store.conftest import Database
 
-# What 0001 made for a while: see 0006.
+# What 0001 created for a while: see 0006.
 AS_EDITED = """
 DROP TABLE refusal_change;
 CREATE TABLE refusal_change (
@@ -39,7 +39,7 @@ UPDATE import SET record = '{"state": "undone"}' WHERE id = 'a';
 
 
 def made_by(path: Path, version: int, *scripts: str) -> None:
-    """Make a database as a program did that knew so many migrations."""
+    """Create a database as a program with that many migrations did."""
     with closing(sqlite3.connect(path)) as connection:
         for script in (*opening.migrations()[:version], *scripts):
             connection.executescript(script)
@@ -52,9 +52,9 @@ def schema(path: Path) -> list[tuple[str, ...]]:
         return sorted(found, key=lambda row: row[:2])
 
 
-@pytest.mark.parametrize("scripts", [(), (AS_EDITED,)], ids=["as it is", "edited"])
+@pytest.mark.parametrize("scripts", [(), (AS_EDITED,)], ids=["as released", "edited"])
 @pytest.mark.parametrize("version", [1, 5])
-def test_an_older_database_ends_as_a_new_one(
+def test_an_older_database_gets_the_schema_of_a_new_one(
     database: Database, tmp_path: Path, version: int, scripts: tuple[str, ...]
 ) -> None:
     new = Database(tmp_path / "new")
@@ -67,7 +67,7 @@ def test_an_older_database_ends_as_a_new_one(
         changes = connection.execute("SELECT seq, contact, action, purpose FROM refusal_change")
         assert changes.fetchall() == [
             (1, 7, "withdrawn", "offers"),
-            (3, None, "import_undone", "a"),  # no number is given twice
+            (3, None, "import_undone", "a"),  # no number is reused
             (4, None, "import_undone", "b"),
         ]
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []

@@ -1,4 +1,4 @@
-"""A store moves from SQLite to PostgreSQL and back, all of it, and only one of the two answers."""
+"""A whole store moves from SQLite to PostgreSQL and back, and only one of the two answers."""
 
 import asyncio
 import sqlite3
@@ -49,7 +49,7 @@ NOT_COPIED = frozenset(
         "journal",  # PostgreSQL only: each relay fills these from its journals
         "journal_erasure",
         "decision",
-        "asked_message",  # requested again
+        "asked_message",  # relays ask again
     }
 )
 
@@ -71,7 +71,7 @@ async def moved(
 
 @pytest.fixture
 def empty(tmp_path: Path) -> str:
-    """A database in which `smtpproxy migrate` made the tables."""
+    """A database with the tables that `smtpproxy migrate` creates."""
     return server.cluster().url(server.cluster().create(server.template()))
 
 
@@ -80,7 +80,7 @@ def sql(url: str, *statements: str) -> str:
 
 
 async def filled(folder: Path) -> str:
-    """A store in SQLite with rows in every table that is copied."""
+    """An SQLite store with rows in every table to copy."""
     database = Database(folder)
     store = database.open()
     await store.put_contacts([WHOLE])
@@ -89,7 +89,7 @@ async def filled(folder: Path) -> str:
     mailings.close()
     await database.close()
     async with sqlite.open_source(database.path, 5.0):
-        pass  # makes the files beside
+        pass  # creates the side files
     for table in tables.TABLES:
         part = next((name for name, held in tables.BESIDE.items() if table in held), "")
         path = part_path(database.path, part)
@@ -118,13 +118,11 @@ WHERE NOT tgisinternal ORDER BY 1
 """
 
 
-async def test_all_that_is_stored_goes_to_postgresql_and_comes_back(
-    tmp_path: Path, empty: str
-) -> None:
+async def test_everything_moves_to_postgresql_and_back(tmp_path: Path, empty: str) -> None:
     first = await filled(tmp_path)
     made = sql(empty, _TRIGGERS)
     there = await moved(first, empty, tmp_path)
-    assert sql(empty, _TRIGGERS) == made  # all of them enabled: they note each change
+    assert sql(empty, _TRIGGERS) == made  # all enabled: they record each change
     assert [table for table, sum in there.sums.items() if not sum.rows] == []
     back = f"sqlite://{tmp_path}/back.db"
     again = await moved(empty, back, tmp_path)
@@ -146,9 +144,7 @@ async def test_all_that_is_stored_goes_to_postgresql_and_comes_back(
     await database.close()
 
 
-async def test_numbers_of_rows_that_are_gone_are_not_given_again(
-    tmp_path: Path, empty: str
-) -> None:
+async def test_numbers_of_deleted_rows_are_not_reused(tmp_path: Path, empty: str) -> None:
     first = await filled(tmp_path)
     query = "SELECT name, seq FROM sqlite_sequence"
     with closing(sqlite3.connect(tmp_path / "store.db")) as old, old:
@@ -163,7 +159,7 @@ async def test_numbers_of_rows_that_are_gone_are_not_given_again(
         assert {dict(new.execute(query))[table] for table in given} == {70}
 
 
-async def test_whom_was_mailed_is_known_after_the_move(tmp_path: Path, empty: str) -> None:
+async def test_mailings_are_known_after_the_move(tmp_path: Path, empty: str) -> None:
     database = Database(tmp_path)
     await database.open().put_contacts([WHOLE])
     before = database.part(open_mailings(database.settings()))
@@ -177,7 +173,7 @@ async def test_whom_was_mailed_is_known_after_the_move(tmp_path: Path, empty: st
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-async def test_a_store_that_was_copied_answers_nobody_who_has_it_open(
+async def test_after_the_move_the_old_store_refuses_open_connections(
     tmp_path: Path, empty: str, kind: str
 ) -> None:
     first = Database(tmp_path)
@@ -192,7 +188,7 @@ async def test_a_store_that_was_copied_answers_nobody_who_has_it_open(
     assert (await facts_of(store, ANNA)).suppressions
     await moved(old, new, tmp_path)
     for refused in (
-        store.ping,  # over the connection that it has: /readyz asks so
+        store.ping,  # over its open connection, as /readyz does
         lambda: store.facts(Lookups((ANNA,))),
         store.version,
         lambda: store.add_suppressions([entry("late@people.example")]),
@@ -218,7 +214,7 @@ async def _reopen(url: str) -> Reopened | None:
     return await sqlite.reopen(Path(url.removeprefix("sqlite://")), 5.0)
 
 
-async def test_what_is_written_meanwhile_is_refused_or_copied(tmp_path: Path, empty: str) -> None:
+async def test_writes_during_the_copy_are_refused_or_copied(tmp_path: Path, empty: str) -> None:
     database = Database(tmp_path)
     await database.open().add_suppressions([entry()])
     accepted: list[str] = []
@@ -249,7 +245,7 @@ async def test_what_is_written_meanwhile_is_refused_or_copied(tmp_path: Path, em
 
 
 @pytest.mark.parametrize("at", ["write", "finish", "commit"])
-async def test_a_copy_that_ends_too_early_is_gone_on_with(
+async def test_an_interrupted_copy_to_postgresql_is_resumed(
     tmp_path: Path, empty: str, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = await filled(tmp_path)
@@ -268,7 +264,7 @@ async def test_a_copy_that_ends_too_early_is_gone_on_with(
     with pytest.raises(StoreMisconfigured, match="not complete yet"):
         await moved(empty, f"sqlite://{tmp_path}/other.db", tmp_path)
     database = Database(tmp_path, url)
-    if at == "commit":  # nobody can tell whether the other has it: neither answers
+    if at == "commit":  # nobody can tell whether the commit succeeded: neither answers
         with pytest.raises(StoreMisconfigured, match="was copied to"):
             database.open()
     else:
@@ -286,7 +282,7 @@ async def test_a_copy_that_ends_too_early_is_gone_on_with(
 
 
 @pytest.mark.parametrize("at", ["write", "commit"])
-async def test_a_copy_to_a_file_is_gone_on_with(
+async def test_an_interrupted_copy_to_a_file_is_resumed(
     tmp_path: Path, empty: str, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await moved(await filled(tmp_path), empty, tmp_path)
@@ -308,8 +304,8 @@ async def test_a_copy_to_a_file_is_gone_on_with(
     await new.close()
 
 
-async def test_reports_of_the_erased_go_with_the_next_purge(tmp_path: Path, empty: str) -> None:
-    """Where the relay that has the file has not removed it yet."""
+async def test_reports_of_erased_people_go_with_the_next_purge(tmp_path: Path, empty: str) -> None:
+    """Even if the relay that has the file has not removed it yet."""
     await moved(await filled(tmp_path), empty, tmp_path)
     sql(empty, "UPDATE report SET at = 2e15, erased = TRUE", "UPDATE hand_on SET due = NULL")
     await moved(empty, f"sqlite://{tmp_path}/back.db", tmp_path)
@@ -318,7 +314,7 @@ async def test_reports_of_the_erased_go_with_the_next_purge(tmp_path: Path, empt
     log.close()
 
 
-async def test_nothing_is_copied_onto_what_others_wrote(tmp_path: Path, empty: str) -> None:
+async def test_a_target_with_other_content_is_refused(tmp_path: Path, empty: str) -> None:
     url = await filled(tmp_path)
     sql(empty, "INSERT INTO event_source VALUES ('a', 'b')")
     with pytest.raises(StoreMisconfigured, match="already has rows in event_source"):
@@ -333,10 +329,10 @@ async def test_nothing_is_copied_onto_what_others_wrote(tmp_path: Path, empty: s
         await moved(url, empty, tmp_path)
     with pytest.raises(StoreMisconfigured, match="there is already a database"):
         await moved(empty, url, tmp_path)
-    await Database(tmp_path, url).open().close()  # goes on as if nothing had been
+    await Database(tmp_path, url).open().close()  # works as before
 
 
-async def test_the_key_of_links_that_migrate_made_gives_way(tmp_path: Path, empty: str) -> None:
+async def test_the_link_key_created_by_migrate_is_replaced(tmp_path: Path, empty: str) -> None:
     url = await filled(tmp_path)
     sql(empty, "INSERT INTO link_key (version, fingerprint, used_from) VALUES (1, 'made', 0)")
     await moved(url, empty, tmp_path)
@@ -351,7 +347,7 @@ async def test_another_key_in_state_dir_is_refused(tmp_path: Path, empty: str) -
         await moved(url, empty, tmp_path)
 
 
-async def test_every_table_is_copied_or_is_known_not_to_be(tmp_path: Path, empty: str) -> None:
+async def test_every_table_is_copied_or_deliberately_left_out(tmp_path: Path, empty: str) -> None:
     known = {*tables.TABLES, *NOT_COPIED}
     query = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
     assert set(sql(empty, query).split()) <= known
@@ -373,8 +369,8 @@ GROUP BY indexrelid, relname
 """
 
 
-def test_what_is_unique_is_known(empty: str) -> None:
-    """A row is found by it that has to go before another one comes."""
+def test_the_unique_columns_match_those_of_the_database(empty: str) -> None:
+    """They find the row that has to go before another is written."""
     keys = {(table, key) for table, key in tables.KEYS.items() if table != "confirmation"}
     others = {(table, (column,)) for table, column in tables.UNIQUE.items()}
     found = [line.split(":") for line in sql(empty, _UNIQUE).split()]
@@ -382,11 +378,11 @@ def test_what_is_unique_is_known(empty: str) -> None:
             if table in tables.TABLES} == keys | others  # fmt: skip
 
 
-def test_a_file_beside_the_store_is_a_part_that_is_copied() -> None:
+def test_every_side_file_is_copied() -> None:
     assert set(SIDE_TABLES) == set(tables.BESIDE)
 
 
-def test_a_sum_is_of_rows_in_any_order_and_of_each_time_they_come() -> None:
+def test_a_checksum_ignores_order_but_counts_repeated_rows() -> None:
     rows: list[tuple[object, ...]] = [(1, "a", None), (2, b"b", "c"), (2, b"b", "c")]
     one, other, fewer = tables.Sum(), tables.Sum(), tables.Sum()
     one.add(rows)
@@ -405,7 +401,7 @@ def test_no_password_is_shown() -> None:
     assert without_password(url) == "postgresql://owner@db/smtpproxy?sslpassword=..."
 
 
-async def test_a_store_is_moved_or_reopened_by_one_at_a_time(tmp_path: Path, empty: str) -> None:
+async def test_only_one_copy_or_reopen_runs_at_a_time(tmp_path: Path, empty: str) -> None:
     old = await filled(tmp_path)
     path = Path(old.removeprefix("sqlite://"))
     under_way = "is running on it; wait until that has ended"
@@ -423,7 +419,7 @@ async def test_a_store_is_moved_or_reopened_by_one_at_a_time(tmp_path: Path, emp
     await moved(old, empty, tmp_path)
 
 
-async def test_what_was_made_at_the_new_place_meanwhile_is_not_overwritten(
+async def test_a_file_created_at_the_target_meanwhile_is_not_overwritten(
     tmp_path: Path, empty: str
 ) -> None:
     await moved(await filled(tmp_path), empty, tmp_path)
@@ -440,10 +436,10 @@ async def test_what_was_made_at_the_new_place_meanwhile_is_not_overwritten(
     await moved(empty, f"sqlite://{back}", tmp_path)
 
 
-async def test_a_copy_that_is_gone_is_not_made_again_from_a_store_that_was_closed(
+async def test_a_lost_copy_is_not_made_again_from_a_closed_store(
     tmp_path: Path, empty: str
 ) -> None:
-    """It would lack all that was refused since."""
+    """It would lack every refusal since."""
     await moved(await filled(tmp_path), empty, tmp_path)
     back = f"sqlite://{tmp_path}/back.db"
     await moved(empty, back, tmp_path)

@@ -1,5 +1,5 @@
-"""A store is written to while it is copied, and copies are interrupted: nothing is lost, and nobody
-who was erased is left."""
+"""A store is written to while it is copied, and copies are interrupted: nothing is lost, and
+nobody erased is left."""
 
 import asyncio
 import sqlite3
@@ -51,7 +51,7 @@ Event = Callable[[], Awaitable[object]]
 
 
 class Killed(Exception):
-    """As when the process ends there."""
+    """Stands for a process killed at that point."""
 
 
 async def killed() -> None:
@@ -63,8 +63,7 @@ async def nothing() -> None:
 
 
 class Meanwhile:
-    """A source: each time that it is asked something, the next of `events` happens before, until
-    nobody can write."""
+    """A source where the next of `events` happens before each query, until writes are stopped."""
 
     def __init__(self, source: Any, events: list[Event]) -> None:
         self._source = source
@@ -117,7 +116,7 @@ async def moved(
 
 @dataclass(frozen=True)
 class Write:
-    """Something that somebody writes to a store meanwhile, about one of the people."""
+    """A write to the store during the copy, about one of the people."""
 
     what: str
     person: int = 0
@@ -174,7 +173,7 @@ def known(address: str) -> Contact:
 
 
 async def contents(url: str) -> dict[str, list[str]]:
-    """All rows of a database, whoever may read it."""
+    """All rows of a database, even of a closed one."""
     found: dict[str, list[str]] = {}
     if url.startswith("postgresql"):
         connection = await asyncpg.connect(url)
@@ -197,7 +196,7 @@ async def contents(url: str) -> dict[str, list[str]]:
 async def written_meanwhile(
     database: Database, new: str, first: list[Write], events: list[Write | int | None]
 ) -> None:
-    """`events` are writes, so many questions without any, or None: the copy is killed."""
+    """`events` are writes, numbers of queries without one, or None, which kills the copy."""
     store = database.open()
 
     def event(write: Write) -> Event:
@@ -245,7 +244,7 @@ def small_steps() -> Any:
 
 @settings(deadline=None, max_examples=5, phases=[Phase.generate])
 @given(first=FIRST, events=EVENTS)
-def test_what_is_written_meanwhile_goes_to_postgresql(
+def test_writes_during_a_copy_reach_postgresql(
     first: list[Write], events: list[Write | int | None]
 ) -> None:
     with TemporaryDirectory() as folder, OnPostgresql(Path(folder)) as new:
@@ -255,16 +254,16 @@ def test_what_is_written_meanwhile_goes_to_postgresql(
 
 @settings(deadline=None, max_examples=5, phases=[Phase.generate])
 @given(first=FIRST, events=EVENTS)
-def test_what_is_written_meanwhile_comes_back(
+def test_writes_during_a_copy_reach_the_file(
     first: list[Write], events: list[Write | int | None]
 ) -> None:
     with TemporaryDirectory() as folder, OnPostgresql(Path(folder)) as old:
         new = f"sqlite://{folder}/new.db"
         asyncio.run(written_meanwhile(old, new, first, events))
-        asyncio.run(postgres.reopen(old.url, 5.0))  # it is lent again
+        asyncio.run(postgres.reopen(old.url, 5.0))  # the database is lent to other tests
 
 
-async def test_each_kind_of_write_after_its_rows_were_copied(
+async def test_every_kind_of_write_is_copied_after_its_rows_were(
     tmp_path: Path, kinds: tuple[Database, str]
 ) -> None:
     database, new = kinds
@@ -279,7 +278,7 @@ async def test_each_kind_of_write_after_its_rows_were_copied(
     def say(text: str) -> None:
         if text.startswith("all rows are copied"):
             events.extend(partial(write.to, database, store) for write in late)
-            late.clear()  # a rekeying has all compared again
+            late.clear()  # rekeying makes it compare everything again
 
     to = place(new, tmp_path, [])
     await move(place(database.url, tmp_path, events), to, "closed", tmp_path, say)
@@ -287,10 +286,10 @@ async def test_each_kind_of_write_after_its_rows_were_copied(
     assert await contents(new) == await contents(database.url)
 
 
-async def test_who_is_erased_between_rounds_is_not_left(
+async def test_people_erased_between_rounds_are_not_in_the_copy(
     tmp_path: Path, kinds: tuple[Database, str]
 ) -> None:
-    """Not even where the copy was killed, and in no octet of a file."""
+    """Even if the copy was killed meanwhile, and in no octet of a file."""
     database, new = kinds
     store = database.open()
     gone = "somebody.unheard.of@people.example"
@@ -309,7 +308,7 @@ async def test_who_is_erased_between_rounds_is_not_left(
 
 
 def half(url: str) -> str:
-    """Where the rows are before a copy is whole."""
+    """Where an unfinished copy has its rows."""
     return url.replace("/new.db", "/.new.db.copy/new.db")
 
 
@@ -317,9 +316,9 @@ def half(url: str) -> str:
 async def kinds(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> AsyncIterator[tuple[Database, str]]:
-    """A database of one kind, and where one of the other is to be."""
+    """A database of one kind, and the URL for its copy of the other kind."""
     file = Database(tmp_path)
-    server.cluster()  # in the main thread, with which it ends
+    server.cluster()  # in the main thread: PostgreSQL ends with it
     with await asyncio.to_thread(OnPostgresql, tmp_path) as on_server:
         if request.param == "sqlite":
             yield file, on_server.url
@@ -331,7 +330,7 @@ async def kinds(
 
 
 class AtContact(Meanwhile):
-    """Something happens between the pages of contacts."""
+    """A source where the events happen between pages of contacts."""
 
     async def fetch(self, table: str, *asked: Any) -> Any:
         if table == "contact":
@@ -339,10 +338,10 @@ class AtContact(Meanwhile):
         return await self._source.fetch(table, *asked)
 
 
-async def test_two_contacts_change_addresses_while_they_are_copied(
+async def test_two_contacts_swap_addresses_while_they_are_copied(
     tmp_path: Path, kinds: tuple[Database, str]
 ) -> None:
-    """The last one has the address by which the first one was copied."""
+    """The last one then has the address under which the first one was copied."""
     database, new = kinds
     await database.open().put_contacts([known(name) for name in PEOPLE])
     steps = [(PEOPLE[0], "x"), (PEOPLE[7], PEOPLE[0]), ("x", PEOPLE[7])]
@@ -366,7 +365,7 @@ async def test_two_contacts_change_addresses_while_they_are_copied(
     assert await contents(new) == await contents(database.url)
 
 
-# As somebody who knows the number of the copy.
+# Like somebody who knows the number of the copy.
 _BY_ITS_NUMBER = """
 SELECT set_config('smtpproxy.copying', number, FALSE) FROM pg_trigger,
     substring(pg_get_triggerdef(oid) FROM $$DISTINCT FROM '([^']+)$$) AS number
@@ -375,7 +374,7 @@ WHERE tgname = 'closed' LIMIT 1
 
 
 async def run(url: str, statement: str) -> None:
-    """Run a statement by hand, also in half a copy."""
+    """Run a statement by hand, even in an unfinished copy."""
     if url.startswith("postgresql"):
         connection = await asyncpg.connect(url)
         await connection.execute(_BY_ITS_NUMBER)
@@ -386,7 +385,7 @@ async def run(url: str, statement: str) -> None:
             opened.execute(statement)
 
 
-async def test_rows_that_are_the_same_are_as_many_afterwards(
+async def test_identical_rows_keep_their_number(
     tmp_path: Path, kinds: tuple[Database, str]
 ) -> None:
     database, new = kinds
@@ -406,14 +405,14 @@ async def test_rows_that_are_the_same_are_as_many_afterwards(
     assert await contents(new) == await contents(database.url)
 
 
-async def test_what_was_copied_of_another_store_or_an_older_state_is_not_gone_on_with(
+async def test_a_copy_of_another_store_or_of_an_older_state_is_not_resumed(
     tmp_path: Path, kinds: tuple[Database, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database, new = kinds
     await database.open().put_contacts([known(name) for name in PEOPLE])
     with pytest.raises(Killed):
         await moved(database.url, new, tmp_path, [*[nothing] * 20, killed])
-    await reopened(database.url)  # gives up the copy: changes are no longer on record
+    await reopened(database.url)  # gives up the copy: changes are no longer recorded
     said: list[str] = []
     with pytest.raises(Killed):
         await moved(database.url, new, tmp_path, [*[nothing] * 20, killed], said.append)
@@ -440,11 +439,11 @@ async def test_what_was_copied_of_another_store_or_an_older_state_is_not_gone_on
 
 async def reopened(url: str) -> Reopened | None:
     if url.startswith("postgresql"):
-        return await postgres.reopen(url, 4.0)  # over another connection than the copy's
+        return await postgres.reopen(url, 4.0)  # over a connection of its own
     return await sqlite.reopen(Path(url.removeprefix("sqlite://")), 5.0)
 
 
-async def test_a_copy_under_way_is_not_given_up_by_others(
+async def test_a_running_copy_cannot_be_given_up(
     tmp_path: Path, kinds: tuple[Database, str]
 ) -> None:
     database, new = kinds
@@ -461,12 +460,11 @@ async def test_a_copy_under_way_is_not_given_up_by_others(
     await moved(database.url, new, tmp_path, [*[nothing] * 20, give_up])
 
 
-async def test_nobody_else_writes_to_what_is_being_filled(
+@pytest.mark.parametrize("kinds", ["sqlite"], indirect=True)  # the files of a copy have no name yet
+async def test_a_database_being_filled_refuses_reads_and_writes(
     tmp_path: Path, kinds: tuple[Database, str]
 ) -> None:
     database, new = kinds
-    if new.startswith("sqlite"):
-        return  # its files have no name yet
     await database.open().put_contacts([known(name) for name in PEOPLE])
     there = Database(tmp_path, new)
     store, mailings = there.open(), there.part(open_mailings(there.settings()))

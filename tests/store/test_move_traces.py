@@ -1,4 +1,4 @@
-"""A copy that was begun and did not come to its end is named, with what to do."""
+"""An unfinished copy is reported, with what to do about it."""
 
 import asyncio
 from dataclasses import replace
@@ -29,7 +29,7 @@ def kill() -> None:
     raise Killed
 
 
-async def test_a_copy_that_was_begun_is_named_until_it_is_whole_or_given_up(
+async def test_an_unfinished_copy_is_reported_until_completed_or_given_up(
     tmp_path: Path, kinds: Kinds
 ) -> None:
     database, new = kinds
@@ -55,7 +55,7 @@ async def test_a_copy_that_was_begun_is_named_until_it_is_whole_or_given_up(
 
 
 @FROM_FILE
-async def test_a_file_that_was_closed_in_part_is_named(
+async def test_a_partly_closed_store_is_reported(
     tmp_path: Path, kinds: Kinds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database, new = kinds
@@ -73,7 +73,7 @@ async def test_a_file_that_was_closed_in_part_is_named(
     assert await found(database) == []
 
 
-async def test_a_database_that_only_answers_is_named(tmp_path: Path) -> None:
+async def test_a_read_only_database_is_reported(tmp_path: Path) -> None:
     cluster = postgres.cluster()
     with await asyncio.to_thread(OnPostgresql, tmp_path) as database:
         name = database.url.partition("///")[2].partition("?")[0]
@@ -83,6 +83,6 @@ async def test_a_database_that_only_answers_is_named(tmp_path: Path) -> None:
         with pytest.raises(StoreUnavailable):
             await database.open().put_contacts([known(PEOPLE[0])])
         pooled = replace(database.settings(), prepared_statements=False)
-        assert await traces(pooled) == [], "each transaction then says that it writes"
+        assert await traces(pooled) == [], "with a pooler each transaction asks to be read-write"
         cluster.sql("postgres", f"ALTER DATABASE {name} RESET default_transaction_read_only")
         await database.close()

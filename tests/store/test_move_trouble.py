@@ -1,5 +1,5 @@
-"""What happens at the worst moment of a copy: others write past its triggers, change tables, or put
-something where it is to be; and it is killed between two steps of its end."""
+"""The worst moments of a copy: others write past its triggers, change tables or create files in
+its place, and it is killed between two of its last steps."""
 
 import asyncio
 import sqlite3
@@ -44,7 +44,7 @@ IN_THE_END = "nobody can write from now on"
 
 
 def now(url: str, *statements: str) -> None:
-    """Run statements while nothing else goes on."""
+    """Run statements at once, with nothing else in between."""
     if url.startswith("postgresql"):
         server.cluster().sql(url.partition("///")[2].partition("?")[0], "; ".join(statements))
         return
@@ -55,7 +55,7 @@ def now(url: str, *statements: str) -> None:
 
 
 def at(moment: str, act: Callable[[], object]) -> Callable[[str], None]:
-    """Return a `say` that does something once, when that is said."""
+    """Return a `say` that acts once, when it is told of that moment."""
     acts = [act]
 
     def say(text: str) -> None:
@@ -72,14 +72,14 @@ async def filled(database: Database) -> None:
     await database.part(open_mailings(database.settings())).reserve("1", OFFERS, PEOPLE, NOW)
 
 
-async def alike(database: Database, new: str) -> bool:
+async def same_rows(database: Database, new: str) -> bool:
     return await contents(new) == await contents(database.url)
 
 
-async def test_a_row_that_is_changed_in_the_copy_after_the_proof_is_found(
+async def test_a_change_to_the_copy_after_its_verification_is_detected(
     tmp_path: Path, kinds: Kinds
 ) -> None:
-    """There are as many rows as before."""
+    """Even though the number of rows is the same."""
     database, new = kinds
     await filled(database)
 
@@ -94,10 +94,10 @@ async def test_a_row_that_is_changed_in_the_copy_after_the_proof_is_found(
         await moved(database.url, new, tmp_path, say=at("changes were made meanwhile", change))
     await database.open().add_suppressions([entry("late@people.example")])
     assert not (await moved(database.url, new, tmp_path)).resumed
-    assert await alike(database, new)
+    assert await same_rows(database, new)
 
 
-async def test_a_row_that_is_changed_past_the_triggers_after_the_proof_is_found(
+async def test_a_change_past_the_triggers_after_verification_is_detected(
     tmp_path: Path, kinds: Kinds
 ) -> None:
     database, new = kinds
@@ -117,10 +117,10 @@ async def test_a_row_that_is_changed_past_the_triggers_after_the_proof_is_found(
     with pytest.raises(StoreUnavailable, match="contact has 8 rows with checksum"):
         await moved(database.url, new, tmp_path, say=at(IN_THE_END, change))
     await moved(database.url, new, tmp_path)
-    assert await alike(database, new)
+    assert await same_rows(database, new)
 
 
-async def test_a_trigger_that_is_missing_ends_the_copy(tmp_path: Path, kinds: Kinds) -> None:
+async def test_a_missing_trigger_ends_the_copy(tmp_path: Path, kinds: Kinds) -> None:
     database, new = kinds
     await filled(database)
     is_file = database.url.startswith("sqlite")
@@ -129,22 +129,22 @@ async def test_a_trigger_that_is_missing_ends_the_copy(tmp_path: Path, kinds: Ki
     with pytest.raises(StoreUnavailable, match="no longer records its changes for this copy"):
         await moved(database.url, new, tmp_path, say=act)
     assert not (await moved(database.url, new, tmp_path)).resumed
-    assert await alike(database, new)
+    assert await same_rows(database, new)
 
 
 @FROM_SERVER
-async def test_what_is_replicated_into_a_source_is_copied(tmp_path: Path, kinds: Kinds) -> None:
+async def test_changes_replicated_into_the_source_are_copied(tmp_path: Path, kinds: Kinds) -> None:
     database, new = kinds
     await filled(database)
     act = at(
         IN_THE_END, lambda: now(database.url, "SET session_replication_role = replica", CHANGE)
     )
     await moved(database.url, new, tmp_path, say=act)
-    assert await alike(database, new)
+    assert await same_rows(database, new)
     assert "4711" in str(await contents(new))
 
 
-async def test_columns_that_come_at_the_end_are_not_lost(tmp_path: Path, kinds: Kinds) -> None:
+async def test_a_column_added_at_the_end_is_not_lost(tmp_path: Path, kinds: Kinds) -> None:
     database, new = kinds
     await filled(database)
     act = at(IN_THE_END, lambda: now(database.url, "ALTER TABLE contact ADD COLUMN later TEXT"))
@@ -185,10 +185,10 @@ async def test_a_file_is_not_migrated_while_it_is_copied(
             sqlite_connection.migrate(opened, database.path, lambda _: None)
         assert "copying_" not in str(opened.execute("SELECT name FROM sqlite_master").fetchall())
     assert not (await moved(database.url, new, tmp_path)).resumed
-    assert await alike(database, new)
+    assert await same_rows(database, new)
 
 
-async def test_what_changed_last_is_in_a_copy_that_was_killed_when_its_source_was_closed(
+async def test_a_copy_killed_while_closing_its_source_has_the_last_changes(
     tmp_path: Path, kinds: Kinds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database, new = kinds
@@ -203,7 +203,7 @@ async def test_what_changed_last_is_in_a_copy_that_was_killed_when_its_source_wa
     with pytest.raises(StoreUnavailable, match="was copied to"):
         await database.open().add_suppressions([entry("late@people.example")])
     assert (await moved(database.url, new, tmp_path)).resumed
-    assert await alike(database, new)
+    assert await same_rows(database, new)
     assert "4711" in str(await contents(new))
 
 
@@ -212,7 +212,7 @@ async def _dies(*_: object) -> None:
 
 
 class Step:
-    """Kills the command before the `last` call of something, counted from one."""
+    """Kills the command before the `last` call of a function, counted from one."""
 
     def __init__(self, last: int, does: Callable[..., Any]) -> None:
         self._left = last
@@ -227,7 +227,7 @@ class Step:
 
 @pytest.mark.parametrize(("last", "then"), [(5, "copied"), (5, "reopened"), (8, "copied")])
 @FROM_FILE
-async def test_a_file_that_was_half_closed_can_be_written_to_again(
+async def test_a_half_closed_store_can_be_written_to_again(
     tmp_path: Path, kinds: Kinds, monkeypatch: pytest.MonkeyPatch, last: int, then: str
 ) -> None:
     database, new = kinds
@@ -253,13 +253,11 @@ async def test_a_file_that_was_half_closed_can_be_written_to_again(
             opened.execute("UPDATE mailing SET at = at + 1")
 
     assert (await moved(database.url, new, tmp_path, say=at("resuming", write))).resumed
-    assert await alike(database, new)
+    assert await same_rows(database, new)
 
 
 @FROM_SERVER
-async def test_a_store_in_use_is_not_filled_because_a_copy_of_it_was_begun(
-    tmp_path: Path, kinds: Kinds
-) -> None:
+async def test_a_store_being_copied_is_not_a_target(tmp_path: Path, kinds: Kinds) -> None:
     database, file = kinds
     await filled(database)
     with pytest.raises(Killed):
@@ -282,12 +280,12 @@ def _kill() -> None:
 
 @pytest.mark.parametrize("last", [2, 40, 60])
 @FROM_SERVER
-async def test_a_database_is_open_again_or_closed_whenever_reopen_is_killed(
+async def test_a_killed_reopen_leaves_the_store_open_or_closed_as_a_whole(
     tmp_path: Path, kinds: Kinds, monkeypatch: pytest.MonkeyPatch, last: int
 ) -> None:
     database, file = kinds
     await filled(database)
-    with monkeypatch.context() as patch:  # what could wait is left
+    with monkeypatch.context() as patch:  # the tidying that could wait does not happen
         patch.setattr(postgres.PostgresSource, "tidy", _nothing)
         await moved(database.url, file, tmp_path)
     with monkeypatch.context() as patch:
@@ -320,7 +318,7 @@ async def _nothing(*_: object) -> None:
 
 @pytest.mark.parametrize("last", [1, 3, 8])
 @FROM_SERVER
-async def test_files_count_together_whenever_the_end_is_killed(
+async def test_the_files_of_a_copy_take_effect_together(
     tmp_path: Path, kinds: Kinds, monkeypatch: pytest.MonkeyPatch, last: int
 ) -> None:
     database, new = kinds
@@ -333,7 +331,7 @@ async def test_files_count_together_whenever_the_end_is_killed(
     assert (tmp_path / "new-streams.db").exists() == (last > 1)
     assert (await moved(database.url, new, tmp_path)).resumed
     assert not (tmp_path / ".new.db.copy").exists()
-    assert await alike(database, new)
+    assert await same_rows(database, new)
     await _is_in_use(tmp_path, new)
 
 
@@ -345,7 +343,7 @@ async def _is_in_use(folder: Path, new: str) -> None:
 
 
 @FROM_SERVER
-async def test_a_copy_that_counts_is_not_made_again_where_its_folder_is_left(
+async def test_a_finished_copy_is_not_repeated_if_its_folder_is_left(
     tmp_path: Path, kinds: Kinds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database, new = kinds
@@ -363,10 +361,10 @@ async def test_a_copy_that_counts_is_not_made_again_where_its_folder_is_left(
 
 @pytest.mark.parametrize("name", ["new.db", "new-bulk.db", "new.db-wal"])
 @FROM_SERVER
-async def test_nothing_that_somebody_made_is_overwritten(
+async def test_files_of_others_are_not_overwritten(
     tmp_path: Path, kinds: Kinds, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Neither before, nor at the last moment."""
+    """Whether they exist before, or appear at the last moment."""
     database, new = kinds
     await filled(database)
     there = tmp_path / name
@@ -390,12 +388,12 @@ async def test_nothing_that_somebody_made_is_overwritten(
     there.unlink()
     monkeypatch.undo()
     assert (await moved(database.url, new, tmp_path)).resumed
-    assert await alike(database, new)
+    assert await same_rows(database, new)
 
 
 @FROM_FILE
-async def test_a_reader_of_the_copy_is_no_deadlock(tmp_path: Path, kinds: Kinds) -> None:
-    """A relay that was started with its URL too soon; meanwhile others write to the source."""
+async def test_a_reader_of_the_copy_causes_no_deadlock(tmp_path: Path, kinds: Kinds) -> None:
+    """A relay started with the new URL too soon reads while others write to the source."""
     database, new = kinds
     await filled(database)
     writer = database.open(timeout=2.0)
@@ -416,11 +414,11 @@ async def test_a_reader_of_the_copy_is_no_deadlock(tmp_path: Path, kinds: Kinds)
     await moved(database.url, new, tmp_path, say=act)
     await reads[0]
     await relay.close()
-    assert await alike(database, new)
+    assert await same_rows(database, new)
 
 
 @FROM_SERVER
-async def test_what_closes_a_source_is_on_the_disk_whatever_its_role_is_told(
+async def test_closing_a_source_is_flushed_even_if_its_role_turns_that_off(
     kinds: Kinds,
 ) -> None:
     database, _ = kinds
@@ -434,7 +432,7 @@ async def test_what_closes_a_source_is_on_the_disk_whatever_its_role_is_told(
 
 
 @FROM_SERVER
-async def test_a_file_that_is_being_read_does_not_end_without_its_log(
+async def test_a_file_being_read_is_not_finished_without_its_log(
     tmp_path: Path, kinds: Kinds
 ) -> None:
     database, new = kinds
@@ -453,7 +451,7 @@ async def test_a_file_that_is_being_read_does_not_end_without_its_log(
             await moved(database.url, new, tmp_path, say=at("all rows", read))
     await database.open().add_suppressions([entry("late@people.example")])
     assert (await moved(database.url, new, tmp_path)).resumed
-    assert await alike(database, new)
+    assert await same_rows(database, new)
 
 
 _IS_WAITED_FOR = """

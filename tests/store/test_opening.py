@@ -1,4 +1,4 @@
-"""Opening a store: what is made, what is refused, and how the refusal reads."""
+"""Opening a store: what is created, what is refused, and with which message."""
 
 import asyncio
 import os
@@ -46,14 +46,14 @@ def assert_refused(database: Database, *parts: str, read_only: bool = False) -> 
         assert part in str(caught.value)
 
 
-def test_the_first_start_makes_files_for_their_owner_only(database: Database) -> None:
+def test_the_first_start_creates_files_readable_by_their_owner_only(database: Database) -> None:
     database.open()
     for path in (database.path, database.key_path):
         assert path.stat().st_mode & 0o777 == 0o600
     assert sorted(path.suffix for path in database.folder.iterdir())[:2] == [".db", ".db-shm"]
 
 
-def test_missing_folders_are_made(tmp_path: Path) -> None:
+def test_missing_folders_are_created(tmp_path: Path) -> None:
     database = Database(tmp_path / "var" / "lib")
     database.open()
     assert database.path.parent.stat().st_mode & 0o777 == 0o700
@@ -66,7 +66,7 @@ async def test_opening_again_keeps_key_and_contents(database: Database) -> None:
     assert database.key_path.read_bytes() == key
 
 
-def test_processes_that_start_at_once_agree_on_everything(database: Database) -> None:
+def test_processes_starting_together_agree_on_key_and_content(database: Database) -> None:
     names = [f"user{number}@people.example" for number in range(4)]
     started = [
         subprocess.Popen(
@@ -77,7 +77,7 @@ def test_processes_that_start_at_once_agree_on_everything(database: Database) ->
         )
         for name in names
     ]
-    for process in started:  # each has imported everything
+    for process in started:  # each has finished its imports
         assert process.stdout is not None
         assert process.stdout.readline()
     for process in started:
@@ -94,7 +94,7 @@ def test_processes_that_start_at_once_agree_on_everything(database: Database) ->
     assert sorted(path.name for path in database.folder.glob("*key*")) == ["suppression.key"]
 
 
-def test_reading_makes_nothing(database: Database) -> None:
+def test_opening_for_reading_creates_nothing(database: Database) -> None:
     assert_refused(database, "no database yet", "smtpproxy serve", read_only=True)
     assert list(database.folder.iterdir()) == []
 
@@ -109,7 +109,7 @@ def test_a_key_that_others_can_read_is_refused(database: Database) -> None:
 
 
 @pytest.mark.parametrize("read_only", [True, False])
-def test_a_lost_key_is_not_made_anew(database: Database, read_only: bool) -> None:
+def test_a_lost_key_is_not_replaced(database: Database, read_only: bool) -> None:
     database.open()
     database.key_path.unlink()
     assert_refused(database, str(database.key_path), "missing", "backup", read_only=read_only)
@@ -118,10 +118,10 @@ def test_a_lost_key_is_not_made_anew(database: Database, read_only: bool) -> Non
 
 @pytest.mark.parametrize("read_only", [True, False])
 @pytest.mark.parametrize("emptied", [True, False])
-async def test_a_lost_database_is_not_made_anew(
+async def test_a_lost_database_is_not_replaced(
     database: Database, read_only: bool, emptied: bool
 ) -> None:
-    """An empty one would not know who has refused mail, nor write new refusals to the journal."""
+    """An empty one would not know who refused mail, nor journal new refusals."""
     store = database.open()
     await store.add_suppressions([entry()])
     await store.close()
@@ -149,7 +149,7 @@ def test_another_key_is_refused(database: Database, read_only: bool, tmp_path: P
     "content",
     [b"", b"1\n", b"1 " + b"g" * 64, b"\xff\xfe", b"1 " + b"a" * 64 + b"\n1 " + b"b" * 64],
 )
-def test_what_is_no_key_is_refused(database: Database, content: bytes) -> None:
+def test_an_invalid_key_file_is_refused(database: Database, content: bytes) -> None:
     database.open()
     database.key_path.write_bytes(content)
     assert_refused(database, str(database.key_path), "not a key file", "backup")
@@ -163,7 +163,7 @@ def test_a_newer_database_is_refused(database: Database) -> None:
     assert_refused(database, "newer smtpproxy", "99", read_only=True)
 
 
-def test_an_older_database_is_migrated_by_a_writer_alone(
+def test_only_a_writer_migrates_an_older_database(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database.open()
@@ -177,7 +177,7 @@ def test_an_older_database_is_migrated_by_a_writer_alone(
     database.open(read_only=True)
 
 
-def test_a_migration_that_fails_leaves_nothing_behind(
+def test_a_failed_migration_leaves_nothing_behind(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database.open()
@@ -203,10 +203,10 @@ def test_a_migration_that_fails_leaves_nothing_behind(
         ("DROP TABLE import", "import.first_contact"),
     ],
 )
-def test_a_database_of_a_preview_is_refused(
+def test_a_database_from_a_preview_release_is_refused(
     database: Database, change: str, lacks: str, *, read_only: bool
 ) -> None:
-    """Previews numbered their databases as well, and no migration fits them."""
+    """Previews used the same numbers, and no migration fits their tables."""
     with closing(sqlite3.connect(database.path)) as connection:
         for script in (*opening.migrations()[:5], change, "PRAGMA user_version = 5"):
             connection.executescript(script)
@@ -216,14 +216,14 @@ def test_a_database_of_a_preview_is_refused(
     assert database.path.read_bytes() == before
 
 
-def test_a_file_of_another_kind_is_refused(database: Database) -> None:
+def test_a_file_that_is_not_a_database_is_refused(database: Database) -> None:
     database.path.write_text("address,scope\n" * 1000)
     assert_refused(database, str(database.path), "not an SQLite database")
     assert database.path.read_text().startswith("address,scope")
 
 
 VERSIONS = [0, 1, 7, 20_261_130]
-"""Other programs number their databases in the same place as we."""
+"""Other programs keep a number in the same place."""
 
 
 def make_foreign(path: Path, version: int) -> bytes:
@@ -247,7 +247,7 @@ def test_the_database_of_another_program_is_refused(
 @pytest.mark.parametrize("part", SIDE_TABLES)
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("read_only", [False, True])
-async def test_so_is_one_beside_the_store(
+async def test_another_programs_side_file_is_refused(
     database: Database, part: str, version: int, read_only: bool
 ) -> None:
     database.open()
@@ -266,7 +266,7 @@ async def test_so_is_one_beside_the_store(
     assert fault.startswith(f"{path}: the database is damaged")
 
 
-async def test_files_beside_the_store_need_not_exist_and_may_just_be_made(
+async def test_side_files_may_be_missing_or_just_created(
     database: Database,
 ) -> None:
     database.open()
@@ -280,7 +280,7 @@ async def test_files_beside_the_store_need_not_exist_and_may_just_be_made(
     assert list(side_file_faults(database.settings())) == []
 
 
-def test_a_folder_in_the_way_is_named(tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert_refused(Database(tmp_path / "file" / "state"), str(tmp_path / "file"))
 
@@ -293,26 +293,26 @@ def test_a_folder_in_the_way_is_named(tmp_path: Path) -> None:
         ("", "sqlite:///"),
     ],
 )
-def test_other_urls_are_refused(tmp_path: Path, url: str, part: str) -> None:
+def test_invalid_urls_are_refused(tmp_path: Path, url: str, part: str) -> None:
     with pytest.raises(StoreMisconfigured, match=r"store\.url") as caught:
         open_store(StoreSettings(url), tmp_path)
     assert part in str(caught.value)
 
 
-def test_a_path_may_hold_anything(tmp_path: Path) -> None:
+def test_a_path_may_have_any_characters(tmp_path: Path) -> None:
     Database(tmp_path / "a b%20?mode=memory#é").open()
     assert (tmp_path / "a b%20?mode=memory#é" / "store.db").stat().st_size > 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for others")
-async def test_what_root_makes_belongs_to_the_owner_of_the_folder(database: Database) -> None:
+async def test_files_created_by_root_belong_to_the_owner_of_the_folder(database: Database) -> None:
     os.chown(database.folder, 12345, 12346)
     await database.open().add_suppressions([entry()])
     for path in database.folder.iterdir():
         assert (path.stat().st_uid, path.stat().st_gid) == (12345, 12346), path.name
 
 
-async def test_a_time_that_no_database_has_a_number_for_is_a_long_one(
+async def test_a_timeout_beyond_the_databases_range_works(
     any_database: Database,
 ) -> None:
     store = any_database.open(timeout=36_500 * 86_400)

@@ -1,4 +1,4 @@
-"""What the API alone asks of a store: pages of suppressions, and a contact under a condition."""
+"""What only the API needs of a store: pages of suppressions, conditional writes of a contact."""
 
 from datetime import UTC, datetime
 
@@ -10,7 +10,7 @@ T0 = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
 ANNA = "anna@people.example"
 
 
-async def test_pages_have_every_suppression_once(any_database: Database) -> None:
+async def test_pages_list_every_suppression_once(any_database: Database) -> None:
     store = any_database.open()
     await store.add_suppressions(
         [SuppressionEntry(f"a{n}@x.example", "all", Origin.MANUAL, T0) for n in range(7)]
@@ -24,7 +24,9 @@ async def test_pages_have_every_suppression_once(any_database: Database) -> None
     assert sorted(keys) == sorted([key async for key, _ in store.export_suppressions()])
 
 
-async def test_a_page_of_some_scopes_begins_after_one_of_them(any_database: Database) -> None:
+async def test_pages_of_some_scopes_continue_where_the_last_one_ended(
+    any_database: Database,
+) -> None:
     store = any_database.open()
     for scope in ("brand:shop", "brand:mill"):
         await store.add_suppressions(
@@ -38,7 +40,7 @@ async def test_a_page_of_some_scopes_begins_after_one_of_them(any_database: Data
     assert (found, after) == (["brand:shop"] * 3, None)
 
 
-async def test_a_contact_is_written_only_where_it_is_as_expected(any_database: Database) -> None:
+async def test_a_contact_is_written_only_if_it_is_as_expected(any_database: Database) -> None:
     store = any_database.open()
     update = ContactUpdate(Contact(ANNA, language="fr"), frozenset({"language"}))
     assert await store.put_contact(ANNA, lambda known: update if known else None) is None

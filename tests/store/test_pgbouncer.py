@@ -1,4 +1,4 @@
-"""PgBouncer between us and PostgreSQL, where no statement and no setting outlives a transaction."""
+"""PgBouncer between us and PostgreSQL: no statement or setting outlives a transaction."""
 
 import asyncio
 import itertools
@@ -29,7 +29,7 @@ NAMES = tuple(f"p{n}@people.example" for n in range(40))
 
 
 class Pooled(Database):
-    """By transaction, and told so."""
+    """A database behind transaction pooling, configured for it."""
 
     def settings(self, timeout: float = 5.0) -> StoreSettings:
         return replace(super().settings(timeout), prepared_statements=False)
@@ -64,7 +64,7 @@ if SOAK:
         pass
 
 
-async def test_many_who_ask_at_once_share_a_few_servers(database: Pooled) -> None:
+async def test_many_concurrent_reads_share_a_few_servers(database: Pooled) -> None:
     stores = [database.open() for _ in range(3)]
     await stores[0].add_suppressions([entry(name) for name in NAMES[::2]])
 
@@ -75,7 +75,7 @@ async def test_many_who_ask_at_once_share_a_few_servers(database: Pooled) -> Non
     assert await asyncio.gather(*asked) == [n % 2 == 0 for n in range(40) for _ in stores]
 
 
-async def test_a_read_is_a_transaction_that_is_told_what_a_session_else_is(
+async def test_a_read_is_a_transaction_with_the_settings_of_a_session(
     database: Pooled, pooler: PgBouncer
 ) -> None:
     store = database.open()
@@ -84,13 +84,13 @@ async def test_a_read_is_a_transaction_that_is_told_what_a_session_else_is(
     before = pooler.queries(name)
     for _ in range(10):
         await store.version()
-    assert pooler.queries(name) == before + 3 * 10  # its beginning, the question, its end
+    assert pooler.queries(name) == before + 3 * 10  # BEGIN, the query, COMMIT
     async with store._reading() as session:  # type: ignore[attr-defined]
         for setting, value in {"enable_seqscan": "off", "lock_timeout": "2s"}.items():
             assert await session.fetch_all(f"SHOW {setting}") == [(value,)]
 
 
-async def test_a_purge_keeps_what_it_has_to_in_a_table_of_its_transaction(store: Store) -> None:
+async def test_a_purge_keeps_recently_matched_suppressions(store: Store) -> None:
     await store.add_suppressions([entry(name) for name in NAMES])
     matched = [{NAMES[0]: T0 + 500 * DAY}]
     purged = await store.purge_suppressions(T0 + 400 * DAY, matched=matched)
@@ -98,7 +98,7 @@ async def test_a_purge_keeps_what_it_has_to_in_a_table_of_its_transaction(store:
     assert await store.suppressions(NAMES[0])
 
 
-async def test_relays_ask_each_other(database: Pooled) -> None:
+async def test_relays_ask_each_other_about_messages(database: Pooled) -> None:
     asked = open_asked_messages(database.settings())
     journals = open_journals(database.settings())
     assert asked is not None
@@ -118,8 +118,8 @@ async def test_relays_ask_each_other(database: Pooled) -> None:
     assert await asked.ask([sent.id], T0) == {}
 
 
-async def test_a_standby_is_not_asked(database: Pooled, tmp_path: Path) -> None:
-    """As the pooler may be led to one at any time, each transaction says what it needs."""
+async def test_a_standby_is_not_read(database: Pooled, tmp_path: Path) -> None:
+    """The pooler may switch to one at any time, so each transaction checks."""
     server = await asyncio.to_thread(postgres.PostgresCluster)
     try:
         name = server.create()
@@ -133,14 +133,14 @@ async def test_a_standby_is_not_asked(database: Pooled, tmp_path: Path) -> None:
         server.stop()
 
 
-async def test_prepared_statements_that_are_gone_are_a_fault_that_says_what_to_do(
+async def test_lost_prepared_statements_are_reported_with_the_setting_to_change(
     database: Pooled,
 ) -> None:
     store = Database(database.folder, database.url).open()
     await store.version()
     other = await asyncpg.connect(database.url, statement_cache_size=0)
     try:
-        async with other.transaction():  # over the server that the statement was prepared at
+        async with other.transaction():  # occupies the server with the prepared statement
             await other.execute("SELECT 1")
             with pytest.raises(StoreMisconfigured, match=r"store\.prepared_statements = false"):
                 await store.version()
@@ -149,10 +149,10 @@ async def test_prepared_statements_that_are_gone_are_a_fault_that_says_what_to_d
         await store.close()
 
 
-async def test_prepared_statements_that_a_newer_pgbouncer_keeps_are_a_fault_too(
+async def test_prepared_statements_kept_by_a_newer_pgbouncer_are_reported_too(
     database: Pooled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From 1.21 on it names them itself, in transaction mode alone."""
+    """From 1.21 on it names them itself, in transaction mode only."""
     numbers = itertools.count(1)
     name = database.url.rpartition("/")[2]
     monkeypatch.setattr(
@@ -164,7 +164,7 @@ async def test_prepared_statements_that_a_newer_pgbouncer_keeps_are_a_fault_too(
     await store.close()
 
 
-async def test_a_session_gets_its_settings_whatever_pgbouncer_passes_on(
+async def test_a_session_gets_its_settings_despite_pgbouncer(
     database: Database, tmp_path: Path
 ) -> None:
     name = database.url.rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""What is PostgreSQL's own: batches of reads, versions, rights, migrations, trouble."""
+"""Specific to PostgreSQL: versions, concurrent writers, roles, migrations, failures."""
 
 import asyncio
 import signal
@@ -40,7 +40,7 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 @pytest.fixture
 def server() -> Iterator[PostgresCluster]:
-    """One that a test may hurt."""
+    """A server that a test may stop or break."""
     server = PostgresCluster()
     yield server
     server.stop()
@@ -51,14 +51,14 @@ def sql(database: Database, *statements: str) -> str:
     return postgres.cluster().sql(name, *statements)
 
 
-def test_values_are_numbered_as_they_come_and_those_left_out_are_not_sent() -> None:
+def test_placeholders_are_numbered_and_unused_values_are_not_sent() -> None:
     assert translated("a = ? AND b = ?") == ("a = $1 AND b = $2", (0, 1))
     assert translated("a = ?3 AND b = ?1 AND c = ?3") == ("a = $1 AND b = $2 AND c = $1", (2, 0))
     assert translated("a = ? /*AND b = ?*/ LIMIT ?") == ("a = $1 AND b = $2 LIMIT $3", (0, 1, 2))
 
 
-async def test_who_waits_for_a_connection_is_counted(database: Database) -> None:
-    settings = replace(database.settings(), connections=3)  # two of which are not for reads
+async def test_tasks_waiting_for_a_connection_are_counted(database: Database) -> None:
+    settings = replace(database.settings(), connections=3)  # two of them are not for reads
     store = open_store(settings, database.folder, read_only=True)
     database.opened.append(store)
     await store.facts(Lookups((ANNA,)))
@@ -66,7 +66,7 @@ async def test_who_waits_for_a_connection_is_counted(database: Database) -> None
     with postgres.cluster().session(name) as say:
         say("BEGIN; LOCK TABLE contact IN ACCESS EXCLUSIVE MODE; SELECT 1;")
         asked = []
-        for _ in range(3):  # each in a turn of its own
+        for _ in range(3):  # each in its own turn of the loop
             asked.append(asyncio.ensure_future(facts_of(store, ANNA)))
             await asyncio.sleep(0.05)
         (use,) = store_connections()
@@ -77,14 +77,14 @@ async def test_who_waits_for_a_connection_is_counted(database: Database) -> None
     assert use.waited > 0.05
 
 
-async def test_every_commit_that_judgements_depend_on_is_another_version(
+async def test_every_commit_that_affects_decisions_changes_the_version(
     database: Database,
 ) -> None:
     store = database.open()
     versions = [await store.version()]
     await store.add_suppressions([entry()])
     versions.append(await store.version())
-    sql(database, "DELETE FROM suppression")  # whoever does it
+    sql(database, "DELETE FROM suppression")  # by another program
     versions.append(await store.version())
     await store.put_contacts([WHOLE])
     versions.append(await store.version())
@@ -92,17 +92,17 @@ async def test_every_commit_that_judgements_depend_on_is_another_version(
     assert await store.version() == versions[-1]
 
 
-async def test_another_commit_of_the_same_number_is_another_version(database: Database) -> None:
-    """A server that took over may lack the last ones, and have its own in their place."""
+async def test_another_commit_with_the_same_number_changes_the_version(database: Database) -> None:
+    """A promoted standby may lack the last commits and have others in their place."""
     store: Any = database.open()
     before = await store.version()
-    sql(database, "UPDATE store_state SET version = version")  # whatever program it is
+    sql(database, "UPDATE store_state SET version = version")  # by another program
     after = await store.version()
     assert after != before
     assert after[0] == before[0]
 
 
-async def test_one_writer_waits_for_the_other_and_none_is_lost(database: Database) -> None:
+async def test_concurrent_writers_wait_and_no_write_is_lost(database: Database) -> None:
     stores = [database.open(timeout=20.0) for _ in range(4)]
     writes = [stores[n % 4].add_suppressions([entry(name)]) for n, name in enumerate(NAMES)]
     await asyncio.gather(*writes)
@@ -111,7 +111,7 @@ async def test_one_writer_waits_for_the_other_and_none_is_lost(database: Databas
     assert [change.seq for change in changes] == list(range(1, len(NAMES) + 1))
 
 
-async def test_a_write_that_waits_too_long_is_given_up(database: Database) -> None:
+async def test_a_write_that_waits_too_long_fails(database: Database) -> None:
     first, second = database.open(), database.open(timeout=0.3)
     async with first._writing() as session:  # type: ignore[attr-defined]
         await session.run("SELECT 1")
@@ -121,7 +121,7 @@ async def test_a_write_that_waits_too_long_is_given_up(database: Database) -> No
 
 
 @pytest.mark.parametrize("broken", ["DROP TABLE contact CASCADE", "DROP TABLE store_state CASCADE"])
-async def test_what_cannot_be_read_is_no_permission(database: Database, broken: str) -> None:
+async def test_missing_tables_make_the_store_unavailable(database: Database, broken: str) -> None:
     store = database.open(timeout=0.5)
     await store.put_contacts([WHOLE])
     sql(database, broken)
@@ -129,7 +129,7 @@ async def test_what_cannot_be_read_is_no_permission(database: Database, broken: 
         await store.facts(Lookups((WHOLE.address,)))
 
 
-async def test_two_who_migrate_at_once_do_it_once(tmp_path: Path) -> None:
+async def test_concurrent_migrations_run_once(tmp_path: Path) -> None:
     server = postgres.cluster()
     url = server.url(server.create())
     lease = Lease(target(Database(tmp_path, url).settings(20.0)))
@@ -139,16 +139,16 @@ async def test_two_who_migrate_at_once_do_it_once(tmp_path: Path) -> None:
         assert sorted(await asyncio.gather(*made)) == [(0, newest)] + [(newest, newest)] * 2
 
 
-async def test_a_program_that_the_database_is_too_new_for_says_so(database: Database) -> None:
+async def test_a_database_that_is_too_new_is_refused(database: Database) -> None:
     store, newest = database.open(read_only=True), len(migrations.migrations())
     sql(database, f"UPDATE schema_version SET version = {newest + 1}, oldest = 1")
-    await store.ping()  # a migration that relays of today can live with
+    await store.ping()  # a migration that is compatible with this release
     sql(database, f"UPDATE schema_version SET version = {newest + 2}, oldest = {newest + 2}")
     with pytest.raises(StoreMisconfigured, match="run a newer release"):
         await database.open(read_only=True).ping()
 
 
-async def test_a_database_of_the_release_before_is_refused_with_what_to_do(
+async def test_an_older_database_is_refused_with_the_command_to_run(
     database: Database,
 ) -> None:
     sql(database, "UPDATE schema_version SET version = 0, oldest = 0")
@@ -156,7 +156,7 @@ async def test_a_database_of_the_release_before_is_refused_with_what_to_do(
         await database.open(read_only=True).ping()
 
 
-async def test_roles_read_or_write_and_no_more(database: Database) -> None:
+async def test_roles_may_only_read_or_write(database: Database) -> None:
     reader, writer = (f"{role}_{id(database)}" for role in ("reads", "writes"))
     sql(database, f"CREATE ROLE {reader} LOGIN", f"CREATE ROLE {writer} LOGIN")
     lease = Lease(target(database.settings()))
@@ -180,7 +180,7 @@ def _as(database: Database, role: str) -> Database:
     return Database(database.folder, database.url.rpartition("&")[0] + f"&user={role}")
 
 
-async def test_a_restart_within_the_timeout_is_not_noticed(
+async def test_a_restart_within_the_timeout_goes_unnoticed(
     tmp_path: Path, server: PostgresCluster
 ) -> None:
     store = await _opened(tmp_path, server, timeout=20.0)
@@ -192,7 +192,7 @@ async def test_a_restart_within_the_timeout_is_not_noticed(
     await store.close()
 
 
-async def test_a_database_that_hangs_is_given_up_in_time(
+async def test_a_hanging_database_is_given_up_in_time(
     tmp_path: Path, server: PostgresCluster
 ) -> None:
     store = await _opened(tmp_path, server, timeout=0.5)
@@ -211,10 +211,10 @@ async def test_a_database_that_hangs_is_given_up_in_time(
 
 
 @pytest.mark.parametrize("hangs_at", ["the first statement", "the commit"])
-async def test_a_write_that_is_never_answered_is_given_up_and_not_taken_for_done(
+async def test_a_write_without_an_answer_fails_in_time(
     tmp_path: Path, server: PostgresCluster, hangs_at: str
 ) -> None:
-    """The machine of the database is gone, and nothing on the way says so."""
+    """The database's machine is gone, and nothing on the network says so."""
     store: Any = await _opened(tmp_path, server, timeout=0.5)
 
     async def write() -> None:
@@ -235,22 +235,22 @@ async def test_a_write_that_is_never_answered_is_given_up_and_not_taken_for_done
     await store.close()
 
 
-async def test_a_commit_that_waits_for_a_lost_standby_is_not_taken_for_done(
+async def test_a_commit_waiting_for_a_lost_standby_does_not_count_as_done(
     tmp_path: Path, server: PostgresCluster
 ) -> None:
-    """Nor is one that somebody let hold without it; and it may be repeated."""
+    """Nor does one that an operator releases without the standby; either may be repeated."""
     store = await _opened(tmp_path, server, timeout=0.5)
     lost = "ALTER SYSTEM SET synchronous_standby_names = 'nobody'"
     server.sql("postgres", lost, "SELECT pg_reload_conf()")
     await asyncio.to_thread(wait_for, lambda: _commits_wait(server), "commits to wait")
     with pytest.raises(StoreUnavailable, match="may or may not be written: do it again"):
         await store.add_suppressions([entry(NAMES[0])])
-    with pytest.raises(StoreUnavailable, match="in time"):  # one waits, and others for it
+    with pytest.raises(StoreUnavailable, match="in time"):  # it waits for the first commit
         await store.add_suppressions([entry(NAMES[0])])
-    assert server.sql("postgres", _LET_HOLD) == "t"
+    assert server.sql("postgres", _RELEASE) == "t"
     writing = asyncio.create_task(store.add_suppressions([entry(NAMES[1])]))
-    let_hold = lambda: server.sql("postgres", _LET_HOLD) == "t"  # noqa: E731
-    await asyncio.to_thread(wait_for, let_hold, "the commit to wait for the standby")
+    released = lambda: server.sql("postgres", _RELEASE) == "t"  # noqa: E731
+    await asyncio.to_thread(wait_for, released, "the commit to wait for the standby")
     with pytest.raises(StoreUnavailable, match="the standby did not"):
         await writing
     server.sql("postgres", "ALTER SYSTEM RESET ALL", "SELECT pg_reload_conf()")
@@ -259,23 +259,23 @@ async def test_a_commit_that_waits_for_a_lost_standby_is_not_taken_for_done(
     await store.close()
 
 
-_LET_HOLD = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+_RELEASE = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 
 
 def _commits_wait(server: PostgresCluster) -> bool:
-    """Tell whether commits wait for a standby, which the checkpointer says after a reload."""
+    """Tell whether commits wait for a standby, as they do once the checkpointer has reloaded."""
     with ThreadPoolExecutor(1) as pool:
         commit = pool.submit(server.sql, "postgres", "COMMENT ON DATABASE postgres IS 'tried'")
         while not commit.done():
-            if server.sql("postgres", _LET_HOLD) == "t":
+            if server.sql("postgres", _RELEASE) == "t":
                 return True
         return False
 
 
-async def test_where_commits_have_to_wait_for_a_standby_nothing_is_done_unless_they_do(
+async def test_require_synchronous_refuses_work_while_commits_do_not_wait(
     tmp_path: Path, server: PostgresCluster
 ) -> None:
-    """Whether they do is asked each time: it may change while we are connected."""
+    """Checked each time: it may change while we are connected."""
     url = server.url(server.create())
     await asyncio.to_thread(postgres.migrated, url, tmp_path)
     store = open_store(StoreSettings(url, 0.5, require_synchronous=True), tmp_path)
@@ -304,13 +304,14 @@ async def test_where_commits_have_to_wait_for_a_standby_nothing_is_done_unless_t
     await store.close()
 
 
-async def test_an_old_primary_is_not_asked_once_another_took_over(
+async def test_an_old_primary_is_refused_once_another_took_over(
     tmp_path: Path, server: PostgresCluster
 ) -> None:
     store = await _opened(tmp_path, server, timeout=0.5)
     system, timeline = (tmp_path / "timeline").read_text().split()
     assert timeline == "1"
-    (tmp_path / "timeline").write_text(f"{system} 2\n")  # another process of this relay met it
+    # as written by another process of this relay that met the new primary
+    (tmp_path / "timeline").write_text(f"{system} 2\n")
     server.kill()
     server.start()
     for _ in range(3):
@@ -324,7 +325,7 @@ async def test_an_old_primary_is_not_asked_once_another_took_over(
     await store.close()
 
 
-async def test_writers_of_a_serializable_database_wait_for_each_other(database: Database) -> None:
+async def test_writers_wait_for_each_other_in_a_serializable_database(database: Database) -> None:
     name = database.url.partition("///")[2].partition("?")[0]
     sql(database, f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")
     stores = [database.open(timeout=20.0) for _ in range(4)]
@@ -333,22 +334,26 @@ async def test_writers_of_a_serializable_database_wait_for_each_other(database: 
     assert (await stores[0].counts())[1]["marketing", "unsubscribe"] == len(NAMES)
 
 
-@pytest.mark.parametrize("attributes", ["", "any", "prefer-standby", "primary", "read-write"])
-async def test_a_standby_is_not_asked_whatever_the_url_says(
-    tmp_path: Path, server: PostgresCluster, attributes: str
+async def test_a_standby_is_refused_whatever_the_url_says(
+    tmp_path: Path, server: PostgresCluster
 ) -> None:
-    """It answers as things were some time ago: somebody may have objected since."""
-    told = f"&target_session_attrs={attributes}" if attributes else ""
-    store = await _opened(tmp_path, server, timeout=0.5, told=told)
+    """It answers from some time ago: somebody may have objected since."""
+    stores = []
+    for attributes in ("", "any", "prefer-standby", "primary", "read-write"):
+        folder = tmp_path / f"state {attributes}"
+        folder.mkdir()
+        told = f"&target_session_attrs={attributes}" if attributes else ""
+        stores.append(await _opened(folder, server, timeout=0.5, told=told))
     server.restart_as_standby()
-    for _ in range(2):
+    for store in stores:
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable, match="standby"):
+                await store.facts(Lookups((ANNA,)))
+            with pytest.raises(StoreUnavailable, match="standby"):
+                await store.version()
         with pytest.raises(StoreUnavailable, match="standby"):
-            await store.facts(Lookups((ANNA,)))
-        with pytest.raises(StoreUnavailable, match="standby"):
-            await store.version()
-    with pytest.raises(StoreUnavailable, match="standby"):
-        await store.imports()
-    await store.close()
+            await store.imports()
+        await store.close()
 
 
 async def _opened(
@@ -361,16 +366,16 @@ async def _opened(
     return store
 
 
-async def test_rows_of_one_batch_that_conflict_are_taken_in_their_order(database: Database) -> None:
+async def test_conflicting_rows_of_one_batch_are_applied_in_order(database: Database) -> None:
     store = database.open()
     again = [entry(since=T0 + days * DAY) for days in (0, 2, 1)]
     result = await store.add_suppressions([*again, entry(NAMES[0])])
     assert (result.added, result.changed, result.unchanged) == (2, 1, 1)
     assert [one.since for one in await store.suppressions(ANNA)] == [T0 + 2 * DAY]
-    assert len(await store.changes(0, 10)) == 3  # two were added, one of them then moved
+    assert len(await store.changes(0, 10)) == 3  # two were added and one of them moved
 
 
-def test_a_command_may_use_it_in_one_event_loop_after_another(tmp_path: Path) -> None:
+def test_it_works_in_successive_event_loops(tmp_path: Path) -> None:
     with OnPostgresql(tmp_path) as database:
         limit = open_confirmation_limit(database.settings())
         for allowed in (True, False):
@@ -379,8 +384,8 @@ def test_a_command_may_use_it_in_one_event_loop_after_another(tmp_path: Path) ->
         limit.close()
 
 
-async def test_no_read_is_done_by_several_processes_of_the_database(database: Database) -> None:
-    """To start them takes longer than the read."""
+async def test_no_read_uses_parallel_workers(database: Database) -> None:
+    """Starting them takes longer than the read."""
     lease = Lease(target(database.settings()))
     with closing(lease):
         async with lease.database.connection() as connection:

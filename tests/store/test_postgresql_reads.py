@@ -1,4 +1,4 @@
-"""How often PostgreSQL is asked: who waits shares a statement, and connections are kept."""
+"""How often PostgreSQL is queried: waiting reads share a statement, and connections are kept."""
 
 import asyncio
 import gc
@@ -44,8 +44,8 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
         await database.close()
 
 
-class Asked:
-    """What is asked of a database; while `held`, it is not asked yet."""
+class Queries:
+    """The statements sent to a database; none is answered until `goes_on` is set."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.statements: list[str] = []
@@ -61,26 +61,26 @@ class Asked:
         monkeypatch.setattr(PostgresDatabase, "fetch", noted)
 
 
-async def test_all_who_wait_in_a_turn_of_the_loop_share_one_statement(
+async def test_reads_in_one_turn_of_the_loop_share_a_statement(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = database.open()
     await store.add_suppressions([entry(name) for name in NAMES[::2]])
     await store.facts(Lookups((ANNA,)))
-    asked = Asked(monkeypatch)
+    asked = Queries(monkeypatch)
     found = await asyncio.gather(*(store.facts(Lookups((name,))) for name in NAMES))
     assert [bool(facts) for facts in found] == [True, False] * 20
     assert len(asked.statements) == 1
 
 
-async def test_who_comes_while_a_statement_is_answered_shares_the_next_one(
+async def test_reads_during_a_statement_share_the_next_one(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reader, "_BATCH_WAIT", 60.0)
     store = database.open(timeout=60)
     await store.add_suppressions([entry(name) for name in NAMES[::2]])
     await store.facts(Lookups((ANNA,)))
-    asked = Asked(monkeypatch)
+    asked = Queries(monkeypatch)
     asked.goes_on.clear()
     found = []
     for name in NAMES:
@@ -92,7 +92,7 @@ async def test_who_comes_while_a_statement_is_answered_shares_the_next_one(
     assert len(asked.statements) == 2
 
 
-async def test_nobody_waits_long_for_the_answer_to_another(database: Database) -> None:
+async def test_no_read_waits_long_for_another(database: Database) -> None:
     store = database.open(timeout=60)
     await store.facts(Lookups((ANNA,)))
     name = database.url.partition("///")[2].partition("?")[0]
@@ -106,12 +106,12 @@ async def test_nobody_waits_long_for_the_answer_to_another(database: Database) -
     assert versions[0] == versions[1]
 
 
-async def test_a_loop_that_is_late_itself_reads_the_answer_first(
+async def test_a_late_event_loop_reads_the_answer_before_asking_again(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store: Any = database.open()
     await store.version()
-    asked = Asked(monkeypatch)
+    asked = Queries(monkeypatch)
     asked.goes_on.clear()
     first, second = (asyncio.ensure_future(_version(store)) for _ in range(2))
     await asyncio.sleep(0)
@@ -119,7 +119,7 @@ async def test_a_loop_that_is_late_itself_reads_the_answer_first(
     third = asyncio.ensure_future(_version(store))
     await asyncio.sleep(0)
     asked.goes_on.set()
-    store._reader._due -= 1.0  # as after a long turn
+    store._reader._due -= 1.0  # as after a long turn of the loop
     store._reader._on_timer()
     assert len(asked.statements) == 1
     await asyncio.gather(first, second, third)
@@ -130,17 +130,17 @@ async def _version(store: Any) -> object:
     return await store.version()
 
 
-async def test_the_last_look_asks_for_the_state_alone(
+async def test_the_version_is_queried_alone(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = database.open()
     await store.facts(Lookups((ANNA,)))
-    asked = Asked(monkeypatch)
+    asked = Queries(monkeypatch)
     await store.version()
     assert asked.statements == [VERSION]
 
 
-async def test_a_connection_is_kept_and_another_one_used_where_it_has_ended(
+async def test_a_connection_is_kept_and_replaced_once_it_has_ended(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = database.open()
@@ -168,7 +168,7 @@ async def test_a_connection_is_kept_and_another_one_used_where_it_has_ended(
     assert lent >= 1
 
 
-async def test_a_connection_is_not_kept_with_a_transaction_that_somebody_forgot(
+async def test_a_connection_is_not_kept_in_an_open_transaction(
     database: Database,
 ) -> None:
     lease = database.part(Lease(target(database.settings())))
@@ -178,7 +178,7 @@ async def test_a_connection_is_not_kept_with_a_transaction_that_somebody_forgot(
         assert not connection.is_in_transaction()
 
 
-async def test_a_mailing_is_counted_in_four_round_trips(
+async def test_a_mailing_takes_four_round_trips(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import asyncpg
@@ -208,7 +208,7 @@ def _noting(said: list[str], way: str) -> Any:
     return noted
 
 
-def test_a_store_holds_no_event_loop_that_is_over(tmp_path: Path) -> None:
+def test_a_store_does_not_keep_closed_event_loops_alive(tmp_path: Path) -> None:
     postgres.cluster()
     with OnPostgresql(tmp_path) as database:
         store = database.open()
@@ -233,7 +233,7 @@ FROM generate_series(1, 1000) AS n;
 
 
 def explained(database: Database, statement: str, values: str, rows: str) -> str:
-    """Return how a statement is answered whose plan was made before there were any rows."""
+    """Return the plan by which a statement runs that was planned before there were any rows."""
     settings = "".join(f"SET {n} = '{v}';" for n, v in session_settings(2.0).items())
     return postgres.cluster().sql(
         database.url.partition("///")[2].partition("?")[0],
@@ -248,8 +248,8 @@ def explained(database: Database, statement: str, values: str, rows: str) -> str
     )
 
 
-def test_people_are_looked_up_whenever_the_plan_was_made(database: Database) -> None:
-    """Among others in a partner's first snapshot."""
+def test_people_are_found_by_index_whatever_plan_is_cached(database: Database) -> None:
+    """Also right after a partner's first snapshot."""
     key = SuppressionKey(bytes(32))
     texts = ", ".join(f"'{digits}'" for digits in ("1" * 32, "1" * 64, "1" * 32) * 2)
     rows = f"""
@@ -277,7 +277,7 @@ def test_people_are_looked_up_whenever_the_plan_was_made(database: Database) -> 
     assert "Removed by" not in said, said
 
 
-def test_contacts_that_change_are_looked_up_whenever_the_plan_was_made(database: Database) -> None:
+def test_changed_contacts_are_found_by_index_whatever_plan_is_cached(database: Database) -> None:
     found = looked_up("contact", "address = asked.value")
     statement, _ = translated(f"SELECT address FROM json_each(?) AS asked {found}")
     rows = """
@@ -289,8 +289,8 @@ def test_contacts_that_change_are_looked_up_whenever_the_plan_was_made(database:
     assert "Removed by" not in said, said
 
 
-def test_reports_are_purged_without_a_look_at_all_bounces_that_wait(database: Database) -> None:
-    """With 150,000 of them, each 1,000 reports took half a minute."""
+def test_purging_reports_does_not_scan_all_waiting_bounces(database: Database) -> None:
+    """With 150,000 of them, 1,000 reports once took half a minute."""
     rows = """
     INSERT INTO report
     SELECT 'R' || n, n, 'bounce', '', 0, 'a' FROM generate_series(1, 1000) AS n;
@@ -301,10 +301,10 @@ def test_reports_are_purged_without_a_look_at_all_bounces_that_wait(database: Da
     assert re.findall(r" on hand_on .*actual rows=(\d+) loops=1000", said) == ["1"], said
 
 
-def test_who_is_suppressed_again_is_looked_up_whenever_the_plan_was_made(
+def test_a_repeated_suppression_is_found_by_index_whatever_plan_is_cached(
     database: Database,
 ) -> None:
-    """A single unsubscribe otherwise reads all suppressions, until the database analyses them."""
+    """Otherwise one unsubscribe reads all suppressions until the database analyses the table."""
     asked = f"SELECT * FROM {ASKED_SUPPRESSIONS} WHERE {ASKED_WIDE} AND {ASKED_EXACT}"
     statement, places = translated(asked)
     octets = "1" * (16 + 32) * 2
@@ -336,7 +336,7 @@ SELECT 'c' || n, '', 'ID' || n, 0 FROM generate_series(1, 1000) AS n;
 
 
 class NotingSession:
-    """One that answers nothing, and notes what it was asked."""
+    """A session that records its queries and returns no rows."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, tuple[object, ...]]] = []
@@ -364,7 +364,7 @@ class NotingSession:
         (lambda session: session.fetch_all(stream_counts._BEGAN, "c999"), CAMPAIGNS),
     ],
 )
-async def test_few_rows_are_looked_up_whenever_the_plan_was_made(
+async def test_few_rows_are_read_whatever_plan_is_cached(
     database: Database, asks: Callable[[Session], Awaitable[object]], rows: str
 ) -> None:
     session = NotingSession()

@@ -1,4 +1,4 @@
-"""What the files hold of people: never the address of a suppression, nothing once erased."""
+"""What the files reveal of people: no address of a suppression, and nothing after an erasure."""
 
 import hmac
 import sqlite3
@@ -14,11 +14,11 @@ from tests.store.contract import ANNA, T0, WHOLE, entry
 
 
 def contents(database: Database) -> bytes:
-    """All that is on the disk: the database, its log and its index."""
+    """Everything on the disk: the database, its log and its index."""
     return b"".join(path.read_bytes() for path in database.folder.glob("store.db*"))
 
 
-async def test_no_suppression_holds_its_address(database: Database) -> None:
+async def test_suppressions_do_not_contain_their_address(database: Database) -> None:
     store = database.open()
     await store.add_suppressions([entry("Anna+Shop@people.example", note="by phone")])
     await store.remove_suppression("anna+shop@people.example", at=T0, reason="she asked")
@@ -41,7 +41,7 @@ async def test_keys_are_hmac_sha256_under_the_secret(database: Database) -> None
     assert version == 1
 
 
-def test_a_key_does_not_show_itself(database: Database) -> None:
+def test_a_key_does_not_reveal_its_secret(database: Database) -> None:
     database.open()
     secret = database.key_path.read_text().split()[-1]
     key = load_keys(database.folder).newest
@@ -56,7 +56,7 @@ def test_secrets_of_any_length_up_to_a_block_are_hmac(length: int) -> None:
     assert exact == hmac.digest(secret, ANNA.encode(), "sha256")
 
 
-async def test_the_erased_are_gone_from_the_disk(database: Database) -> None:
+async def test_an_erasure_leaves_nothing_on_the_disk(database: Database) -> None:
     store = database.open()
     await store.put_contacts([WHOLE])
     assert ANNA.encode() in contents(database)
@@ -66,7 +66,7 @@ async def test_the_erased_are_gone_from_the_disk(database: Database) -> None:
         assert trace.encode() not in found
 
 
-async def test_what_was_lifted_stays_on_record(database: Database) -> None:
+async def test_lifted_suppressions_stay_on_record(database: Database) -> None:
     store = database.open()
     await store.add_suppressions([entry(note="by phone")])
     await store.remove_suppression(ANNA, at=T0, reason="she asked by letter")

@@ -1,4 +1,4 @@
-"""What relays tell of themselves, and when a new key counts: the same on each kind of database."""
+"""What relays report about themselves, and when a new key takes effect, in each database."""
 
 from datetime import timedelta
 
@@ -28,7 +28,7 @@ def state(host: str, links: dict[int, str]) -> RelayState:
     return RelayState(host, {"unsubscribe.key": links, "suppression.key": {}})
 
 
-async def test_what_a_relay_told_last_counts(database: Database) -> None:
+async def test_the_last_report_of_a_relay_counts(database: Database) -> None:
     store = database.open()
     await store.tell("b" * 16, state("two", OLD), at=T0)
     await store.tell("a" * 16, state("two", OLD), at=T0)
@@ -46,18 +46,18 @@ async def test_what_a_relay_told_last_counts(database: Database) -> None:
     assert [each.id[0] for each in await store.relays()] == ["b"]
 
 
-async def test_the_first_keys_of_links_are_registered_once(database: Database) -> None:
+async def test_the_first_link_keys_are_registered_once(database: Database) -> None:
     store = database.open()
     assert await store.link_keys() == {}
     assert await store.register_link_keys(OLD, at=T0) == OLD
-    assert await store.register_link_keys({1: "cccc0001"}, at=T0) == OLD, "another relay's"
+    assert await store.register_link_keys({1: "cccc0001"}, at=T0) == OLD, "another relay's keys"
 
 
-async def test_a_key_of_links_counts_once_all_have_it(database: Database) -> None:
+async def test_a_link_key_takes_effect_once_all_relays_have_it(database: Database) -> None:
     store = database.open()
     own = relay_id(database.folder)
     await store.register_link_keys(OLD, at=T0)
-    await store.tell(own, state("here", OLD), at=T0)  # its file may be read a moment later
+    await store.tell(own, state("here", OLD), at=T0)  # it may read its file a moment later
     await store.tell("b" * 16, state("there", OLD), at=T0)
     with pytest.raises(NotEverywhere, match=r"key 2 .* not yet on there \(bbbbbb\): copy"):
         await store.use_link_key(2, NEW[2], at=T0)
@@ -77,7 +77,7 @@ async def test_a_key_of_links_counts_once_all_have_it(database: Database) -> Non
     assert await store.register_link_keys(OLD, at=T0) == {2: NEW[2]}
 
 
-async def test_nobody_waits_for_the_silent_or_where_it_is_forced(database: Database) -> None:
+async def test_silent_relays_are_not_waited_for_nor_any_if_forced(database: Database) -> None:
     store = database.open()
     await store.tell("b" * 16, state("there", OLD), at=T0)
     await store.use_link_key(2, NEW[2], at=T0, force=True)
@@ -85,7 +85,7 @@ async def test_nobody_waits_for_the_silent_or_where_it_is_forced(database: Datab
     assert max(await store.link_keys()) == 3
 
 
-async def test_a_key_of_suppressions_is_made_and_waits(database: Database) -> None:
+async def test_a_new_suppression_key_waits_for_all_relays(database: Database) -> None:
     store = database.open()
     await store.tell("b" * 16, state("there", OLD), at=T0)
     with pytest.raises(NotEverywhere):
@@ -93,6 +93,6 @@ async def test_a_key_of_suppressions_is_made_and_waits(database: Database) -> No
     made = database.key_path.read_bytes()
     with pytest.raises(NotEverywhere):
         await store.start_rekey(at=T0)
-    assert database.key_path.read_bytes() == made, "the one that was made is taken again"
+    assert database.key_path.read_bytes() == made, "the key already made is reused"
     assert [key.version for key in await store.keys()] == [1]
     assert await store.start_rekey(at=T0, force=True) == 2

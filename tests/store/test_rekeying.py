@@ -1,4 +1,4 @@
-"""Replacing the key while others read and write, and when it is killed half-way."""
+"""Replacing the key while others read and write, and being killed halfway."""
 
 import asyncio
 import os
@@ -47,7 +47,7 @@ asyncio.run(main())
 
 
 def rekeying(database: Database) -> "subprocess.Popen[str]":
-    """Start a process that replaces the key again and again, and says what it has done."""
+    """Start a process that replaces the key again and again, and reports each step."""
     return subprocess.Popen(
         [sys.executable, "-c", REKEY, database.url, str(database.folder)],
         stdout=subprocess.PIPE,
@@ -68,7 +68,7 @@ async def filled(database: Database) -> Store:
 
 
 async def test_no_reader_ever_misses_a_suppression(database: Database) -> None:
-    """One that has been open all the time, one at a time and many at once."""
+    """A reader that stays open finds them all, one at a time and many at once."""
     await filled(database)
     reader = database.open(read_only=True)
     with rekeying(database) as process:
@@ -83,10 +83,10 @@ async def test_no_reader_ever_misses_a_suppression(database: Database) -> None:
         process.kill()
 
 
-async def test_a_key_that_comes_while_the_file_is_read_is_read_too(
+async def test_a_key_added_while_the_file_is_read_is_read_too(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else the reader takes its own, older reading of the file for the wrong one."""
+    """Otherwise the reader would think that its older copy of the file is the wrong file."""
     await filled(database)
     others = [database.open()]
 
@@ -107,11 +107,11 @@ async def rekey_and_close(store: Store) -> None:
     await store.close()
 
 
-async def test_a_running_process_notices_a_new_key_with_its_next_read(database: Database) -> None:
+async def test_a_running_process_notices_a_new_key_at_its_next_read(database: Database) -> None:
     store = await filled(database)
     with Answering(database.url, database.folder) as answering:
         await store.start_rekey(at=T0)
-        await store.add_suppressions([entry(ANNA)])  # under the new key
+        await store.add_suppressions([entry(ANNA)])  # stored under the new key
         assert answering.ask(ANNA).suppressions
         assert answering.ask(NAMES[0]).suppressions
         await store.rekey(NAMES)
@@ -119,10 +119,10 @@ async def test_a_running_process_notices_a_new_key_with_its_next_read(database: 
         assert answering.ask(NAMES[0]).suppressions
 
 
-async def test_a_writer_that_was_open_before_writes_under_the_newest_key(
+async def test_a_writer_opened_earlier_uses_the_newest_key(
     database: Database,
 ) -> None:
-    """Else what it adds after the old key is retired would match nobody."""
+    """Otherwise what it adds after the old key is retired would match nobody."""
     store, other = await filled(database), database.open()
     await other.add_suppressions([entry(NAMES[0])])
     await store.start_rekey(at=T0)
@@ -156,7 +156,7 @@ async def test_a_kill_leaves_every_suppression_in_force(database: Database) -> N
     assert [path.name for path in database.folder.glob("*.aside")] == []
 
 
-def test_what_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
+def test_files_that_another_process_is_writing_are_left_alone(tmp_path: Path) -> None:
     path = tmp_path / key_files.FILE_NAME
     key_files.create_secret(path, "1\n")
     others = tmp_path / f"{path.name}.{os.getppid()}.0a1b2c3d.aside"
@@ -165,8 +165,8 @@ def test_what_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
     assert others.exists()
 
 
-async def test_a_key_in_the_file_alone_is_taken_the_next_time(database: Database) -> None:
-    """Killed between the file and the database: no second key is made."""
+async def test_a_key_that_is_only_in_the_file_is_used_next_time(database: Database) -> None:
+    """After a kill between file and database, no second key is made."""
     store = await filled(database)
     (status,) = await store.keys()
     made = key_files.add_key(database.folder, {1: status.fingerprint}).newest
@@ -175,8 +175,8 @@ async def test_a_key_in_the_file_alone_is_taken_the_next_time(database: Database
     assert (await store.keys())[-1].fingerprint == made.fingerprint
 
 
-async def test_a_retired_key_left_in_the_file_does_no_harm(database: Database) -> None:
-    """Killed between the database and the file."""
+async def test_a_retired_key_left_in_the_file_is_harmless(database: Database) -> None:
+    """As after a kill between database and file."""
     store = await filled(database)
     await store.start_rekey(at=T0)
     both = database.key_path.read_bytes()
@@ -200,7 +200,7 @@ async def test_a_file_without_a_live_key_is_refused(database: Database) -> None:
             await database.open(read_only=read_only).ping()
 
 
-async def test_the_key_file_stays_its_owners_alone(database: Database) -> None:
+async def test_the_key_file_stays_readable_by_its_owner_only(database: Database) -> None:
     store = await filled(database)
     await store.start_rekey(at=T0)
     assert database.key_path.stat().st_mode & 0o777 == 0o600

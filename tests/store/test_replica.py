@@ -1,4 +1,4 @@
-"""Reads from a standby: how far it is behind is measured honestly, and nothing stale counts."""
+"""Reads from a standby: its lag is measured honestly, and nothing stale counts."""
 
 import asyncio
 import signal
@@ -24,8 +24,8 @@ from tests.store.contract import ANNA, entry
 EARLY = Lookups((ANNA,), provisional=True)
 
 
-class Told:
-    """A lag that is told of a primary's and a standby's versions, second by second."""
+class Versions:
+    """A lag fed with the versions of a primary and a standby, 0.1 s apart."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -36,7 +36,7 @@ class Told:
         self.lag.primary_has((number, commit or str(number)), self.now)
 
     def standby(self, number: int, commit: str = "") -> bool:
-        """Whether the answer is accepted."""
+        """Whether an answer of that version is accepted."""
         self.now += 0.1
         said = (number, commit or str(number))
         self.lag.standby_has(said, self.now)
@@ -48,77 +48,77 @@ class Told:
         return None if found is None else round(found, 3)
 
 
-def test_nobody_knows_how_far_behind_a_standby_is_before_both_have_answered() -> None:
-    told = Told()
-    assert told.seconds is None
-    assert not told.standby(5)
-    assert told.seconds is None
-    told.primary(5)
-    assert told.standby(5)
-    assert told.seconds == 0.0
+def test_the_lag_is_unknown_until_both_servers_have_answered() -> None:
+    versions = Versions()
+    assert versions.seconds is None
+    assert not versions.standby(5)
+    assert versions.seconds is None
+    versions.primary(5)
+    assert versions.standby(5)
+    assert versions.seconds == 0.0
 
 
-def test_a_standby_of_a_primary_that_is_idle_is_not_behind() -> None:
-    told = Told()
+def test_the_standby_of_an_idle_primary_is_not_behind() -> None:
+    versions = Versions()
     for _ in range(100):
-        told.primary(7)
-        assert told.standby(7)
-        assert told.seconds == 0.0
+        versions.primary(7)
+        assert versions.standby(7)
+        assert versions.seconds == 0.0
 
 
-def test_a_standby_that_is_cut_off_is_behind_from_the_next_commit_on() -> None:
-    told = Told()
-    told.primary(7)
-    assert told.standby(7)
-    told.primary(8)
-    assert told.standby(7)  # it lacks what is 0.2 s old at the most
-    assert told.seconds == 0.3
-    told.now += 1.0
-    assert not told.standby(7)
+def test_a_standby_cut_off_is_behind_from_the_next_commit() -> None:
+    versions = Versions()
+    versions.primary(7)
+    assert versions.standby(7)
+    versions.primary(8)
+    assert versions.standby(7)  # what it lacks is at most 0.2 s old
+    assert versions.seconds == 0.3
+    versions.now += 1.0
+    assert not versions.standby(7)
     for number in range(9, 900):
-        told.primary(number)
-    assert told.seconds == pytest.approx(0.1 + told.now - 0.2, abs=0.2)
-    assert not told.standby(7)
-    told.primary(900)
-    assert told.standby(900)
-    assert told.seconds == 0.0
+        versions.primary(number)
+    assert versions.seconds == pytest.approx(0.1 + versions.now - 0.2, abs=0.2)
+    assert not versions.standby(7)
+    versions.primary(900)
+    assert versions.standby(900)
+    assert versions.seconds == 0.0
 
 
-def test_a_standby_that_follows_some_commits_behind_is_accepted() -> None:
-    told = Told()
+def test_a_standby_a_few_commits_behind_is_accepted() -> None:
+    versions = Versions()
     for number in range(1, 200):
-        told.primary(number)
+        versions.primary(number)
         if number > 4:
-            assert told.standby(number - 3) is (number > 4)
-    assert told.seconds == pytest.approx(0.7, abs=0.2)
-    assert len(told.lag._seen) <= 60
+            assert versions.standby(number - 3)
+    assert versions.seconds == pytest.approx(0.7, abs=0.2)
+    assert len(versions.lag._seen) <= 60
 
 
-def test_without_news_of_the_primary_no_standby_is_new_enough() -> None:
-    told = Told()
-    told.primary(7)
-    told.now += 1.0
-    assert not told.standby(7)
-    assert told.seconds == 0.0  # nothing is known that it lacks
+def test_without_news_of_the_primary_no_standby_is_accepted() -> None:
+    versions = Versions()
+    versions.primary(7)
+    versions.now += 1.0
+    assert not versions.standby(7)
+    assert versions.seconds == 0.0  # it lacks nothing that is known
 
 
-def test_a_standby_with_commits_that_the_primary_has_not_is_of_another_history() -> None:
-    told = Told()
-    told.primary(9)
-    assert told.standby(9)
-    told.primary(8, "of the server that took over")
-    assert not told.standby(9)
-    told.primary(9, "of the server that took over")
-    assert not told.standby(9)
-    assert told.standby(9, "of the server that took over")
+def test_a_standby_with_commits_unknown_to_the_primary_is_refused() -> None:
+    versions = Versions()
+    versions.primary(9)
+    assert versions.standby(9)
+    versions.primary(8, "of the server that took over")
+    assert not versions.standby(9)
+    versions.primary(9, "of the server that took over")
+    assert not versions.standby(9)
+    assert versions.standby(9, "of the server that took over")
 
 
-def test_an_answer_that_was_overtaken_says_nothing_new() -> None:
-    told = Told()
-    told.primary(9)
-    told.lag.primary_has((8, "8"), 0.05)
-    assert told.standby(9)
-    assert told.seconds == 0.0
+def test_an_overtaken_answer_is_ignored() -> None:
+    versions = Versions()
+    versions.primary(9)
+    versions.lag.primary_has((8, "8"), 0.05)
+    assert versions.standby(9)
+    assert versions.seconds == 0.0
 
 
 # with real servers
@@ -158,12 +158,12 @@ class Following:
         return state
 
     async def suppressed(self) -> bool:
-        """Whether a provisional read says so."""
+        """Whether a provisional read finds a suppression."""
         facts, _ = await self.store.read(EARLY)
         return ANNA in facts
 
     async def until(self, condition: Callable[[ReplicaState], bool]) -> None:
-        """Read until the state is like that."""
+        """Read until the state meets the condition."""
         async with asyncio.timeout(20):
             while not condition(self.state):
                 await self.store.read(EARLY)
@@ -186,26 +186,26 @@ async def following(
 
 
 @needs("postgresql")
-async def test_what_is_asked_again_is_read_from_the_standby_and_all_else_is_not(
+async def test_only_provisional_reads_use_the_standby(
     following: Following,
 ) -> None:
     store = following.store
-    assert not await following.by_standby()  # nobody knows yet how far behind it is
+    assert not await following.by_standby()  # its lag is unknown so far
     await following.until(lambda state: state.in_use)
     assert await following.by_standby()
     before = following.state.reads
     _, said = await store.read(EARLY)
-    assert await store.version() == said  # so nothing has to be read again
+    assert await store.version() == said  # so that nothing has to be read again
     await store.read(Lookups((ANNA,)))
     after = following.state.reads
     assert (after["standby"], after["primary"]) == (before["standby"] + 1, before["primary"] + 2)
-    await asyncio.sleep(1.0)  # idle for longer than it may be behind
+    await asyncio.sleep(1.0)  # idle for longer than the lag allowed
     assert await following.by_standby()
     assert following.state.lag == 0.0
 
 
 @needs("postgresql")
-async def test_a_standby_that_does_not_hear_of_commits_is_not_read_for_longer_than_its_limit(
+async def test_a_standby_that_stops_following_is_dropped_at_the_lag_limit(
     following: Following,
 ) -> None:
     store, standby = following.store, following.standby
@@ -217,7 +217,7 @@ async def test_a_standby_that_does_not_hear_of_commits_is_not_read_for_longer_th
         assert ANNA in await store.facts(Lookups((ANNA,)))  # the primary knows at once
         assert await store.version() != before
         _, again = await store.read(EARLY)
-        if following.state.in_use:  # it may be as much behind
+        if following.state.in_use:  # it is still within the limit
             assert again == before
         await asyncio.sleep(0.7)
         assert await following.suppressed()
@@ -234,11 +234,11 @@ async def test_a_standby_that_does_not_hear_of_commits_is_not_read_for_longer_th
 
 
 @needs("postgresql")
-async def test_where_the_standby_hangs_the_primary_answers_in_time(following: Following) -> None:
+async def test_the_primary_answers_in_time_if_the_standby_hangs(following: Following) -> None:
     await following.until(lambda state: state.in_use)
     following.standby.signal(signal.SIGSTOP)
     try:
-        async with asyncio.timeout(1.8):  # of 2 seconds
+        async with asyncio.timeout(1.8):  # the timeout is 2 s
             assert not await following.suppressed()
         assert not following.state.in_use
         assert not await following.by_standby()
@@ -248,9 +248,7 @@ async def test_where_the_standby_hangs_the_primary_answers_in_time(following: Fo
 
 
 @needs("postgresql")
-async def test_a_standby_that_took_over_is_not_read_and_its_commits_are_others(
-    tmp_path: Path, primary: PostgresCluster
-) -> None:
+async def test_a_promoted_standby_is_not_read(tmp_path: Path, primary: PostgresCluster) -> None:
     own = await asyncio.to_thread(partial(PostgresCluster, standby_of=primary))
     following = await asyncio.to_thread(Following, tmp_path, primary, own, 0.6)
     store = following.store

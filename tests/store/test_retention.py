@@ -1,4 +1,4 @@
-"""What has outlived its period goes; what people asked for stays."""
+"""Data past its period is purged; what people asked for stays."""
 
 import asyncio
 import contextlib
@@ -26,10 +26,10 @@ from smtpproxy.store.sql import retention
 from smtpproxy.store.sql.store import Store
 from tests.store.conftest import Database
 
-NOW = datetime(2040, 6, 1, 12, tzinfo=UTC)  # what is added now was added long before
+NOW = datetime(2040, 6, 1, 12, tzinfo=UTC)  # far enough ahead that rows added today are long past
 TICK = timedelta(microseconds=1)
 DAY = timedelta(days=1)
-EDGE = datetime(2037, 6, 1, 12, tzinfo=UTC)  # exactly three years before
+EDGE = datetime(2037, 6, 1, 12, tzinfo=UTC)  # exactly three years before NOW
 OLD = EDGE - TICK
 LIMITS = Limits(EDGE, EDGE, frozenset({"restricted"}))
 
@@ -74,27 +74,27 @@ def store(any_database: Database) -> Store:
 CONTACTS = [
     (KNOWN, OLD),
     (replace(KNOWN, collected_at=EDGE), None),
-    # informed is when it was collected, where that is not said
+    # without a collection date, that of the notice counts
     (replace(KNOWN, collected_at=None, informed_at=OLD), OLD),
     (replace(KNOWN, collected_at=None, informed_at=EDGE), None),
     (replace(KNOWN, informed_at=EDGE), OLD),
-    # any sign of life counts, up to the very moment
+    # any sign of life counts, to the microsecond
     (replace(KNOWN, last_activity_at=EDGE), None),
     (replace(KNOWN, last_activity_at=OLD), OLD),
     (replace(KNOWN, acts=(agreed(EDGE),)), None),
     (replace(KNOWN, acts=(agreed(OLD - DAY), agreed(OLD))), OLD),
     (replace(KNOWN, acts=(withdrew(EDGE),)), None),
     (replace(KNOWN, acts=(agreed(EDGE, pending=True),)), None),
-    # customers: the last dealing
+    # customers: the last dealing counts
     (replace(KNOWN, purchases=(Purchase("shoes", EDGE),)), None),
     (replace(KNOWN, purchases=(Purchase("shoes", EDGE, Dealing.INQUIRY),)), None),
     (replace(KNOWN, purchases=(Purchase("shoes", OLD - DAY), Purchase("boots", OLD))), OLD),
     (Contact(ANNA, purchases=(Purchase("shoes", OLD),)), OLD),
-    # what is dated after now has not happened
+    # what is dated in the future has not happened
     (replace(KNOWN, last_activity_at=NOW + TICK), OLD),
     (replace(KNOWN, last_activity_at=NOW), None),
     (replace(KNOWN, purchases=(Purchase("shoes", NOW + DAY),)), OLD),
-    # when we mailed somebody is no sign of life of theirs
+    # our mail is not a sign of life of theirs
     (replace(KNOWN, first_contacted_at=EDGE), OLD),
 ]
 
@@ -113,7 +113,7 @@ STRANGERS = [
 
 
 @pytest.mark.parametrize(("contact", "goes"), STRANGERS)
-async def test_who_was_only_asked_goes_sooner(
+async def test_unanswered_requests_for_consent_are_purged_sooner(
     store: Store, contact: Contact, goes: datetime | None
 ) -> None:
     await store.put_contacts([contact])
@@ -124,7 +124,7 @@ async def test_who_was_only_asked_goes_sooner(
 
 
 @pytest.mark.parametrize(("contact", "goes"), CONTACTS)
-async def test_contacts_go_when_nothing_was_heard_for_the_period(
+async def test_contacts_without_a_sign_of_life_are_purged(
     store: Store, contact: Contact, goes: datetime | None
 ) -> None:
     await store.put_contacts([contact])
@@ -145,7 +145,7 @@ async def test_customers_may_be_kept_longer(store: Store) -> None:
     assert [one.address for one in (await everything(store))[0]] == ["c@people.example"]
 
 
-async def test_a_contact_without_any_date_counts_from_the_first_purge(store: Store) -> None:
+async def test_the_period_of_an_undated_contact_begins_at_the_first_purge(store: Store) -> None:
     await store.put_contacts([Contact(ANNA)])
     later = NOW.replace(year=NOW.year + 3)
     assert (await store.purge_contacts(LIMITS, at=NOW)).removed == Removed()
@@ -155,7 +155,7 @@ async def test_a_contact_without_any_date_counts_from_the_first_purge(store: Sto
     assert (await store.purge_contacts(after, at=later + TICK)).removed == Removed(1, NOW, NOW)
 
 
-async def test_nothing_of_the_person_is_left_but_what_they_asked_for(store: Store) -> None:
+async def test_only_a_persons_refusals_survive_a_purge(store: Store) -> None:
     acts = (agreed(OLD - 9 * DAY), withdrew(OLD - 8 * DAY), withdrew(OLD - 2 * DAY, "news"))
     await store.put_contacts([replace(KNOWN, collected_at=OLD - 9 * DAY, acts=acts)])
     purged = await store.purge_contacts(LIMITS, at=NOW)
@@ -167,8 +167,8 @@ async def test_nothing_of_the_person_is_left_but_what_they_asked_for(store: Stor
     }
 
 
-async def test_consent_from_before_a_withdrawal_cannot_revive_it(store: Store) -> None:
-    """Whoever comes with the old agreement again finds the withdrawal; a newer one counts."""
+async def test_a_withdrawal_survives_the_purge_with_its_own_date(store: Store) -> None:
+    """So the old consent, imported again, stays withdrawn, and a newer one counts."""
     acts = (agreed(OLD - 9 * DAY), withdrew(OLD - 8 * DAY), agreed(OLD - 7 * DAY))
     await store.put_contacts([replace(KNOWN, acts=acts)])
     await store.purge_contacts(LIMITS, at=NOW)
@@ -176,7 +176,7 @@ async def test_consent_from_before_a_withdrawal_cannot_revive_it(store: Store) -
     assert acts[0].at < order.since == acts[1].at < acts[2].at
 
 
-async def test_objections_and_restrictions_are_not_forgotten(store: Store) -> None:
+async def test_objections_and_restrictions_survive_as_suppressions(store: Store) -> None:
     objected = replace(KNOWN, profiling_objected_at=OLD)
     restricted = replace(KNOWN, address="r@people.example", tags=frozenset({"restricted", "vip"}))
     await store.put_contacts([objected, restricted])
@@ -188,10 +188,10 @@ async def test_objections_and_restrictions_are_not_forgotten(store: Store) -> No
     assert (order.scope, order.origin) == ("marketing", Origin.MANUAL)
 
 
-async def test_of_who_objected_to_all_marketing_the_suppression_alone_is_kept(
+async def test_of_people_who_objected_to_all_marketing_only_the_suppression_is_kept(
     store: Store,
 ) -> None:
-    """However lively, to the very moment; an objection to one purpose is none to the others."""
+    """However active they are; an objection to one purpose is not one to all."""
     since = NOW - timedelta(30)
     limits = replace_limits(LIMITS, objected=since)
     alive = Contact(ANNA, collected_at=NOW - DAY, purchases=(Purchase("shoes", NOW - DAY),))
@@ -223,7 +223,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "_BATCH", 50)
 
 
-async def test_a_dry_run_changes_nothing_and_tells_what_a_run_does(
+async def test_a_dry_run_changes_nothing_and_foretells_the_run(
     store: Store, small_batches: None
 ) -> None:
     acts = (agreed(OLD - DAY), withdrew(OLD))
@@ -241,42 +241,44 @@ async def test_a_dry_run_changes_nothing_and_tells_what_a_run_does(
     wet = [await store.purge_contacts(LIMITS, at=NOW), await store.purge_suppressions(EDGE)]
     assert wet == dry
     contacts, left = await everything(store)
-    assert (contacts, len(left)) == ([], 123), "those of the withdrawals begin their time"
+    assert (contacts, len(left)) == ([], 123), (
+        "the suppressions made of withdrawals must start their own period"
+    )
     counted, kinds = await store.counts()
     assert (counted, sum(kinds.values())) == (0, 123)
 
 
-async def test_suppressions_last_to_the_very_moment(store: Store) -> None:
+async def test_suppressions_last_exactly_their_period(store: Store) -> None:
     await store.add_suppressions([entry(), entry("eve@people.example", since=EDGE)])
     assert (await store.purge_suppressions(EDGE)).removed == Removed(1, OLD, OLD)
     assert await orders_of(store, ANNA) == []
     assert len(await orders_of(store, "eve@people.example")) == 1
 
 
-async def test_an_old_order_that_is_imported_lasts_from_then(store: Store) -> None:
-    """A company that changes its tool brings orders of ten years ago: none goes that night."""
+async def test_the_period_of_an_imported_suppression_begins_at_the_import(store: Store) -> None:
+    """A company that changes its tool imports refusals ten years old: none may go that night."""
     await store.add_suppressions([entry(since=datetime(2010, 1, 1, tzinfo=UTC))])
     ago = beginning(datetime.now(UTC), years(3))
     assert await store.purge_suppressions(ago) == PurgedSuppressions()
     assert len(await orders_of(store, ANNA)) == 1
 
 
-async def test_each_match_renews(store: Store) -> None:
+async def test_each_match_renews_a_suppression(store: Store) -> None:
     await store.add_suppressions([entry(), entry(origin=Origin.BOUNCE), entry(VARIANT)])
     assert await store.renew_suppressions({ANNA: EDGE}) == 3
-    assert await store.renew_suppressions({ANNA: OLD}) == 0, "it never goes back"
+    assert await store.renew_suppressions({ANNA: OLD}) == 0, "the date never moves back"
     assert await store.purge_suppressions(EDGE) == PurgedSuppressions()
     assert (await store.purge_suppressions(EDGE + TICK)).removed == Removed(3, EDGE, EDGE)
 
 
-async def test_a_match_of_a_variant_renews_what_counts_for_it(store: Store) -> None:
+async def test_a_match_by_a_variant_renews_what_counts_for_it(store: Store) -> None:
     await store.add_suppressions([entry(VARIANT), entry(VARIANT, Origin.BOUNCE)])
     assert await store.renew_suppressions({ANNA: EDGE}) == 1
     await store.purge_suppressions(EDGE)
     assert [one.origin for one in await orders_of(store, VARIANT)] == [Origin.UNSUBSCRIBE]
 
 
-async def test_what_moves_to_another_scope_lasts_as_long_as_either(store: Store) -> None:
+async def test_rows_merged_by_a_rename_last_as_long_as_the_longer(store: Store) -> None:
     await store.add_suppressions([entry(scope="brand:old", since=OLD - DAY)])
     await store.renew_suppressions({ANNA: EDGE})
     await store.add_suppressions([entry(scope="brand:new")])
@@ -286,7 +288,7 @@ async def test_what_moves_to_another_scope_lasts_as_long_as_either(store: Store)
     assert (await store.purge_suppressions(EDGE + TICK)).removed == Removed(1, EDGE, EDGE)
 
 
-async def test_a_dry_run_counts_with_the_matches_that_have_not_renewed_yet(store: Store) -> None:
+async def test_a_dry_run_counts_matches_not_yet_applied(store: Store) -> None:
     await store.add_suppressions([entry(), entry("eve@people.example")])
     matched = [{ANNA: EDGE}, {"eve@people.example": OLD}]
     dry = await store.purge_suppressions(EDGE, dry_run=True, matched=matched)
@@ -295,10 +297,10 @@ async def test_a_dry_run_counts_with_the_matches_that_have_not_renewed_yet(store
 
 @pytest.mark.parametrize("origin", list(Origin))
 @pytest.mark.parametrize("holder", [ANNA, VARIANT, "paul@people.example"])
-async def test_what_counts_for_a_contact_is_never_purged(
+async def test_suppressions_of_existing_contacts_are_never_purged(
     store: Store, origin: Origin, holder: str
 ) -> None:
-    """Under the widened address too, for the origins that count there."""
+    """Even of another variant of the address, for the origins that cover variants."""
     await store.add_suppressions([entry(origin=origin)])
     await store.put_contacts([replace(KNOWN, address=holder, collected_at=EDGE)])
     held = holder == ANNA or (holder == VARIANT and origin not in (Origin.BOUNCE, Origin.MANUAL))
@@ -308,7 +310,9 @@ async def test_what_counts_for_a_contact_is_never_purged(
     assert len(await orders_of(store, ANNA)) == held
 
 
-async def test_what_a_purged_contact_held_begins_its_time_then(store: Store) -> None:
+async def test_the_period_of_a_suppression_restarts_when_its_contact_is_purged(
+    store: Store,
+) -> None:
     await store.add_suppressions([entry(origin=Origin.COMPLAINT)])
     await store.put_contacts([KNOWN])
     await store.purge_contacts(LIMITS, at=NOW)
@@ -316,7 +320,7 @@ async def test_what_a_purged_contact_held_begins_its_time_then(store: Store) -> 
     assert (await store.purge_suppressions(NOW + TICK)).removed == Removed(1, NOW, NOW)
 
 
-async def test_old_notes_in_free_text_go_and_younger_ones_and_motives_stay(store: Store) -> None:
+async def test_old_free_text_notes_are_removed(store: Store) -> None:
     eve, paul = "eve@people.example", "paul@people.example"
     told = ((ANNA, OLD, "ask Eve"), (eve, EDGE, "ask Eve"), (paul, OLD, "by phone"))
     await store.add_suppressions(
@@ -328,7 +332,7 @@ async def test_old_notes_in_free_text_go_and_younger_ones_and_motives_stay(store
     assert notes == [None, "ask Eve", "by phone"]
 
 
-async def test_the_record_of_what_was_lifted_goes(store: Store) -> None:
+async def test_old_records_of_lifted_suppressions_are_purged(store: Store) -> None:
     for name, at in (("anna", OLD - DAY), ("eve", OLD), ("paul", EDGE)):
         await store.add_suppressions([entry(f"{name}@people.example", since=OLD - 9 * DAY)])
         await store.remove_suppression(f"{name}@people.example", at=at, reason="by phone")
@@ -342,20 +346,17 @@ async def test_the_record_of_what_was_lifted_goes(store: Store) -> None:
     ] == [0, 0, 1]
 
 
-async def test_who_is_heard_of_meanwhile_stays(any_database: Database) -> None:
-    """Two connections: one purges, the other records acts and imports all the time."""
+async def test_people_heard_from_during_a_purge_stay(any_database: Database) -> None:
+    """One connection purges while another records acts all the time."""
     store, other = any_database.open(), any_database.open()
     people = [replace(KNOWN, address=f"p{n}@people.example") for n in range(3_000)]
     await store.put_contacts(people)
-    longest, done = 0.0, asyncio.Event()
+    done = asyncio.Event()
 
     async def write() -> int:
-        nonlocal longest
         count = 0
         while not done.is_set():
-            began = asyncio.get_running_loop().time()
             await other.record_act(f"p{2_999 - count}@people.example", agreed(NOW))
-            longest = max(longest, asyncio.get_running_loop().time() - began)
             count += 1
         return count
 
@@ -363,15 +364,14 @@ async def test_who_is_heard_of_meanwhile_stays(any_database: Database) -> None:
     purged = await store.purge_contacts(LIMITS, at=NOW)
     done.set()
     count = await writing
-    assert count > 0
+    assert count > 3, "writers must not wait for more than a batch"
     contacts, _ = await everything(store)
     assert {f"p{2_999 - n}@people.example" for n in range(count)} <= {c.address for c in contacts}
-    assert all(one.acts for one in contacts), "who was not heard of is gone"
+    assert all(one.acts for one in contacts), "nobody without a new act may be left"
     assert purged.removed.rows >= 3_000 - count
-    assert longest < 1.0, "others wait for a batch, not for the whole"
 
 
-async def test_a_purge_that_is_interrupted_leaves_whole_batches(
+async def test_an_interrupted_purge_leaves_whole_batches(
     any_database: Database, small_batches: None
 ) -> None:
     store = any_database.open()
@@ -389,11 +389,11 @@ async def test_a_purge_that_is_interrupted_leaves_whole_batches(
     gone = {one.address for one in people} - left
     assert gone
     facts = await store.facts(Lookups(tuple(gone)))
-    assert all(facts[address].suppressions for address in gone), "nobody is forgotten halfway"
+    assert all(facts[address].suppressions for address in gone), "nobody may lose their refusal"
     assert (await store.purge_contacts(LIMITS, at=NOW)).removed.rows == len(left)
 
 
-async def test_purged_is_overwritten(database: Database) -> None:
+async def test_purged_rows_are_overwritten_on_the_disk(database: Database) -> None:
     store = database.open()
     await store.put_contacts([replace(KNOWN, address="very.unusual@people.example")])
     await store.purge_contacts(LIMITS, at=NOW)

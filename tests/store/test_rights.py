@@ -1,4 +1,4 @@
-"""What is put right in a contact: what follows, what stays, what is on record."""
+"""Rectifying a contact: what changes, what stays, what is on record."""
 
 import dataclasses
 import sqlite3
@@ -45,7 +45,7 @@ async def rectify(
     return done
 
 
-async def test_a_profile_is_put_right_and_the_record_says_what_was(store: Store) -> None:
+async def test_a_profile_is_rectified_and_the_record_has_the_old_values(store: Store) -> None:
     await store.put_contacts([ALONE])
     correction = Correction(
         audience=Audience.CONSUMER,
@@ -75,7 +75,7 @@ async def test_a_profile_is_put_right_and_the_record_says_what_was(store: Store)
     )
 
 
-async def test_what_the_person_is_is_put_right_in_every_collection(store: Store) -> None:
+async def test_audience_and_occupations_are_rectified_in_every_collection(store: Store) -> None:
     partner, mill = Collection("shop", Source.PARTNER), Collection("mill", Source.WEB)
     finance = frozenset({"finance"})
     said = replace(partner, audience=Audience.PROFESSIONAL, occupations=finance)
@@ -101,15 +101,15 @@ async def test_what_the_person_is_is_put_right_in_every_collection(store: Store)
     assert not any("finance" in way.occupations for way in collections(found))
 
 
-async def test_that_nobody_was_told_was_on_record(store: Store) -> None:
-    """A court has to see that the notice was added afterwards."""
+async def test_a_notice_added_later_is_on_record(store: Store) -> None:
+    """A court must be able to see that the notice was added afterwards."""
     untold = replace(WHOLE, informed_at=None, never_informed=True)
     await store.put_contacts([ContactUpdate(untold)])
     done = await rectify(store, Correction(informed_at=T0 - DAY))
     assert done.changes == (Change("informed_at", "false", "2026-02-28T10:00:00Z"),)
 
 
-async def test_records_add_up(store: Store) -> None:
+async def test_each_rectification_is_recorded(store: Store) -> None:
     await store.put_contacts([WHOLE])
     first = await rectify(store, Correction(audience=Audience.CONSUMER))
     second = await rectify(store, Correction(collected_at=T0 - DAY), days=10)
@@ -119,20 +119,20 @@ async def test_records_add_up(store: Store) -> None:
     assert list(await store.rectifications("ANNA@people.example")) == [first, second]
 
 
-async def test_what_is_right_already_leaves_no_record(store: Store) -> None:
+async def test_a_correction_without_effect_leaves_no_record(store: Store) -> None:
     await store.put_contacts([ALONE])
     assert (await rectify(store, Correction(audience=WHOLE.audience))).changes == ()
     assert list(await store.rectifications(ANNA)) == []
 
 
-async def test_there_is_nothing_to_put_right_of_nobody(store: Store) -> None:
+async def test_an_unknown_person_cannot_be_rectified(store: Store) -> None:
     await store.add_suppressions([SuppressionEntry(ANNA, "all", Origin.COMPLAINT, T0)])
     assert await store.rectify(ANNA, MOVE, at=T0, reason="x") is None
     assert list(await store.suppressions(NEW)) == []
     assert list(await store.rectifications(ANNA)) == []
 
 
-async def test_an_older_file_does_not_undo_it(store: Store) -> None:
+async def test_an_older_file_does_not_undo_a_rectification(store: Store) -> None:
     await store.put_contacts([ContactUpdate(WHOLE, as_of=T0)])
     await rectify(store, Correction(audience=Audience.CONSUMER))
     for days, audience in ((5, Audience.CONSUMER), (12, Audience.PROFESSIONAL)):
@@ -142,14 +142,14 @@ async def test_an_older_file_does_not_undo_it(store: Store) -> None:
         assert found.audience is audience
 
 
-async def test_it_counts_after_a_file_of_the_future_too(store: Store) -> None:
+async def test_a_rectification_counts_even_after_a_file_from_the_future(store: Store) -> None:
     await store.put_contacts([ContactUpdate(ALONE, as_of=T0 + 99 * DAY)])
     await rectify(store, Correction(audience=Audience.CONSUMER))
     found = await store.contact(ANNA)
     assert found == replace(ALONE, audience=Audience.CONSUMER)
 
 
-async def test_who_objected_to_profiling_may_have_the_profile_put_right(store: Store) -> None:
+async def test_a_frozen_profile_can_be_rectified(store: Store) -> None:
     objected = replace(ALONE, profiling_objected_at=T0)
     await store.put_contacts([objected])
     await rectify(store, Correction(remove_occupations=WHOLE.occupations))
@@ -169,7 +169,7 @@ class TestNewAddress:
         assert list(await store.rectifications(ANNA)) == []
         assert (await store.counts())[0] == 1
 
-    async def test_what_was_asked_for_holds_for_both_addresses(self, store: Store) -> None:
+    async def test_suppressions_hold_for_both_addresses(self, store: Store) -> None:
         await store.put_contacts([WHOLE])
         asked = [
             SuppressionEntry(ANNA, "marketing", Origin.UNSUBSCRIBE, T0, "by phone"),
@@ -186,9 +186,7 @@ class TestNewAddress:
             Suppression("purpose:news", Origin.MANUAL, T0 + 2 * DAY),
         ]
 
-    async def test_what_is_asked_for_at_the_old_address_later_holds_for_both(
-        self, store: Store
-    ) -> None:
+    async def test_later_suppressions_of_the_old_address_hold_for_both(self, store: Store) -> None:
         newest = "anna.c@people.example"
         await store.put_contacts([WHOLE])
         await rectify(store, MOVE)
@@ -210,7 +208,7 @@ class TestNewAddress:
         assert list(await store.moved_to(ANNA)) == [newest]
         assert list(await store.moved_to(newest)) == []
 
-    async def test_who_moves_while_they_withdraw_has_withdrawn(self, store: Store) -> None:
+    async def test_a_withdrawal_during_the_move_counts(self, store: Store) -> None:
         await store.put_contacts([WHOLE])
         withdrawal = ConsentAct("offers", T0, withdrawal=True)
         before_next_write(store, lambda: rectify(store, MOVE))
@@ -219,7 +217,7 @@ class TestNewAddress:
         assert contact is not None
         assert withdrawal in contact.acts
 
-    async def test_nothing_that_is_asked_for_meanwhile_is_lost(
+    async def test_a_suppression_during_the_move_counts(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         await store.put_contacts([WHOLE])
@@ -236,7 +234,7 @@ class TestNewAddress:
         await rectify(store, MOVE)
         assert [one.scope for one in await store.suppressions(NEW)] == ["marketing"]
 
-    async def test_who_withdraws_by_the_old_address_withdraws(self, store: Store) -> None:
+    async def test_a_withdrawal_by_the_old_address_counts(self, store: Store) -> None:
         await store.put_contacts([Contact(ANNA, acts=(AGREEMENT,))])
         await rectify(store, MOVE)
         withdrawal = ConsentAct(AGREEMENT.purpose, T0 + 11 * DAY, withdrawal=True)
@@ -247,14 +245,14 @@ class TestNewAddress:
             assert contact is not None
             assert contact.acts == acts
 
-    async def test_a_bounce_tells_of_the_old_mailbox_alone(self, store: Store) -> None:
+    async def test_a_bounce_holds_for_the_old_address_only(self, store: Store) -> None:
         await store.put_contacts([WHOLE])
         await store.add_suppressions([SuppressionEntry(ANNA, "all", Origin.BOUNCE, T0)])
         await rectify(store, MOVE)
         assert [one.origin for one in await store.suppressions(ANNA)] == [Origin.BOUNCE]
         assert list(await store.suppressions(NEW)) == []
 
-    async def test_the_later_of_two_unsubscribes_stands(self, store: Store) -> None:
+    async def test_the_later_of_two_unsubscribes_counts(self, store: Store) -> None:
         await store.put_contacts([WHOLE])
         for address, days in ((ANNA, 1), (NEW, 3)):
             at = T0 + days * DAY
@@ -264,7 +262,7 @@ class TestNewAddress:
         await rectify(store, MOVE)
         assert [one.since for one in await store.suppressions(NEW)] == [T0 + 3 * DAY]
 
-    async def test_two_histories_become_one_and_the_new_profile_stands(self, store: Store) -> None:
+    async def test_two_histories_are_merged_and_the_new_profile_wins(self, store: Store) -> None:
         withdrawal = ConsentAct("offers", T0 + 5 * DAY, withdrawal=True)
         there = Contact(
             NEW,
@@ -284,28 +282,28 @@ class TestNewAddress:
         assert replace(found, acts=(), purchases=()) == Contact(
             NEW,
             source=Source.PURCHASED,
-            tags=frozenset({"vip", "restricted"}),  # what restricts the one restricts both
+            tags=frozenset({"vip", "restricted"}),  # a restriction of either restricts both
             first_contacted_at=WHOLE.first_contacted_at,
             profiling_objected_at=T0,
             preferences=WHOLE.preferences,
-            others=collections(WHOLE),  # how the old address was obtained goes with it
+            others=collections(WHOLE),  # how the old address was obtained is kept
         )
         assert Change("source", "partner", "purchased") in done.changes
 
-    async def test_a_contact_without_a_profile_takes_the_old_one(self, store: Store) -> None:
+    async def test_a_contact_without_a_profile_inherits_the_old_one(self, store: Store) -> None:
         await store.put_contacts([ContactUpdate(WHOLE, as_of=T0)])
         later = replace(AGREEMENT, at=T0 + 5 * DAY)
         await store.record_act(NEW, later)
         await rectify(store, MOVE)
         assert await store.contact(NEW) == replace(WHOLE, address=NEW, acts=(*WHOLE.acts, later))
 
-    async def test_an_address_that_is_right_already_is_no_move(self, store: Store) -> None:
+    async def test_the_same_address_is_not_a_move(self, store: Store) -> None:
         await store.put_contacts([WHOLE])
         assert (await rectify(store, Correction(ANNA))).changes == ()
         assert await store.contact(ANNA) == WHOLE
 
 
-async def test_erasing_takes_the_records_with_it(store: Store) -> None:
+async def test_erasing_removes_the_records(store: Store) -> None:
     await store.put_contacts([WHOLE])
     await rectify(store, Correction(audience=Audience.CONSUMER))
     await store.erase_contact(ANNA, at=LATER)
@@ -324,7 +322,7 @@ async def test_a_record_cannot_be_rewritten(database: Database) -> None:
         connection.execute("UPDATE rectification SET reason = 'another'")
 
 
-async def test_contacts_that_differ_by_a_tag_alone_are_named(store: Store) -> None:
+async def test_contacts_that_differ_only_by_a_tag_are_listed(store: Store) -> None:
     tagged, other = "anna+shop@people.example", "anna+a@people.example"
     people = [ANNA, tagged, other, "anna.b@people.example", "anna+x@other.example"]
     await store.put_contacts([Contact(address) for address in people])
@@ -333,7 +331,7 @@ async def test_contacts_that_differ_by_a_tag_alone_are_named(store: Store) -> No
     assert list(await store.variants("anna.b@people.example")) == []
 
 
-async def test_marks_move_back_when_two_become_one(store: Store) -> None:
+async def test_merging_two_contacts_keeps_the_earlier_mark(store: Store) -> None:
     early, late = T0 - timedelta(days=1), T0 + timedelta(days=1)
     await store.put_contacts(
         [Contact(ANNA, first_contacted_at=late), Contact(NEW, first_contacted_at=early)]

@@ -1,5 +1,5 @@
-"""A refusal outweighs every agreement that was on record before it, whatever that one's date: a
-clock was ahead when it was recorded, or is behind now."""
+"""A refusal outweighs every consent on record before it, whatever that one's date: a clock may
+have been ahead when it was recorded, or be behind now."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -42,7 +42,7 @@ def store(any_database: Database) -> Store:
 
 
 async def reason(store: Store, address: str = ANNA, at: datetime = AHEAD + DAY) -> str:
-    """What is said on the stream offers, once the date of the agreement has come."""
+    """The reason given on the stream offers, by default after the date of the consent."""
     known = (await store.facts(Lookups((address,))))[address]
     return judge_recipient(RecipientCase(address, OFFERS, known, builtin("fr"), at)).reason
 
@@ -52,14 +52,16 @@ def unsubscribe(scope: str, since: datetime, address: str = ANNA) -> Suppression
 
 
 async def tell(store: Store, act: ConsentAct) -> None:
-    """Import an act alone."""
+    """Import a single act."""
     update = ContactUpdate(Contact(ANNA, acts=(act,)), frozenset())
     await store.put_contacts([update], (await begun(store)).next_batch())
 
 
 @pytest.mark.parametrize("scope", ["purpose:offers", "marketing", "all"])
 @pytest.mark.parametrize("path", ["one", "import", "tagged"])
-async def test_a_suppression(store: Store, scope: str, path: str) -> None:
+async def test_a_suppression_outweighs_a_consent_dated_ahead(
+    store: Store, scope: str, path: str
+) -> None:
     await store.put_contacts([SUBSCRIBER])
     assert await reason(store) == "none"
     address = "anna+news@people.example" if path == "tagged" else ANNA
@@ -77,7 +79,7 @@ async def test_a_suppression(store: Store, scope: str, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["one", "import"])
-async def test_a_withdrawal(store: Store, path: str) -> None:
+async def test_a_withdrawal_outweighs_a_consent_dated_ahead(store: Store, path: str) -> None:
     await store.put_contacts([SUBSCRIBER])
     withdrawn = ConsentAct("offers", NOW, withdrawal=True)
     if path == "import":
@@ -90,8 +92,8 @@ async def test_a_withdrawal(store: Store, path: str) -> None:
     assert await reason(store) == "none"
 
 
-async def test_a_refusal_of_before_that_is_told_again_changes_nothing(store: Store) -> None:
-    """Every night's import of all who ever unsubscribed must not undo an agreement since."""
+async def test_importing_an_old_refusal_again_changes_nothing(store: Store) -> None:
+    """A nightly import of everybody who ever unsubscribed must not undo a later consent."""
     old = unsubscribe("marketing", NOW - DAY)
     withdrawn = ConsentAct("offers", NOW - DAY, withdrawal=True)
     await store.put_contacts([Contact(ANNA, acts=(withdrawn,))])
@@ -104,7 +106,7 @@ async def test_a_refusal_of_before_that_is_told_again_changes_nothing(store: Sto
         assert await reason(store) == "none"
 
 
-async def test_what_is_dated_rightly_stays_as_it_is(store: Store) -> None:
+async def test_correct_dates_are_not_changed(store: Store) -> None:
     agreed = replace(AGREED, at=NOW - DAY)
     await store.put_contacts([replace(SUBSCRIBER, acts=(agreed,))])
     await store.suppress([unsubscribe("marketing", NOW - 2 * DAY)])
@@ -112,7 +114,7 @@ async def test_what_is_dated_rightly_stays_as_it_is(store: Store) -> None:
     assert [one.since for one in await store.suppressions(ANNA)] == [NOW - 2 * DAY]
 
 
-async def test_a_wish_for_less_mail(store: Store) -> None:
+async def test_a_wish_for_less_mail_outweighs_one_dated_ahead(store: Store) -> None:
     every = Preference("offers", Frequency.ALL, AHEAD)
     await store.put_contacts([replace(SUBSCRIBER, preferences=(every,))])
     wish = replace(every, frequency=Frequency.MONTHLY, at=NOW)
@@ -122,8 +124,8 @@ async def test_a_wish_for_less_mail(store: Store) -> None:
     assert [one.frequency for one in contact.preferences] == [Frequency.MONTHLY]
 
 
-async def test_an_address_that_is_corrected(store: Store) -> None:
-    """What was refused under the former address outweighs what is dated ahead under the other."""
+async def test_a_refusal_follows_a_corrected_address(store: Store) -> None:
+    """A refusal at the former address outweighs a consent dated ahead at the other."""
     other = "anna.b@people.example"
     await store.put_contacts([replace(SUBSCRIBER, address=other), Contact(ANNA)])
     await store.record_act(ANNA, ConsentAct("offers", NOW, withdrawal=True))
@@ -131,7 +133,7 @@ async def test_an_address_that_is_corrected(store: Store) -> None:
     assert await reason(store, other) == "consent_withdrawn"
 
 
-async def test_a_newer_profile_than_one_dated_ahead(store: Store) -> None:
+async def test_a_newer_profile_replaces_one_dated_ahead(store: Store) -> None:
     bought = Collection("shop", Source.PURCHASED, as_of=AHEAD)
     told = replace(SUBSCRIBER, others=(bought,))
     await store.put_contacts([ContactUpdate(told, as_of=AHEAD)])

@@ -1,4 +1,4 @@
-"""Several processes on one database: readers see every change, and no kill loses a commit."""
+"""Several processes on one database: readers see every change, and a kill loses no commit."""
 
 import asyncio
 import signal
@@ -45,7 +45,7 @@ def put_for_ever(database: Database) -> "subprocess.Popen[str]":
 
 
 def committed(process: "subprocess.Popen[str]", at_least: int) -> int:
-    """Return the number of the last batch that is known to be committed."""
+    """Wait for a batch; return the number of the last one known to be committed."""
     assert process.stdout is not None
     while True:
         batch = int(process.stdout.readline())
@@ -53,7 +53,7 @@ def committed(process: "subprocess.Popen[str]", at_least: int) -> int:
             return batch
 
 
-async def test_a_change_counts_for_the_very_next_read(database: Database) -> None:
+async def test_a_change_is_seen_by_the_very_next_read(database: Database) -> None:
     store = database.open()
     with Answering(database.url, database.folder) as answering:
         for number in range(15):
@@ -72,7 +72,7 @@ async def test_a_change_counts_for_the_very_next_read(database: Database) -> Non
 
 
 async def test_a_read_is_one_snapshot(database: Database) -> None:
-    """Two addresses that always change together are never seen apart, few or many at once."""
+    """Two addresses that always change together are never seen apart, in small reads or large."""
     store, reader = database.open(), database.open(read_only=True)
     names = tuple(f"user{number}@people.example" for number in range(120))
     pair = (names[0], names[-1])
@@ -108,9 +108,9 @@ with open(sys.argv[1], "r+b") as index:
 
 
 async def test_other_processes_see_that_the_database_is_open(database: Database) -> None:
-    """Octet 128 of the log's index is locked by all that have it open (UNIX_SHM_DMS in os_unix.c).
+    """Every process with the database open locks octet 128 of the log's index (UNIX_SHM_DMS).
 
-    Who finds it free cuts the index short: SIGBUS for the others, or two logs in one.
+    Whoever finds it free truncates the index: SIGBUS for the others, or two logs in one.
     """
     await database.open().close()
     first, second = database.open(read_only=True), database.open(read_only=True)
@@ -144,14 +144,14 @@ async def test_a_kill_loses_no_commit(database: Database) -> None:
             contacts, suppressions = connection.execute(
                 "SELECT (SELECT count(*) FROM contact), (SELECT count(*) FROM suppression)"
             ).fetchone()
-        assert contacts % 500 == suppressions % 500 == 0  # whole batches
+        assert contacts % 500 == suppressions % 500 == 0  # whole batches only
         counted = await store.counts()
         assert (counted[0], sum(counted[1].values())) == (contacts, suppressions)
         await store.close()
 
 
-async def test_readers_and_writers_go_on_during_an_import(database: Database) -> None:
-    """Reads stay quick, another process gets its write in, and the log stays bounded."""
+async def test_reads_and_writes_go_on_during_an_import(database: Database) -> None:
+    """Reads stay quick, another process can write, and the log stays bounded."""
     store = database.open()
     await store.put_contacts([WHOLE])
     reader = database.open(read_only=True)
@@ -180,7 +180,7 @@ def plan(database: Database, sql: str) -> str:
 
 
 def test_no_read_of_the_mail_path_scans_a_table(database: Database) -> None:
-    """It takes as long with ten million rows: every part is a search by key."""
+    """So ten million rows take no longer: every part is a search by key."""
     database.open()
     asked = statements((1,), domains=2)
     for sql in asked:

@@ -1,4 +1,4 @@
-"""A database in trouble makes a read fail in time: never a wrong answer, never a halt."""
+"""Reading a broken or locked database fails in time: never a wrong answer, never a hang."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ ASK = Lookups((ANNA,))
 
 @pytest.fixture
 async def reader(database: Database) -> Store:
-    """A store open for reading, that has read what is in it."""
+    """A store open for reading that has already read its content."""
     await database.open().put_contacts([WHOLE])
     store = database.open(read_only=True, timeout=0.2)
     assert (await facts_of(store, ANNA)).contact == WHOLE
@@ -30,7 +30,7 @@ async def reader(database: Database) -> Store:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the whole database, against readers too."""
+    """Lock the whole database, even against readers."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("BEGIN EXCLUSIVE")
@@ -39,7 +39,7 @@ def locked(path: Path) -> Iterator[None]:
 
 @asynccontextmanager
 async def ticking() -> AsyncIterator[None]:
-    """The event loop goes on meanwhile: one that waits for SQLite has a turn or two."""
+    """Check that the event loop keeps running: one blocked by SQLite would take a turn or two."""
     turns = 0
 
     async def tick() -> None:
@@ -62,7 +62,7 @@ async def assert_unavailable(store: Store) -> None:
 
 
 def move(database: Database, folder: str) -> Path:
-    """Move the database away, as a whole."""
+    """Move the whole database away."""
     target = database.folder / folder
     target.mkdir()
     for path in database.folder.glob("store.db*"):
@@ -71,7 +71,7 @@ def move(database: Database, folder: str) -> Path:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Put a good copy of a database in another place at once, as a restore does."""
+    """Replace a database by a copy in one step, as a restore does."""
     aside = target.with_suffix(".new")
     with closing(sqlite3.connect(source)) as one, closing(sqlite3.connect(aside)) as other:
         one.backup(other)
@@ -81,7 +81,7 @@ def copy(source: Path, target: Path) -> None:
     aside.rename(target)
 
 
-async def test_a_lock_is_waited_for_and_then_given_up(database: Database, reader: Store) -> None:
+async def test_a_lasting_lock_makes_reads_fail(database: Database, reader: Store) -> None:
     elsewhere = move(database, "elsewhere")
     copy(elsewhere, database.path)
     with locked(database.path):
@@ -90,7 +90,7 @@ async def test_a_lock_is_waited_for_and_then_given_up(database: Database, reader
     assert (await facts_of(reader, ANNA)).contact == WHOLE
 
 
-async def test_a_lock_that_ends_in_time_costs_nothing(database: Database) -> None:
+async def test_a_lock_that_ends_in_time_is_waited_for(database: Database) -> None:
     await database.open().put_contacts([WHOLE])
     reader = database.open(read_only=True, timeout=10.0)
     elsewhere = move(database, "elsewhere")
@@ -102,7 +102,7 @@ async def test_a_lock_that_ends_in_time_costs_nothing(database: Database) -> Non
     assert (await asked).contact == WHOLE
 
 
-async def test_a_writer_is_no_obstacle_to_readers(database: Database, reader: Store) -> None:
+async def test_a_writer_does_not_block_readers(database: Database, reader: Store) -> None:
     with closing(sqlite3.connect(database.path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         other.execute("DELETE FROM contact")
@@ -111,8 +111,8 @@ async def test_a_writer_is_no_obstacle_to_readers(database: Database, reader: St
     assert (await facts_of(reader, ANNA)).contact is None
 
 
-async def test_an_erasure_that_waits_for_a_reader_holds_up_nobody(database: Database) -> None:
-    """Such as of an export, or a copy of the store; the log can be cut when it has ended."""
+async def test_an_erasure_waiting_for_a_reader_blocks_nobody(database: Database) -> None:
+    """The reader may be an export or a copy of the store; the log is truncated when it ends."""
     store, other = database.open(timeout=30.0), database.open()
     await store.put_contacts([WHOLE])
     await other.add_suppressions([entry("before@people.example")])
@@ -131,7 +131,7 @@ async def test_an_erasure_that_waits_for_a_reader_holds_up_nobody(database: Data
     assert Path(f"{database.path}-wal").stat().st_size == 0  # noqa: ASYNC240
 
 
-async def test_a_write_gives_up_when_another_one_lasts(database: Database) -> None:
+async def test_a_write_fails_if_another_takes_too_long(database: Database) -> None:
     store = database.open(timeout=0.2)
     with closing(sqlite3.connect(database.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -142,7 +142,7 @@ async def test_a_write_gives_up_when_another_one_lasts(database: Database) -> No
     assert (await facts_of(store, ANNA)).suppressions
 
 
-async def test_a_file_that_is_gone_is_missed_at_once(database: Database, reader: Store) -> None:
+async def test_a_missing_file_is_noticed_at_once(database: Database, reader: Store) -> None:
     elsewhere = move(database, "elsewhere")
     await assert_unavailable(reader)
     for path in elsewhere.parent.iterdir():
@@ -150,7 +150,7 @@ async def test_a_file_that_is_gone_is_missed_at_once(database: Database, reader:
     assert (await facts_of(reader, ANNA)).contact == WHOLE
 
 
-async def test_a_write_to_a_file_that_is_gone_fails(database: Database) -> None:
+async def test_a_write_to_a_missing_file_fails(database: Database) -> None:
     store = database.open()
     await store.add_suppressions([entry()])
     move(database, "elsewhere")
@@ -172,7 +172,7 @@ async def test_a_write_without_a_thread_fails_and_the_next_one_succeeds(
     await store.add_suppressions([entry()])
 
 
-async def test_a_file_that_is_replaced_is_read_at_once(database: Database, reader: Store) -> None:
+async def test_a_replaced_file_is_read_at_once(database: Database, reader: Store) -> None:
     elsewhere = move(database, "elsewhere")
     copy(elsewhere, database.path)
     with closing(sqlite3.connect(database.path)) as other:
@@ -193,7 +193,7 @@ async def test_a_file_under_another_key_is_not_read(database: Database, reader: 
 
 
 @pytest.mark.parametrize("size", [0, 100, 4096, 8192])
-async def test_a_file_cut_short_is_not_read(database: Database, reader: Store, size: int) -> None:
+async def test_a_truncated_file_is_not_read(database: Database, reader: Store, size: int) -> None:
     with closing(sqlite3.connect(database.path)) as other:
         other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     assert (await facts_of(reader, ANNA)).contact == WHOLE
@@ -201,7 +201,7 @@ async def test_a_file_cut_short_is_not_read(database: Database, reader: Store, s
     await assert_unavailable(reader)
 
 
-async def test_damage_is_an_error_or_no_harm(database: Database, reader: Store) -> None:
+async def test_a_damaged_page_is_an_error_or_harmless(database: Database, reader: Store) -> None:
     """Page by page: what SQLite cannot read must not become "nobody is suppressed"."""
     await database.open().add_suppressions([entry()])
     with closing(sqlite3.connect(database.path)) as other:
@@ -233,7 +233,7 @@ async def test_damage_is_an_error_or_no_harm(database: Database, reader: Store) 
         f"UPDATE contact SET collected_at = {2**62}",
     ],
 )
-async def test_what_cannot_be_understood_is_unavailable(
+async def test_content_that_cannot_be_decoded_is_unavailable(
     database: Database, reader: Store, change: str
 ) -> None:
     with closing(sqlite3.connect(database.path)) as other:
@@ -265,7 +265,7 @@ async def test_a_write_that_fails_half_way_changes_nothing(database: Database) -
 
 
 async def test_tasks_share_a_store(database: Database) -> None:
-    """Transactions of tasks do not mix, and none is lost when another is cancelled."""
+    """Transactions of tasks do not mix, and cancelling one loses no other."""
     store = database.open()
     names = [f"user{number}@people.example" for number in range(40)]
     tasks = [asyncio.create_task(store.add_suppressions([entry(name)])) for name in names]
@@ -292,7 +292,7 @@ async def test_a_database_that_stays_locked_cannot_be_opened(
     await database.open(read_only=read_only).ping()
 
 
-async def test_a_read_of_many_that_is_cancelled_harms_no_other(database: Database) -> None:
+async def test_cancelling_a_large_read_harms_no_other(database: Database) -> None:
     store = database.open()
     everybody = tuple(f"user{number}@people.example" for number in range(300))
     await store.put_contacts([Contact(name) for name in everybody])

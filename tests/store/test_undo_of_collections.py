@@ -1,4 +1,4 @@
-"""Imports taken back in any order: no permission is left that nobody says any more."""
+"""Imports undone in any order: no permission is left that no remaining file gives."""
 
 from random import Random
 
@@ -15,7 +15,9 @@ from tests.store.test_collected import ANNA, some
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(times(10, 300)))
-async def test_what_is_left_is_what_the_others_said(any_database: Database, seed: int) -> None:
+async def test_undoing_leaves_only_what_the_other_imports_said(
+    any_database: Database, seed: int
+) -> None:
     random = Random(seed)
     store = any_database.open()
     lines, imports = {}, []

@@ -1,4 +1,4 @@
-"""The file of the keys of unsubscribe links: made once, added to, never mixed up."""
+"""The file of unsubscribe link keys: made once, added to, never replaced."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
@@ -21,7 +21,7 @@ DAY = date(2026, 3, 1)
 TOLD = Unsubscription("jeanne@people.example", "marketing", "01JKB3Q00020CT1R0RZ1H6E7A8", b"abcd")
 
 
-def test_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
+def test_the_file_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
     assert ensure_link_keys(tmp_path, DAY)
     before = (tmp_path / LINK_KEY_FILE).read_bytes()
     assert not ensure_link_keys(tmp_path, DAY)
@@ -31,14 +31,14 @@ def test_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [LINK_KEY_FILE]
 
 
-def test_two_that_start_at_once_have_one_key(tmp_path: Path) -> None:
+def test_concurrent_starts_make_one_key(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(lambda _: ensure_link_keys(tmp_path, DAY), range(8)))
     assert sum(made) == 1
     assert len(load_link_keys(tmp_path)) == 1
 
 
-def test_a_key_is_added_and_the_others_stay(tmp_path: Path) -> None:
+def test_adding_a_key_keeps_the_others(tmp_path: Path) -> None:
     ensure_link_keys(tmp_path, DAY)
     (first,) = load_link_keys(tmp_path).values()
     old = link_ring(tmp_path).seal(TOLD)
@@ -55,14 +55,14 @@ def test_a_key_is_added_and_the_others_stay(tmp_path: Path) -> None:
     [
         lambda text: "",
         lambda text: text[:-5],
-        lambda text: text + text.splitlines()[-1] + "\n",  # a version twice
+        lambda text: text + text.splitlines()[-1] + "\n",  # a repeated version
         lambda text: text.replace("2026-03-01", "2026-13-01"),
         lambda text: text.replace("\n1 ", "\n0 "),
         lambda text: text.replace("\n1 ", "\n256 "),
         lambda text: text + "and more\n",
     ],
 )
-def test_a_file_that_is_wrong_is_never_replaced(tmp_path: Path, spoil: object) -> None:
+def test_an_invalid_file_is_never_replaced(tmp_path: Path, spoil: object) -> None:
     ensure_link_keys(tmp_path, DAY)
     file = tmp_path / LINK_KEY_FILE
     assert callable(spoil)
@@ -74,21 +74,21 @@ def test_a_file_that_is_wrong_is_never_replaced(tmp_path: Path, spoil: object) -
     assert file.read_text() == text
 
 
-def test_a_file_that_others_can_read(tmp_path: Path) -> None:
+def test_a_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
     ensure_link_keys(tmp_path, DAY)
     (tmp_path / LINK_KEY_FILE).chmod(0o640)
     with pytest.raises(StoreMisconfigured, match="make it 0600"):
         load_link_keys(tmp_path)
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(StoreInaccessible):
         ensure_link_keys(tmp_path / "gone", DAY)
     with pytest.raises(StoreMisconfigured, match="missing"):
         load_link_keys(tmp_path)
 
 
-def test_a_reader_without_keys_knows_no_link(tmp_path: Path) -> None:
+def test_a_reader_without_keys_accepts_no_link_until_there_is_one(tmp_path: Path) -> None:
     reader = LinkReader(tmp_path)
     with pytest.raises(TokenError):
         reader.open("A" * 60)

@@ -1,4 +1,4 @@
-"""Imports into a store, as the commands run them."""
+"""Imports into a store, run as the commands run them."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -25,7 +25,7 @@ FILE_TIME = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
 
 
 class Importing:
-    """A store, and a file that is imported into it."""
+    """A store, and a file to import into it."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "file"
@@ -33,7 +33,7 @@ class Importing:
 
     @property
     def rejected(self) -> str:
-        """The content of FILE.rejected; empty when there is none."""
+        """The content of FILE.rejected; empty if there is no such file."""
         path = self.path.with_name("file.rejected")
         return path.read_bytes().decode(errors="replace") if path.exists() else ""
 
@@ -90,7 +90,7 @@ class Importing:
         return list(self._ask(lambda store: store.suppressions(address)))
 
     def count(self) -> tuple[int, int]:
-        """Contacts and suppressions."""
+        """Numbers of contacts and suppressions."""
         contacts, suppressions = self._ask(lambda store: store.counts())
         return contacts, sum(suppressions.values())
 

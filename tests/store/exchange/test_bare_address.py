@@ -1,4 +1,4 @@
-"""Cells with an address and what mail programs write around it."""
+"""Cells with an address and what mail programs put around it."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ EVA = "eva@people.example"
         f"x <mailto:{EVA}>",
     ],
 )
-def test_the_address_is_what_is_left(cell: str) -> None:
+def test_only_the_address_is_left(cell: str) -> None:
     assert bare_address(cell) == EVA
 
 
@@ -41,12 +41,12 @@ def test_the_address_is_what_is_left(cell: str) -> None:
         " " * 100_000 + "mailto:",
     ],
 )
-def test_any_other_cell_stays_as_it_is(cell: str) -> None:
+def test_other_cells_are_unchanged(cell: str) -> None:
     assert bare_address(cell) == cell
 
 
-def test_contacts_suppressions_and_lists(tmp_path: Path) -> None:
-    """Also where the name around it is in letters that are only guessed."""
+def test_contacts_suppressions_and_lists_read_the_address(tmp_path: Path) -> None:
+    """Even if the encoding of the display name is a guess."""
     stored = Stored(tmp_path)
     people = f"address\nÉva <{EVA}>\nmailto:noe@people.example\n".encode("cp1252")
     path = stored.file("people.csv", people)

@@ -1,4 +1,4 @@
-"""What an import would change, on both backends: the same as what it then does."""
+"""A dry run of an import, on both backends, foretells what the import does."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -86,7 +86,7 @@ async def test_suppressions_are_new_changed_or_ignored(store: Store) -> None:
     assert "before it was 2026-05-31T00:00:00Z" in changed.what
 
 
-async def test_what_it_says_is_what_the_import_does(store: Store) -> None:
+async def test_a_dry_run_foretells_what_the_import_does(store: Store) -> None:
     await store.add_suppressions([SuppressionEntry(ANNA, "all", Origin.MANUAL, NOW)])
     rows = f"{ANNA},all,manual,2027-01-01,\nbert@people.example,all,manual,2026-01-01,\n"
     done = await suppressions(store, rows)
@@ -96,7 +96,7 @@ async def test_what_it_says_is_what_the_import_does(store: Store) -> None:
     assert (done.counts["new"], done.counts["changed"]) == (result.added, result.changed)
 
 
-async def test_keys_of_an_export_are_compared_too(store: Store) -> None:
+async def test_keys_from_an_export_are_compared_too(store: Store) -> None:
     await store.add_suppressions([SuppressionEntry(ANNA, "all", Origin.MANUAL, NOW)])
     rows = ""
     async for key, found in store.export_suppressions():
@@ -106,7 +106,7 @@ async def test_keys_of_an_export_are_compared_too(store: Store) -> None:
     assert (done.counts["ignored"], done.counts["rejected"]) == (1, 1)
 
 
-async def test_samples_are_few(store: Store) -> None:
+async def test_only_a_few_samples_are_given(store: Store) -> None:
     rows = "".join(f"u{n}@people.example,all,manual,2026-01-01,\n" for n in range(20))
     done = await suppressions(store, rows)
     assert done.counts["new"] == 20
@@ -125,7 +125,7 @@ async def test_contacts_are_new_changed_or_ignored(store: Store) -> None:
     assert done.samples[0].what == "audience, tags"
 
 
-async def test_what_an_objection_to_profiling_keeps_as_it_was_is_told(store: Store) -> None:
+async def test_contacts_frozen_by_an_objection_to_profiling_are_reported(store: Store) -> None:
     await store.put_contacts([Contact(ANNA, profiling_objected_at=NOW - DAY)])
     line = f'{{"address":"{ANNA}","tags":["gambler"],"audience":"%s"}}'
     done = await contacts(store, f"{line % 'consumer'}\n{line % 'consumer'}")
@@ -136,7 +136,7 @@ async def test_what_an_objection_to_profiling_keeps_as_it_was_is_told(store: Sto
 
 
 class TestResurrected:
-    """Who is kept from mail now and would be mailed afterwards."""
+    """People whom mail must not reach now, and who would be mailed after the import."""
 
     async def test_a_newer_proven_consent_outweighs_an_unsubscribe(self, store: Store) -> None:
         await store.add_suppressions(
@@ -147,21 +147,21 @@ class TestResurrected:
         (found,) = [one for one in done.samples if one.kind == "resurrected"]
         assert found.what.startswith("offers: refused as suppressed_unsubscribe, would be")
 
-    async def test_an_older_one_does_not(self, store: Store) -> None:
+    async def test_an_older_consent_does_not(self, store: Store) -> None:
         await store.add_suppressions(
             [SuppressionEntry(ANNA, "marketing", Origin.UNSUBSCRIBE, NOW - 2 * DAY)]
         )
         assert (await contacts(store, consent(NOW - 3 * DAY))).counts["resurrected"] == 0
 
     @pytest.mark.parametrize("origin", [o for o in Origin if o is not Origin.UNSUBSCRIBE])
-    async def test_no_other_suppression_yields(self, store: Store, origin: Origin) -> None:
+    async def test_other_suppressions_hold(self, store: Store, origin: Origin) -> None:
         await store.add_suppressions([SuppressionEntry(ANNA, "all", origin, NOW - 2 * DAY)])
         assert (await contacts(store, consent(NOW - DAY))).counts["resurrected"] == 0
 
     @pytest.mark.parametrize(
         ("wording", "method"), [(None, "unticked_box"), ("form", "preticked_box")]
     )
-    async def test_nor_does_it_to_what_is_unproven(
+    async def test_an_unproven_consent_does_not(
         self, store: Store, wording: str | None, method: str
     ) -> None:
         await store.add_suppressions(
@@ -170,7 +170,7 @@ class TestResurrected:
         done = await contacts(store, consent(NOW - DAY, wording, method))
         assert done.counts["resurrected"] == 0
 
-    async def test_a_withdrawal(self, store: Store) -> None:
+    async def test_a_newer_consent_outweighs_a_withdrawal(self, store: Store) -> None:
         text = (
             f'{{"address":"{ANNA}","source":"direct","consents":[{{"purpose":"offers",'
             f'"withdrawn_at":"{(NOW - 2 * DAY).isoformat()}"}}]}}'
@@ -183,7 +183,7 @@ class TestResurrected:
         assert "offers: refused as consent_withdrawn" in done.samples[-1].what
 
     @pytest.mark.parametrize("held", [{"paused": True}, {"max_snapshot_age": 60.0}])
-    async def test_what_ends_by_itself_hides_nobody(
+    async def test_a_temporary_hold_on_the_stream_hides_nobody(
         self, store: Store, held: dict[str, Any]
     ) -> None:
         await store.add_suppressions(
@@ -192,7 +192,9 @@ class TestResurrected:
         done = await contacts(store, consent(NOW - DAY), replace(OFFERS, **held))
         assert done.counts["resurrected"] == 1
 
-    async def test_not_if_another_reading_of_the_address_withdrew(self, store: Store) -> None:
+    async def test_not_if_another_reading_of_the_address_withdrew_consent(
+        self, store: Store
+    ) -> None:
         routed = "anna%people.example@relay.example"
         withdrawn = ConsentAct("offers", NOW - 2 * DAY, withdrawal=True)
         await store.put_contacts([Contact(ANNA, acts=(withdrawn,))])
@@ -202,6 +204,6 @@ class TestResurrected:
         done = await contacts(store, consent(NOW - DAY).replace(ANNA, routed))
         assert (done.counts["new"], done.counts["resurrected"]) == (1, 0)
 
-    async def test_who_was_never_kept_from_mail_is_only_new(self, store: Store) -> None:
+    async def test_people_never_suppressed_are_merely_new(self, store: Store) -> None:
         done = await contacts(store, consent(NOW - DAY))
         assert (done.counts["new"], done.counts["resurrected"]) == (1, 0)

@@ -1,4 +1,4 @@
-"""`[[consent]]` of a mapping: who agreed to what, by a column of yes and no for each purpose."""
+"""`[[consent]]` in a mapping: one yes-or-no column for each purpose."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,7 +48,7 @@ class Mapped:
         self.path = path
 
     def acts(self, row: str, mapping: str = HEAD + NEWS + SHOP) -> list[tuple[str, bool, datetime]]:
-        """Purpose, whether it is a withdrawal, and time, of what a row says."""
+        """Purpose, whether it is a withdrawal, and time of each act in a row."""
         self.path.write_text(mapping)
         content = HEADER + f"anna@people.example,{row}\n"
         done = self.importing.contacts(content.encode(), "csv", read_mapping(self.path))
@@ -88,26 +88,26 @@ def test_each_purpose_has_its_column(mapped: Mapped) -> None:
 
 
 @pytest.mark.parametrize("yes", ["oui", "OUI", " Oui ", "x"])
-def test_what_means_yes_is_said_without_regard_to_case(mapped: Mapped, yes: str) -> None:
+def test_the_words_for_yes_ignore_case(mapped: Mapped, yes: str) -> None:
     assert mapped.acts(f"{yes},,31/12/2024,") == [("news", False, DAY)]
 
 
-def test_a_no_is_a_withdrawal_of_the_age_of_the_file_or_nothing(mapped: Mapped) -> None:
-    """Never a consent, though the row has a date."""
+def test_a_no_is_a_withdrawal_dated_like_the_file_or_nothing(mapped: Mapped) -> None:
+    """Never a consent, even if the row has a date."""
     assert mapped.acts("non,0,31/12/2024,") == [("news", True, FILE_TIME)]
 
 
-def test_a_no_has_the_date_of_its_column(mapped: Mapped) -> None:
+def test_a_no_takes_the_date_from_its_column(mapped: Mapped) -> None:
     assert mapped.acts(",0,31/12/2024,01/01/2025") == [("offers", True, NEW_YEAR)]
 
 
-def test_a_yes_after_a_refusal_is_both_and_counts(mapped: Mapped) -> None:
+def test_a_yes_after_a_refusal_records_both_and_counts(mapped: Mapped) -> None:
     old = datetime(2024, 1, 1, 23, 59, 59, 999999, tzinfo=UTC)
     acts = [("news", False, DAY), ("news", True, old)]
     assert mapped.acts("oui,,31/12/2024,01/01/2024", HEAD + DATED) == acts
 
 
-def test_dates_alone_do_not_say_that_somebody_came_back(mapped: Mapped) -> None:
+def test_dates_alone_do_not_prove_a_new_consent(mapped: Mapped) -> None:
     table = (
         "[[consent]]\npurpose = 'news'\ngiven_at = \"Date d'inscription\"\n"
         "withdrawn_at = 'Désinscrit le'\n"
@@ -140,14 +140,14 @@ withdrawn_at = "Désinscrit le"
         ("oui,1,31/12/2024,01/01/2025", NEWS + REFUSED, NEW_YEAR),
     ],
 )
-def test_a_no_outweighs_the_yes_beside_it_although_its_date_is_older(
+def test_a_no_outweighs_the_yes_beside_it_even_with_an_older_date(
     mapped: Mapped, row: str, tables: str, at: datetime
 ) -> None:
-    """The date is of an earlier refusal: they agreed again, but the file says no."""
+    """The date is that of an earlier refusal; they agreed again, but the file says no."""
     assert [act for act in mapped.acts(row, HEAD + tables) if act[1]] == [("news", True, at)]
 
 
-def test_so_does_that_of_a_rejected_row(mapped: Mapped) -> None:
+def test_so_does_the_no_of_a_rejected_row(mapped: Mapped) -> None:
     mapped.path.write_text(HEAD.replace("[columns]", "[columns]\nOffres = 'audience'") + DATED)
     content = HEADER + "anna@people.example,non,?,31/12/2024,01/01/2024\n"
     done = mapped.importing.contacts(content.encode(), "csv", read_mapping(mapped.path))
@@ -156,13 +156,13 @@ def test_so_does_that_of_a_rejected_row(mapped: Mapped) -> None:
     assert (act.withdrawal, act.at) == (True, FILE_TIME)
 
 
-def test_a_yes_that_was_withdrawn_later_is_both(mapped: Mapped) -> None:
+def test_a_yes_withdrawn_later_records_both(mapped: Mapped) -> None:
     acts = mapped.acts(",1,31/12/2024,01/01/2025")
     assert [(purpose, gone) for purpose, gone, _ in acts] == [("offers", False), ("offers", True)]
 
 
 @pytest.mark.parametrize("nothing", ["?", "", " ", "NULL"])
-def test_what_says_nothing_is_nothing(mapped: Mapped, nothing: str) -> None:
+def test_a_cell_that_means_nothing_records_nothing(mapped: Mapped, nothing: str) -> None:
     assert mapped.acts(f",{nothing},31/12/2024,") == []
 
 
@@ -170,11 +170,11 @@ def test_what_says_nothing_is_nothing(mapped: Mapped, nothing: str) -> None:
     ("row", "column", "value"),
     [
         ("peut-être,,31/12/2024,", "Opt-in newsletter", "peut-être"),
-        ("1,,31/12/2024,", "Opt-in newsletter", "1"),  # it is one of the other column's
+        ("1,,31/12/2024,", "Opt-in newsletter", "1"),  # a value of the other column
         (",oui,31/12/2024,", "Offres", "oui"),
     ],
 )
-def test_any_other_value_is_an_error_with_line_and_value(
+def test_any_other_value_is_rejected_with_its_line_and_value(
     mapped: Mapped, row: str, column: str, value: str
 ) -> None:
     rejected = mapped.rejected(row)
@@ -191,19 +191,19 @@ def test_a_consent_without_a_date_is_rejected(mapped: Mapped) -> None:
 
 
 @pytest.mark.parametrize("name", ["consent_purpose", "consent_method"])
-def test_so_is_one_that_is_said_by_columns_of_its_own(importing: Importing, name: str) -> None:
+def test_so_is_one_given_in_its_own_columns(importing: Importing, name: str) -> None:
     done = importing.contacts(f"address,{name}\nanna@people.example,x\n".encode(), "csv")
     assert done.rejected == 1
     assert "has no date: a consent needs its date" in importing.rejected
 
 
-def test_a_date_for_all_is_a_constant(mapped: Mapped) -> None:
+def test_one_date_for_all_rows_is_a_constant(mapped: Mapped) -> None:
     dated = NEWS.replace("given_at", "# given_at")
     constants = '[constants]\nconsent_given_at = "2024-12-31"\n'
     assert mapped.acts("oui,,,", HEAD + constants + dated) == [("news", False, DAY)]
 
 
-def test_without_a_column_of_yes_and_no_the_date_says_it(mapped: Mapped) -> None:
+def test_without_a_yes_or_no_column_the_date_means_yes(mapped: Mapped) -> None:
     table = "[[consent]]\npurpose = 'news'\ngiven_at = \"Date d'inscription\"\n"
     assert mapped.acts("non,,31/12/2024,", HEAD + table) == [("news", False, DAY)]
 
@@ -217,7 +217,7 @@ def test_a_column_of_refusals_never_gives_a_consent(mapped: Mapped) -> None:
     assert "neither true nor false" in mapped.rejected(",oui,,", HEAD + table)
 
 
-def test_constants_of_the_command_count_above_those_of_the_mapping(
+def test_constants_on_the_command_line_override_those_of_the_mapping(
     importing: Importing, tmp_path: Path
 ) -> None:
     path = tmp_path / "mapping.toml"
@@ -230,7 +230,7 @@ def test_constants_of_the_command_count_above_those_of_the_mapping(
     assert (found.acts[0].evidence.wording, found.acts[0].evidence.form) == ("w", "f")
 
 
-def test_a_column_that_is_not_there_is_named(mapped: Mapped) -> None:
+def test_a_missing_column_is_named(mapped: Mapped) -> None:
     mapped.path.write_text(HEAD + NEWS)
     mapping = read_mapping(mapped.path)
     with pytest.raises(ImportFault) as caught:
@@ -238,7 +238,7 @@ def test_a_column_that_is_not_there_is_named(mapped: Mapped) -> None:
     assert "no column 'Opt-in newsletter' of [[consent]] news, " in str(caught.value)
 
 
-def test_constants_about_consent_need_its_date(importing: Importing) -> None:
+def test_constants_about_consent_need_a_date(importing: Importing) -> None:
     wanted = Wanted(constants={"consent_method": "unticked_box"})
     with pytest.raises(ImportFault) as caught:
         importing.contacts(b"address\nanna@people.example\n", "csv", None, wanted=wanted)
@@ -265,7 +265,7 @@ def test_constants_about_consent_need_its_date(importing: Importing) -> None:
         (HEAD + NEWS.replace('"withdrawal"', '"yes"'), 'consent[0].no: "yes" is not one of'),
     ],
 )
-def test_what_is_wrong_with_a_mapping_is_named(mapped: Mapped, mapping: str, fault: str) -> None:
+def test_faults_in_a_mapping_are_named(mapped: Mapped, mapping: str, fault: str) -> None:
     assert mapped.fault(mapping).startswith(fault)
 
 
@@ -279,7 +279,7 @@ def test_suppressions_have_no_consents(mapped: Mapped) -> None:
 @pytest.mark.parametrize(
     ("row", "refused"),
     [
-        ("non,1,31/02/2024,", ["news"]),  # the other's date is none
+        ("non,1,31/02/2024,", ["news"]),  # the date of the other one is invalid
         ("peut-être,0,31/12/2024,01/01/2025", ["offers"]),
         ("peut-être,1,31/12/2024,31/02/2025", ["offers"]),  # meant as a date
         ("non,0,,32/13/2025", ["news", "offers"]),
@@ -288,7 +288,7 @@ def test_suppressions_have_no_consents(mapped: Mapped) -> None:
         ("oui,,,", []),
     ],
 )
-def test_what_a_rejected_row_refuses_counts(mapped: Mapped, row: str, refused: list[str]) -> None:
+def test_a_refusal_in_a_rejected_row_counts(mapped: Mapped, row: str, refused: list[str]) -> None:
     agreed = HEADER + "anna@people.example,oui,1,30/12/2024,\n"
     mapped.path.write_text(HEAD + NEWS + SHOP)
     content = agreed + f"anna@people.example,{row}\n"

@@ -84,7 +84,7 @@ def test_a_mapping_turns_columns_into_fields(importing: Importing, tmp_path: Pat
             ConsentAct("offers", end, withdrawal=True),
         ),
     )
-    # Without their times, a purchase and a consent are no record of any.
+    # Without a time, a purchase or a consent is not recorded.
     assert importing.contact("bert@people.example") == Contact(
         "bert@people.example",
         audience=Audience.PROFESSIONAL,
@@ -99,7 +99,7 @@ def test_a_mapping_turns_columns_into_fields(importing: Importing, tmp_path: Pat
     )
 
 
-def test_without_a_mapping_columns_are_named_as_fields(importing: Importing) -> None:
+def test_without_a_mapping_columns_have_the_names_of_fields(importing: Importing) -> None:
     content = (
         b"address,audience,supplier,sender_disclosed,consent_purpose,consent_given_at,"
         b"consent_channels,consent_conditional,consent_ip\n"
@@ -123,7 +123,7 @@ def test_without_a_mapping_columns_are_named_as_fields(importing: Importing) -> 
     )
 
 
-def test_columns_hold_a_double_opt_in_and_what_proves_it(importing: Importing) -> None:
+def test_columns_can_hold_a_double_opt_in_and_its_evidence(importing: Importing) -> None:
     content = (
         b"address,consent_purpose,consent_method,consent_given_at,consent_pending,"
         b"consent_version,consent_form,consent_document_hash\n"
@@ -139,7 +139,7 @@ def test_columns_hold_a_double_opt_in_and_what_proves_it(importing: Importing) -
     )
 
 
-def test_columns_hold_inquiries_and_marks(importing: Importing) -> None:
+def test_columns_can_hold_inquiries_and_marks(importing: Importing) -> None:
     content = (
         b"address,purchase_product,purchase_at,purchase_kind,first_contacted_at,"
         b"profiling_objected_at\n"
@@ -154,7 +154,7 @@ def test_columns_hold_inquiries_and_marks(importing: Importing) -> None:
     )
 
 
-def test_an_empty_cell_says_nothing(importing: Importing) -> None:
+def test_an_empty_cell_gives_nothing(importing: Importing) -> None:
     importing.contacts(b"address,audience,tags\nanna@people.example,consumer,vip|old\n", "csv")
     later = FILE_TIME + timedelta(days=1)
     content = b"address,audience,tags\nanna@people.example,professional,\n"
@@ -163,7 +163,7 @@ def test_an_empty_cell_says_nothing(importing: Importing) -> None:
     assert (found.audience, found.tags) == (Audience.PROFESSIONAL, frozenset({"vip", "old"}))
 
 
-def test_several_lines_of_one_address_add_up(importing: Importing) -> None:
+def test_several_lines_for_one_address_are_merged(importing: Importing) -> None:
     content = (
         b"address,source,purchase_product,purchase_at\n"
         b"anna@people.example,direct,shoes,2026-01-01\n"

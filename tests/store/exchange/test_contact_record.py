@@ -1,4 +1,4 @@
-"""Contacts as NDJSON: what is read, what is refused in which words, what an export holds."""
+"""Contacts as NDJSON: what is read, how faults are worded, what an export holds."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -42,12 +42,12 @@ def read(**fields: Any) -> ContactUpdate:
     return read_contact(json.dumps({"address": ANNA, **fields}).encode(), FILE_TIME)
 
 
-def test_what_is_not_utf_8_is_said_with_its_place_in_the_line() -> None:
+def test_invalid_utf_8_is_reported_with_its_position() -> None:
     with pytest.raises(ValueError, match=r"not UTF-8 \(octet 0xe9 at place 14\): save the file as"):
         read_contact(b'{"address":"l\xe9a@people.example"}', FILE_TIME)
 
 
-def test_the_example_of_the_documents_is_read_whole() -> None:
+def test_every_field_of_the_documented_example_is_read() -> None:
     assert read_contact(EXAMPLE.encode(), FILE_TIME) == ContactUpdate(
         Contact(
             "jeanne@example.org",
@@ -77,7 +77,7 @@ def test_the_example_of_the_documents_is_read_whole() -> None:
     )
 
 
-def test_a_field_that_is_absent_says_nothing() -> None:
+def test_an_absent_field_gives_nothing() -> None:
     update = read(tags=["vip"], source=None)
     assert update.given == {"tags", "source"}
     assert update.contact == Contact(ANNA, tags=frozenset({"vip"}))
@@ -114,14 +114,14 @@ def test_a_double_opt_in_is_two_consents() -> None:
     assert [(act.at.minute, act.pending) for act in update.contact.acts] == [(0, True), (5, False)]
 
 
-def test_everything_that_proves_an_act_is_read() -> None:
+def test_all_evidence_of_an_act_is_read() -> None:
     evidence = {"version": "3", "form": "/join", "document_hash": "AB" * 32}
     consent = {"purpose": "offers", "given_at": "2025-03-01T10:00:00Z", "evidence": evidence}
     (act,) = read(consents=[consent]).contact.acts
     assert act.evidence == Evidence(version="3", form="/join", document_hash="ab" * 32)
 
 
-def test_a_chain_of_hands_and_what_was_no_sale_are_read() -> None:
+def test_a_provenance_chain_and_an_inquiry_are_read() -> None:
     hands = [
         {"supplier": "Collector", "sender_disclosed": True, "at": "2025-03-01T12:00:00+02:00"},
         {"supplier": "Broker"},
@@ -132,19 +132,19 @@ def test_a_chain_of_hands_and_what_was_no_sale_are_read() -> None:
     assert told.purchases == (Purchase("shoes", COLLECTED, Dealing.INQUIRY),)
 
 
-def test_a_file_may_say_when_somebody_was_first_mailed_and_objected() -> None:
+def test_a_file_may_give_the_dates_of_first_mail_and_of_an_objection() -> None:
     for name in ("first_contacted_at", "profiling_objected_at"):
         update = read(**{name: "2025-03-01T10:00:00Z"})
         assert (getattr(update.contact, name), update.given) == (COLLECTED, frozenset())
 
 
-def test_the_language_of_a_person_in_one_notation() -> None:
+def test_languages_are_normalised() -> None:
     for written in ("de-AT", "DE_at"):
         update = read(language=written)
         assert (update.contact.language, update.given) == ("de-at", {"language"})
 
 
-def test_how_often_a_person_wants_mail_is_the_newest_word_and_the_strictest_of_a_moment() -> None:
+def test_the_newest_frequency_counts_and_the_strictest_of_one_moment() -> None:
     def wish(frequency: str, at: str, **more: str) -> dict[str, str]:
         return {"purpose": "offers", "frequency": frequency, "at": at, **more}
 
@@ -217,7 +217,7 @@ TIME = "a time with its zone, like 2025-03-01T10:00:00Z"
         ),
     ],
 )
-def test_a_refusal_names_the_field_and_what_would_be_right(
+def test_a_fault_names_the_field_and_what_is_expected(
     fields: dict[str, Any], parts: list[str]
 ) -> None:
     with pytest.raises(ValueError, match=r".") as caught:
@@ -241,19 +241,19 @@ def test_a_refusal_names_the_field_and_what_would_be_right(
         b"\x00" * 100,
     ],
 )
-def test_what_is_no_contact_is_refused(line: bytes) -> None:
+def test_a_line_that_is_not_a_contact_is_rejected(line: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         read_contact(line, FILE_TIME)
 
 
-def test_an_export_reads_back_the_same() -> None:
+def test_an_export_reads_back_unchanged() -> None:
     for contact in (WHOLE, Contact(ANNA)):
         assert (
             merge(None, read_contact(written_contact(contact), FILE_TIME)).known.contact == contact
         )
 
 
-def test_an_export_pairs_a_withdrawal_with_what_it_ends() -> None:
+def test_an_export_pairs_a_withdrawal_with_its_consent() -> None:
     withdrawal = ConsentAct("offers", T0.replace(month=5), withdrawal=True)
     line = written_contact(Contact(ANNA, acts=(AGREEMENT, withdrawal)))
     (consent,) = json.loads(line)["consents"]
@@ -281,7 +281,7 @@ ACTS = st.builds(
 
 @given(acts=st.lists(ACTS, max_size=6))
 def test_any_history_survives_an_export(acts: list[ConsentAct]) -> None:
-    """Invariant: exporting a contact and importing the line elsewhere keeps every act."""
+    """Invariant: exporting a contact and importing it elsewhere keeps every act."""
     kept = merge(None, ContactUpdate(Contact(ANNA, acts=tuple(acts)))).known.contact
     again = merge(None, read_contact(written_contact(kept), FILE_TIME)).known.contact
     assert set(again.acts) == set(kept.acts)
@@ -294,7 +294,7 @@ def test_a_line_has_at_most_a_hundred_further_collections() -> None:
         read(collections=[{"source": "direct"}] * 101)
 
 
-def test_a_line_says_whose_it_is_and_what_its_entries_came_by() -> None:
+def test_a_line_gives_its_brand_and_how_each_entry_was_obtained() -> None:
     given = {"purpose": "offers", "given_at": "2025-03-01T10:00:00Z"}
     told = read(
         brand="shop",
@@ -318,8 +318,8 @@ def test_a_text_with_nul_is_rejected(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", [r"\ud800", r"a\uDC00b", r"\ud800\u0041", r"\\\udbff\ud800\udc00"])
-def test_half_a_character_is_rejected_with_its_place(text: str) -> None:
-    """msgspec says of the first one that the input was truncated."""
+def test_half_a_surrogate_pair_is_rejected_with_its_position(text: str) -> None:
+    """msgspec calls the first of these truncated input."""
     line = f'{{"address": "anna@people.example", "provenance": {{"supplier": "{text}"}}}}'
     place = line.lower().index(r"\ud") + 1
     with pytest.raises(
@@ -331,14 +331,14 @@ def test_half_a_character_is_rejected_with_its_place(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "read"), [(r"\uD83D\uDE00", "\U0001f600"), (r"\\ud800", r"\ud800")]
 )
-def test_both_halves_are_a_character(text: str, read: str) -> None:
+def test_a_surrogate_pair_is_one_character(text: str, read: str) -> None:
     line = f'{{"address": "anna@people.example", "provenance": {{"supplier": "{text}"}}}}'
     told = read_contact(line.encode(), datetime.now(UTC)).contact.provenance
     assert told is not None
     assert told.supplier == read
 
 
-def test_a_backslash_before_u0000_is_none() -> None:
+def test_an_escaped_backslash_before_u0000_is_not_a_nul() -> None:
     line = rb'{"address": "anna@people.example", "provenance": {"supplier": "a\\u0000"}}'
     told = read_contact(line, datetime.now(UTC)).contact.provenance
     assert told is not None

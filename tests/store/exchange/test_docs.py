@@ -1,4 +1,4 @@
-"""docs/data.md is held to the code: its examples are imported, its tables compared."""
+"""docs/data.md agrees with the code: its examples import, its tables match."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ def example(language: str) -> str:
 
 
 def table(head: str) -> dict[str, str]:
-    """Rows of the table with this head: first cell without quotes, then all the others."""
+    """Rows of the table with this head: the first cell unquoted, then the others."""
     rows = DOCUMENT.partition(f"| {head} |")[2].split("\n\n")[0].splitlines()[2:]
     return {row.split("|")[1].strip(" `"): row.split("|", 2)[2] for row in rows}
 
@@ -30,17 +30,17 @@ def words(text: str) -> set[str]:
     return set(re.findall(r"`([a-z_]+)`", text))
 
 
-def test_the_example_of_a_contact_is_imported(importing: Importing) -> None:
+def test_the_example_contact_imports(importing: Importing) -> None:
     assert importing.contacts(example("json").encode()).added == 1
     assert importing.contact("jeanne@example.org").acts
 
 
-def test_the_example_of_suppressions_is_imported(importing: Importing) -> None:
+def test_the_example_suppressions_import(importing: Importing) -> None:
     done = importing.suppressions(example("csv").encode())
     assert (done.added, done.rejected) == (2, 0)
 
 
-def test_the_example_of_a_mapping_works(importing: Importing, tmp_path: Path) -> None:
+def test_the_example_mapping_works(importing: Importing, tmp_path: Path) -> None:
     path = tmp_path / "mapping.toml"
     path.write_text(example("toml"))
     content = b"E-mail,Segment,Opt-in on,Opt-out on\nanna@people.example,B2B,2025-03-01,\n"
@@ -50,7 +50,7 @@ def test_the_example_of_a_mapping_works(importing: Importing, tmp_path: Path) ->
     assert (found.audience, found.acts[0].purpose) == (Audience.PROFESSIONAL, "offers")
 
 
-def test_every_field_is_documented_and_no_other() -> None:
+def test_the_documented_fields_are_those_that_exist() -> None:
     assert list(table("field")) == list(ContactRecord.__struct_fields__)
     assert list(table("field of a consent")) == list(ConsentRecord.__struct_fields__)
     listed = re.search(r"^Fields: (.*?)\.$", DOCUMENT, re.M | re.S)
@@ -58,7 +58,7 @@ def test_every_field_is_documented_and_no_other() -> None:
     assert re.findall(r"`([a-z_]+)`", listed[1]) == list(FIELDS)
 
 
-def test_every_value_is_documented_and_no_other() -> None:
+def test_the_documented_values_are_those_that_exist() -> None:
     assert words(table("field")["audience"]) == set(Audience)
     assert words(table("field")["source"]) == set(Source)
     assert words(table("column")["origin"]) == set(Origin)
@@ -67,7 +67,7 @@ def test_every_value_is_documented_and_no_other() -> None:
     assert words(table("field of a consent")["method"]) == methods
 
 
-def test_every_layout_is_documented_and_no_other() -> None:
+def test_the_documented_layouts_are_those_that_exist() -> None:
     listed = "".join(table("provider").values())
     documented = set(re.findall(r"`([a-z]+-[a-z-]+)`", listed))
     assert documented == {one.name for kind in KINDS for one in layouts(kind)}

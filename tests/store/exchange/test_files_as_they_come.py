@@ -1,4 +1,4 @@
-"""CSV as spreadsheets, databases and providers write it: read, or one clear word."""
+"""CSV as spreadsheets, databases and providers write it: read, or rejected with a clear reason."""
 
 import io
 
@@ -28,13 +28,13 @@ def suppressions_mapping(**keys: object) -> Mapping:
 
 
 def scrubbed(content: bytes, column: str | None = None) -> list[str]:
-    """The addresses that a scrub reads in a list."""
+    """The addresses that a scrub finds in a list."""
     items = open_list(io.BytesIO(content), column=column).items
     return [item.value.address for item in items if isinstance(item, Read)]
 
 
 class TestShapes:
-    def test_columns_that_nobody_reads_may_have_one_name(self, importing: Importing) -> None:
+    def test_unread_columns_may_share_a_name(self, importing: Importing) -> None:
         content = b"address,audience,x,X,,\n%s,consumer,1,2,,\n" % ANNA.encode()
         assert importing.contacts(content, "csv").added == 1
         content = b"address,scope,origin,tel,Tel\n%s,all,complaint,1,2\n" % ANNA.encode()
@@ -54,7 +54,7 @@ class TestShapes:
             (b"email,created,Email\n", "email"),
         ],
     )
-    def test_a_column_that_is_read_has_to_be_one(
+    def test_a_column_that_is_read_must_be_unique(
         self, importing: Importing, content: bytes, name: str
     ) -> None:
         with pytest.raises(ImportFault, match=f"line 1: the header has {name} more than once"):
@@ -73,7 +73,7 @@ class TestShapes:
 
     @pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
     @pytest.mark.parametrize("wording", [b"a", b'"a\n b"'])
-    def test_a_last_row_that_is_cut_off_is_no_consent(
+    def test_a_truncated_last_row_gives_no_consent(
         self, importing: Importing, line_end: bytes, wording: bytes
     ) -> None:
         columns = b"consent_purpose,consent_given_at,tags,consent_wording,consent_withdrawn_at"
@@ -87,22 +87,20 @@ class TestShapes:
         assert importing.contacts(content + line_end, "csv").rejected == 0
         assert importing.contacts(content + b",2025-01-01", "csv").rejected == 0
 
-    def test_without_a_header_the_last_row_may_be_as_short_as_all(
+    def test_without_a_header_the_last_row_may_be_as_short_as_the_others(
         self, importing: Importing
     ) -> None:
         content = f"{ANNA}\n{BERT}".encode()
         done = importing.suppressions(content, origin="manual", scope="all")
         assert (done.added, done.rejected) == (2, 0)
 
-    def test_rows_without_a_word_are_blank_lines(self, importing: Importing) -> None:
+    def test_rows_of_empty_cells_are_blank_lines(self, importing: Importing) -> None:
         content = f"address;scope;origin\n;;\n{ANNA};all;complaint\n ; ;\n;;;;\n"
         done = importing.suppressions(content.encode())
         assert (done.lines, done.added, done.rejected) == (1, 1, 0)
 
     @pytest.mark.parametrize("line", [b"sep=;", b'"sep=;"', b"\xef\xbb\xbfSEP=;"])
-    def test_excel_says_the_delimiter_in_a_line_of_its_own(
-        self, importing: Importing, line: bytes
-    ) -> None:
+    def test_excels_delimiter_line_is_understood(self, importing: Importing, line: bytes) -> None:
         content = line + b"\r\naddress;scope;origin;a,b,c,d,e\r\n"
         content += f"{ANNA};all;complaint;1,2\r\nbert;all;complaint;\r\n".encode()
         done = importing.suppressions(content)
@@ -111,7 +109,7 @@ class TestShapes:
         assert importing.suppressions(again).added == 1
         assert scrubbed(line + f"\nemail;a,b\n{ANNA};1\n".encode()) == [ANNA]
 
-    def test_a_delimiter_that_is_no_character(self, importing: Importing) -> None:
+    def test_an_invalid_delimiter_is_rejected(self, importing: Importing) -> None:
         with pytest.raises(ImportFault, match="the header has no column `address`"):
             importing.suppressions(b"\xef\xbb\xbfsep=\xe9\naddress,scope\n")
 
@@ -123,19 +121,19 @@ class TestShapes:
         assert importing.suppressions(content.encode()).added == 1
         assert scrubbed(f"email;Nom, prénom, titre\n{BERT};x\n".encode()) == [BERT]
 
-    def test_amounts_with_a_decimal_comma_part_nothing(self, importing: Importing) -> None:
+    def test_decimal_commas_are_not_delimiters(self, importing: Importing) -> None:
         content = f"address;Montant,Euro,TTC;scope;origin\n{ANNA};1,5;all;complaint\n"
         assert importing.suppressions(content.encode()).added == 1
 
-    def test_a_header_that_cannot_be_parted_says_the_key(self, importing: Importing) -> None:
+    def test_an_undelimited_header_names_the_key_to_set(self, importing: Importing) -> None:
         with pytest.raises(ImportFault, match=r"no column 'e-mail'.*delimiter"):
             importing.contacts(b"E-mail|Segment\nx|y\n", "csv", contacts_mapping())
 
-    def test_a_cell_may_hold_line_ends(self, importing: Importing) -> None:
+    def test_a_cell_may_contain_line_breaks(self, importing: Importing) -> None:
         content = f'address,scope,origin,note\n{ANNA},all,complaint,"one\r\ntwo"\n'
         assert importing.suppressions(content.encode()).added == 1
 
-    def test_names_of_columns_are_compared_composed(self, importing: Importing) -> None:
+    def test_column_names_are_compared_in_composed_form(self, importing: Importing) -> None:
         mapping = mapping_of("m.toml", {"columns": {"Adresse élec.": "address"}}, FIELDS)
         content = f"Adresse e\u0301lec.\n{ANNA}\n".encode()
         assert importing.contacts(content, "csv", mapping).added == 1
@@ -153,7 +151,7 @@ class TestEncodings:
         return text.encode(encoding)
 
     @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252"])
-    def test_what_excel_writes_is_known(self, importing: Importing, encoding: str) -> None:
+    def test_encodings_of_excel_are_recognised(self, importing: Importing, encoding: str) -> None:
         assert importing.suppressions(self.content(encoding)).added == 1
         assert self.note(importing) == self.NOTE
 
@@ -164,7 +162,9 @@ class TestEncodings:
             ("utf-8-sig", b""),
         ],
     )
-    def test_unicode_text_is_known(self, importing: Importing, encoding: str, mark: bytes) -> None:
+    def test_excels_unicode_text_is_recognised(
+        self, importing: Importing, encoding: str, mark: bytes
+    ) -> None:
         text = self.content("utf-8").decode() + "nobody;all;complaint;;\r\n"
         content = text.replace(";", "\t").encode(encoding)
         assert importing.suppressions(mark + content).added == 1
@@ -172,28 +172,30 @@ class TestEncodings:
         assert "# line 3: " in importing.rejected
 
     @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
-    def test_a_letter_is_no_line_end(self, importing: Importing, encoding: str) -> None:
+    def test_a_letter_is_not_taken_for_a_line_end(
+        self, importing: Importing, encoding: str
+    ) -> None:
         content = self.content("utf-8").decode().replace("\r\n", "\r").replace(self.NOTE, "Kovačič")
         assert importing.suppressions(content.encode(encoding)).added == 1
-        assert self.note(importing) == "Kovačič"  # U+010D has the octet of CR
+        assert self.note(importing) == "Kovačič"  # U+010D contains the octet of CR
 
     def test_a_mapping_names_the_encoding(self, importing: Importing) -> None:
         text = f"E-mail;Commentaire\n{ANNA};Été\nbert;Noël\n"
         wanted = Wanted(mapping=suppressions_mapping(encoding="cp850"))
         done = importing.suppressions(text.encode("cp850"), wanted=wanted)
         assert (done.added, done.rejected, self.note(importing)) == (1, 1, "Été")
-        # What was put aside is UTF-8 and says so, whatever the mapping says.
+        # FILE.rejected is UTF-8 and says so, whatever the mapping says.
         assert importing.rejected.startswith("\ufeff")
         again = importing.rejected.replace("\nbert;", f"\n{BERT};").encode()
         assert importing.suppressions(again, wanted=wanted).added == 1
         assert [one.note for one in importing.suppressed(BERT)] == ["Noël"]
 
-    def test_a_file_that_is_not_in_the_named_encoding(self, importing: Importing) -> None:
+    def test_a_file_not_in_the_named_encoding_is_rejected(self, importing: Importing) -> None:
         wanted = Wanted(mapping=suppressions_mapping(encoding="utf-16"))
         with pytest.raises(ImportFault, match="not characters of utf-16-le"):
             importing.suppressions(f"E-mail;Commentaire\n{ANNA};Été\n".encode(), wanted=wanted)
 
-    def test_octets_of_no_character_are_put_aside(self, importing: Importing) -> None:
+    def test_invalid_octets_are_rejected(self, importing: Importing) -> None:
         content = self.content("cp1252") + b"bert@people.example;all;complaint;\x81;\r\n"
         done = importing.suppressions(content)
         assert (done.added, done.rejected, done.refusals) == (2, 1, 1)
@@ -203,22 +205,22 @@ class TestEncodings:
         assert importing.suppressions(content, wanted=wanted).rejected == 1
         assert "not cp1252 (octet 0x81 at place 21)" in importing.rejected
 
-    def test_nul_octets_are_put_aside(self, importing: Importing) -> None:
+    def test_nul_octets_are_rejected(self, importing: Importing) -> None:
         content = b"address,scope,origin,note\n%s,all,complaint,a\0b\n" % ANNA.encode()
         assert importing.suppressions(content).rejected == 1
         assert "line 2: it contains a NUL octet" in importing.rejected
 
     @pytest.mark.parametrize("name", ["klingon", "rot13", "base64", "utf-7", "idna", 5, ""])
-    def test_an_encoding_that_is_none(self, name: object) -> None:
+    def test_an_unknown_encoding_is_rejected(self, name: object) -> None:
         with pytest.raises(ImportFault, match=r"m\.toml: encoding: .*cp1252"):
             contacts_mapping(encoding=name)
 
-    def test_lists_to_be_scrubbed(self) -> None:
+    def test_lists_to_scrub_are_decoded_too(self) -> None:
         for encoding in ("cp1252", "utf-16", "utf-8-sig"):
             assert scrubbed(f"email;Prénom\r\n{ANNA};Zoé\r\n".encode(encoding)) == [ANNA]
             assert scrubbed(f"{ANNA}\r\n".encode(encoding)) == [ANNA]
 
-    def test_what_was_guessed_and_put_aside_is_guessed_again(self, importing: Importing) -> None:
+    def test_a_rejected_file_is_guessed_again(self, importing: Importing) -> None:
         text = f"address;scope;origin;note;Prénom\nbert;all;complaint;{self.NOTE};Zoé\n"
         importing.suppressions(text.encode("cp1252"))
         content = importing.path.with_name("file.rejected").read_bytes()

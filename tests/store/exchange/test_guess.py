@@ -1,4 +1,4 @@
-"""What `contact map` makes of columns: by their names in four languages, and by what is in them."""
+"""What `contact map` takes columns for, by their names in four languages and their content."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ class Table:
         return propose(self.look(*rows), known, answers or Answers())
 
     def flag(self, name: str, cell: str = "oui") -> tuple[tuple[str, ...] | None, ...]:
-        """What a column with this name and cell is taken for: a consent, and a refusal."""
+        """Whether a column with this name and cell is taken for a consent, and for a refusal."""
         rows = f"email;{name};opt-in date", f"a@b.example;{cell};2024-01-01"
         (table,) = [one for one in self.proposal(*rows).consents if one.column]
         return table.yes, table.false
@@ -50,7 +50,7 @@ def options(proposal: Proposal) -> list[str]:
         ("emailAddress;optIn;optInDate;optOutDate", 2, 3),
     ],
 )
-def test_names_are_known_in_four_languages(
+def test_column_names_are_recognised_in_four_languages(
     table: Table, header: str, given: int, refused: int
 ) -> None:
     names = header.split(";")
@@ -72,28 +72,28 @@ def test_names_are_known_in_four_languages(
         *("Refuse la prospection", "No enviar correos"),
     ],
 )
-def test_a_column_of_refusals_is_never_one_of_consents(table: Table, name: str) -> None:
+def test_a_column_of_refusals_is_never_taken_for_consents(table: Table, name: str) -> None:
     assert table.flag(name) == ((), ("oui",))
 
 
-def test_a_column_that_may_be_of_refusals_is_named(table: Table) -> None:
+def test_a_column_that_may_hold_refusals_is_named(table: Table) -> None:
     found = table.proposal("email;Bloqué;Client VIP", "a@b.example;oui;oui")
     (note,) = found.notes
     assert note.startswith("'Bloqué' is not read; if a yes in it is a refusal")
     assert table.proposal("email;Refus le", "a@b.example;2024-01-01").consents[0].withdrawn_at
 
 
-def test_who_did_not_refuse_did_not_agree(table: Table) -> None:
+def test_not_refusing_is_not_consent(table: Table) -> None:
     (found,) = table.proposal("email;opt-out", "a@b.example;non", "c@b.example;oui").consents
     assert (found.yes, found.false, found.nothing) == ((), ("oui",), ("non",))
 
 
 @pytest.mark.parametrize("cell", ["désinscrit", "Unsubscribed", "opt-out", "nein"])
-def test_a_cell_may_say_no_by_itself(table: Table, cell: str) -> None:
+def test_a_cell_alone_may_mean_no(table: Table, cell: str) -> None:
     assert table.flag("Newsletter", cell) == ((), (cell.casefold(),))
 
 
-def test_refusals_with_dates_in_a_notation_that_is_not_known_are_not_lost(table: Table) -> None:
+def test_refusals_with_unreadable_dates_are_not_lost(table: Table) -> None:
     days = [f"Mar {day}, 2024 {day}:00" for day in range(1, 30)]
     rows = ["email;Opt-in;Opt-in date;Unsubscribed at"]
     rows += [f"{n}@x.example;yes;2024-01-01;{day}" for n, day in enumerate(days)]
@@ -119,7 +119,7 @@ def test_refusals_with_dates_in_a_notation_that_is_not_known_are_not_lost(table:
         ("Segment", ("B2B", "blacklisted"), "'Segment' says 'blacklisted' in 1 row"),
     ],
 )
-def test_a_cell_may_refuse_whatever_its_column_is_called(
+def test_a_cell_may_refuse_whatever_the_column_name(
     table: Table, column: str, cells: tuple[str, str], asked: str | None
 ) -> None:
     rows = [
@@ -140,7 +140,7 @@ def test_a_cell_may_refuse_whatever_its_column_is_called(
     )
 
 
-def test_what_a_cell_means_is_asked_where_nobody_knows(table: Table) -> None:
+def test_unclear_cells_are_asked_about(table: Table) -> None:
     rows = ("email,newsletter,opt-in date", "a@b.example,peut-être,2024-01-01")
     (asked, *_) = table.proposal(*rows).questions
     assert "'newsletter' says 'peut-être' in 1 row:" in asked.text
@@ -148,7 +148,7 @@ def test_what_a_cell_means_is_asked_where_nobody_knows(table: Table) -> None:
     assert (found.yes, found.nothing) == ((), ("peut-être",))
 
 
-def test_a_date_that_may_be_two_days_is_asked(table: Table) -> None:
+def test_an_ambiguous_date_is_asked_about(table: Table) -> None:
     rows = ("email,newsletter,opt-in date", "a@b.example,yes,03/04/2024")
     found = table.proposal(*rows)
     (asked,) = [one for one in found.questions if one.option.startswith("--time-format")]
@@ -157,13 +157,13 @@ def test_a_date_that_may_be_two_days_is_asked(table: Table) -> None:
     assert table.proposal(*rows, answers=answered).time_format == "%m/%d/%Y"
 
 
-def test_one_that_proves_the_order_is_enough_and_is_told(table: Table) -> None:
+def test_one_unambiguous_date_settles_the_order_and_is_shown(table: Table) -> None:
     found = table.proposal("email,created", "a@b.example,03/04/2024", "b@b.example,31/12/2024")
     assert found.time_format == "%d/%m/%Y"
     assert "dates are day first: '31/12/2024' can be nothing else" in found.notes
 
 
-def test_both_orders_are_asked(table: Table) -> None:
+def test_dates_in_both_orders_are_asked_about(table: Table) -> None:
     found = table.proposal("email,created", "a@b.example,12/31/2024", "b@b.example,31/12/2024")
     assert "--time-format" in options(found)
 
@@ -182,7 +182,7 @@ def test_each_purpose_has_its_own_columns_and_dates(table: Table) -> None:
     ]
 
 
-def test_refusals_of_two_columns_are_all_taken(table: Table) -> None:
+def test_refusals_in_two_columns_all_count(table: Table) -> None:
     found = table.proposal(
         "email,unsubscribed at,opt-out date", "a@b.example,2024-03-01,2024-04-01"
     )
@@ -190,14 +190,14 @@ def test_refusals_of_two_columns_are_all_taken(table: Table) -> None:
     assert all(one.given_at is None for one in found.consents)
 
 
-def test_two_columns_for_one_purpose_are_asked(table: Table) -> None:
+def test_two_columns_for_one_purpose_are_asked_about(table: Table) -> None:
     rows = ("email,opt-in,double opt-in,opt-in date", "a@b.example,yes,no,2024-01-01")
     (asked,) = [one for one in table.proposal(*rows).questions if "Which of" in one.text]
     (found,) = table.proposal(*rows, answers=asked.answered("double opt-in")).consents
     assert found.column == "double opt-in"
 
 
-def test_a_consent_without_a_date_is_asked_for(table: Table) -> None:
+def test_the_date_of_an_undated_consent_is_asked_for(table: Table) -> None:
     rows = ("email,newsletter,created", "a@b.example,yes,2024-01-01")
     (asked,) = [one for one in table.proposal(*rows).questions if "when they agreed" in one.text]
     assert asked.choices == ("created",)
@@ -228,7 +228,7 @@ def test_a_date_of_consent_alone_is_a_consent(
     assert found.given_at == expected
 
 
-def test_a_sign_up_alone_is_no_consent(table: Table) -> None:
+def test_a_sign_up_alone_is_not_consent(table: Table) -> None:
     found = table.proposal("email,date d'inscription", "a@b.example,2024-01-01")
     assert found.consents == ()
     assert found.columns["date d'inscription"] == "collected_at"
@@ -249,16 +249,14 @@ def test_a_yes_in_a_column_that_says_no_is_a_refusal(table: Table, name: str) ->
     assert table.flag(name) == ((), ("oui",))
 
 
-def test_a_date_of_a_consent_that_was_taken_back_is_no_agreement(table: Table) -> None:
+def test_the_date_of_a_withdrawn_consent_is_not_consent(table: Table) -> None:
     rows = "email;Date de consentement retiré", "a@b.example;2024-01-01"
     (consent,) = table.proposal(*rows).consents
     assert (consent.given_at, consent.withdrawn_at) == (None, "Date de consentement retiré")
 
 
 @pytest.mark.parametrize("name", ["Newsletter reçue", "consent pending", "newsletter sent"])
-def test_a_column_that_says_more_than_that_people_agreed_is_asked_about(
-    table: Table, name: str
-) -> None:
+def test_a_column_that_says_more_than_yes_is_asked_about(table: Table, name: str) -> None:
     rows = f"email;{name};opt-in date", "a@b.example;oui;2024-01-01"
     found = table.proposal(*rows)
     assert "--consent" in options(found)
@@ -268,7 +266,7 @@ def test_a_column_that_says_more_than_that_people_agreed_is_asked_about(
     assert consent.yes == ("oui",)
 
 
-def test_an_ip_address_or_a_text_is_no_flag(table: Table) -> None:
+def test_an_ip_address_or_a_text_is_not_a_flag(table: Table) -> None:
     found = table.proposal(
         "email,OPTIN_IP,Newsletter comments", "a@b.example,192.0.2.1,x", *["c@b.example,,y"] * 3
     )
@@ -281,7 +279,7 @@ def test_numbers_are_dates_only_where_the_header_says_so(table: Table) -> None:
     assert found.time_format == "excel"
 
 
-def test_an_address_is_asked_where_several_could_be(table: Table) -> None:
+def test_the_address_column_is_asked_for_if_several_could_be_it(table: Table) -> None:
     found = table.proposal("contact,backup", "a@b.example,b@b.example")
     assert found.questions[0].choices == ("contact", "backup")
     assert table.proposal("email,backup", "a@b.example,b@b.example").columns == {"email": "address"}
@@ -293,19 +291,19 @@ def test_a_cell_with_the_name_of_a_column_does_not_make_the_header_a_title(table
     assert not is_title(table.look("Login;Channel", "anna@x.example;mail", ";mail"))
 
 
-def test_columns_of_one_name_are_left_out_and_named(table: Table) -> None:
+def test_columns_sharing_a_name_are_left_out_and_named(table: Table) -> None:
     found = table.proposal("email,created,Created", "a@b.example,2024-01-01,2024-01-02")
     assert found.columns == {"email": "address"}
     assert "'created', 'Created': several columns have this name" in found.notes[0]
 
 
-def test_a_brand_is_asked_where_there_are_several(table: Table) -> None:
+def test_the_brand_is_asked_for_if_there_are_several(table: Table) -> None:
     known = Known(("offers",), ("a", "b"), ())
     assert table.proposal("email", "a@b.example", known=known).questions[0].choices == ("a", "b")
     assert options(table.proposal("email", "a@b.example")) == ["--set"]  # the source
 
 
-def test_who_is_a_consumer_is_said_by_cells(table: Table) -> None:
+def test_cells_tell_consumers_from_professionals(table: Table) -> None:
     found = table.proposal(
         "email;Segment", "a@b.example;Particulier", "b@b.example;B2B", "c@b.example;?"
     )
@@ -314,12 +312,12 @@ def test_who_is_a_consumer_is_said_by_cells(table: Table) -> None:
     }  # fmt: skip
 
 
-def test_memory_is_bounded_by_the_columns(table: Table) -> None:
+def test_memory_is_bounded_by_the_number_of_columns(table: Table) -> None:
     look = table.look("email,id", *(f"p{n}@b.example,{n}" for n in range(1_000)))
     assert (look.rows, look.columns[1].values, len(look.columns[1].examples)) == (1_000, None, 3)
 
 
-def test_the_words_are_written_as_they_are_compared() -> None:
+def test_the_words_are_spelt_as_they_are_compared() -> None:
     for name in ("names", "cells", "words"):
         for texts in words(name).values():
             assert [text for text in texts if plain_words(text) != text] == []

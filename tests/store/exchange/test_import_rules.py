@@ -1,4 +1,4 @@
-"""What no import may do: lift a suppression, make consent out of nothing, let the older win."""
+"""An import may not lift a suppression, invent consent or let older facts win."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -70,7 +70,7 @@ async def standing(store: TrialStore) -> set[tuple[str, str, datetime]]:
 async def test_no_import_lifts_a_suppression(
     before: list[tuple[Origin, int]], imported: list[tuple[Origin, int]], agreed: list[int]
 ) -> None:
-    """Invariant: what stood before stands afterwards, and no earlier than it did."""
+    """Invariant: every suppression is still there after an import, dated no earlier."""
     async with TrialStore() as store:
         for origin, days in before:
             entry = SuppressionEntry(ANNA, "all", origin, NOW - days * DAY)
@@ -84,7 +84,7 @@ async def test_no_import_lifts_a_suppression(
 
 
 async def test_a_proven_consent_allows_mail() -> None:
-    """Else the next test would hold whatever the code did."""
+    """Otherwise the next test could not fail."""
     async with TrialStore() as store:
         await import_contact(store, consent(1, **PROVEN))
         assert await mailed(store)
@@ -101,7 +101,7 @@ async def test_a_proven_consent_allows_mail() -> None:
         {"method": '"implied"', "evidence": '{"wording":"form 3"}'},
     ],
 )
-async def test_consent_without_evidence_is_stored_as_given_and_allows_nothing(
+async def test_consent_without_evidence_is_stored_and_allows_nothing(
     fields: dict[str, str],
 ) -> None:
     async with TrialStore() as store:
@@ -116,10 +116,10 @@ async def test_consent_without_evidence_is_stored_as_given_and_allows_nothing(
 
 @settings(max_examples=times(25, 1_000), deadline=None)
 @given(acts=st.lists(st.tuples(st.booleans(), st.integers(1, 5)), min_size=1, max_size=6))
-async def test_the_newest_act_counts_in_whatever_order_files_come(
+async def test_the_newest_act_counts_in_whatever_order_files_are_imported(
     acts: list[tuple[bool, int]],
 ) -> None:
-    """Invariant: mail is let through exactly when the newest act is an agreement; of one
+    """Invariant: mail passes exactly when the newest act is a consent; at the same
     moment, the withdrawal counts."""
     async with TrialStore() as store:
         for agreed, days in acts:

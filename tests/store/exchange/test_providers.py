@@ -1,4 +1,4 @@
-"""Exports of mail providers: each is known by its header; origin, scope and date come over."""
+"""Exports of mail providers: recognised by their header, with origin, scope and date."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -155,7 +155,7 @@ EXPORTS = [
 @pytest.mark.parametrize(
     ("name", "file", "content", "expected"), EXPORTS, ids=lambda v: str(v)[:20]
 )
-def test_an_export_is_known_by_its_header(
+def test_an_export_is_recognised_by_its_header(
     importing: Importing, name: str, file: str, content: str, expected: tuple[str, str, datetime]
 ) -> None:
     done = importing.suppressions(content.encode(), wanted=Wanted(file))
@@ -164,13 +164,13 @@ def test_an_export_is_known_by_its_header(
     assert (found.scope, found.origin, found.since) == expected
 
 
-def test_every_layout_is_tested() -> None:
+def test_every_layout_has_an_example() -> None:
     tested = dict.fromkeys(name for name, *_ in EXPORTS)
     assert [layout.name for layout in layouts("suppressions")] == list(tested)
     assert {layout.provider for layout in layouts("suppressions")} == set(PROVIDERS)
 
 
-def test_layouts_have_known_origins_and_the_name_of_their_provider() -> None:
+def test_layouts_have_known_origins_and_name_their_provider() -> None:
     for layout in layouts("suppressions"):
         constants = [layout.mapping.constants, *(when.constants for when in layout.when)]
         origins = {each["origin"] for each in constants if "origin" in each}
@@ -204,14 +204,14 @@ class TestAmbiguous:
         assert "--format" in str(caught.value)
         assert importing.count() == (0, 0)
 
-    def test_the_name_of_a_provider_is_not_enough(self, importing: Importing) -> None:
+    def test_naming_the_provider_is_not_enough(self, importing: Importing) -> None:
         with pytest.raises(ImportFault, match="--format"):
             importing.suppressions(self.CONTENT, wanted=Wanted(layout="sendgrid"))
 
-    def test_an_origin_can_tell(self, importing: Importing) -> None:
+    def test_an_origin_can_settle_it(self, importing: Importing) -> None:
         assert importing.suppressions(self.CONTENT, origin="complaint").added == 1
 
-    def test_an_origin_does_not_rule_out_an_export_that_says_it_in_each_row(
+    def test_an_origin_does_not_rule_out_an_export_with_one_in_each_row(
         self, importing: Importing
     ) -> None:
         content = f"EMAIL,BLACKLISTED,ADDED_TIME\n{ANNA},yes,\nbert@people.example,,\n".encode()
@@ -219,7 +219,9 @@ class TestAmbiguous:
         assert (done.added, done.passed) == (1, 1)
         assert importing.suppressed(ANNA)[0].origin == "unsubscribe"
 
-    def test_a_format_that_does_not_fit_says_what_would(self, importing: Importing) -> None:
+    def test_a_format_that_does_not_fit_is_rejected_with_those_that_do(
+        self, importing: Importing
+    ) -> None:
         with pytest.raises(ImportFault) as caught:
             importing.suppressions(self.CONTENT, wanted=Wanted(layout="ses"))
         assert "does not have the columns of ses: ses-suppressions has EmailAddress, Reason" in str(
@@ -230,11 +232,11 @@ class TestAmbiguous:
 class TestLists:
     TAGGED = f'address,tags,created_at\n{ANNA},shoes,"Fri, 01 Mar 2024 12:00:00 UTC"\n'.encode()
 
-    def test_with_a_purpose_it_holds_for_that(self, importing: Importing) -> None:
+    def test_with_a_purpose_an_unsubscribe_holds_for_it(self, importing: Importing) -> None:
         importing.suppressions(self.TAGGED, purpose="offers")
         assert importing.suppressed(ANNA)[0].scope == "purpose:offers"
 
-    def test_without_one_it_holds_for_all_marketing(self, importing: Importing) -> None:
+    def test_without_a_purpose_it_holds_for_all_marketing(self, importing: Importing) -> None:
         """Stricter than what the person asked for, never laxer."""
         importing.suppressions(self.TAGGED)
         assert importing.suppressed(ANNA)[0].scope == "marketing"
@@ -243,19 +245,19 @@ class TestLists:
         importing.suppressions(self.TAGGED.replace(b"shoes", b"*"), purpose="offers")
         assert importing.suppressed(ANNA)[0].scope == "marketing"
 
-    def test_a_bounce_of_a_list_is_no_matter_of_purpose(self, importing: Importing) -> None:
+    def test_a_bounce_holds_for_every_purpose(self, importing: Importing) -> None:
         content = f"EmailAddress,SuppressionReason,CreatedAt\n{ANNA},HardBounce,2024-03-01\n"
         importing.suppressions(content.encode(), purpose="offers")
         assert importing.suppressed(ANNA)[0].scope == "all"
 
-    def test_a_purpose_does_not_narrow_what_is_global(self, importing: Importing) -> None:
+    def test_a_purpose_does_not_narrow_a_global_suppression(self, importing: Importing) -> None:
         content = f"email,created\n{ANNA},{EPOCH}\n".encode()
         wanted = Wanted(layout="sendgrid-global-unsubscribes")
         with pytest.raises(ImportFault, match="would narrow it"):
             importing.suppressions(content, wanted=wanted, purpose="offers")
 
 
-def test_postmark_tells_an_unsubscribe_by_who_did_it(importing: Importing) -> None:
+def test_postmark_marks_an_unsubscribe_by_its_author(importing: Importing) -> None:
     content = (
         "EmailAddress,SuppressionReason,Origin,CreatedAt\n"
         f"{ANNA},ManualSuppression,Recipient,2024-03-01\n"
@@ -266,7 +268,7 @@ def test_postmark_tells_an_unsubscribe_by_who_did_it(importing: Importing) -> No
     assert importing.suppressed("bert@people.example")[0].origin == "manual"
 
 
-def test_a_column_that_tells_the_origin_comes_once(importing: Importing) -> None:
+def test_the_origin_column_must_be_unique(importing: Importing) -> None:
     content = b"EmailAddress,SuppressionReason,CreatedAt,Origin,origin\n"
     with pytest.raises(ImportFault, match="the header has origin more than once"):
         importing.suppressions(content + b"a@b.example,ManualSuppression,,Recipient,Customer\n")
@@ -275,7 +277,7 @@ def test_a_column_that_tells_the_origin_comes_once(importing: Importing) -> None
 @pytest.mark.parametrize(
     ("reason", "origin"), [("HardBounce", "external"), ("ManualSuppression", "manual")]
 )
-def test_a_domain_that_a_provider_blocks_is_blocked(
+def test_a_domain_blocked_at_the_provider_is_suppressed(
     importing: Importing, reason: str, origin: str
 ) -> None:
     content = f"EmailAddress,SuppressionReason,CreatedAt\n@people.example,{reason},\n"
@@ -284,14 +286,14 @@ def test_a_domain_that_a_provider_blocks_is_blocked(
     assert (found.origin, found.domain, found.scope) == (origin, "@people.example", "all")
 
 
-def test_rows_of_subscribers_are_passed_over(importing: Importing) -> None:
+def test_rows_of_subscribers_are_skipped(importing: Importing) -> None:
     content = f"Email,IsUnsubscribed\n{ANNA},false\nbert@people.example,true\n"
     done = importing.suppressions(content.encode())
     assert (done.lines, done.added, done.passed, done.rejected) == (2, 1, 1, 0)
     assert importing.suppressed(ANNA) == []
 
 
-def test_an_unknown_reason_is_put_aside_with_its_line(importing: Importing) -> None:
+def test_an_unknown_reason_is_rejected_with_its_line(importing: Importing) -> None:
     content = f"EmailAddress,Reason\n{ANNA},MOOD\n"
     done = importing.suppressions(content.encode())
     assert (done.added, done.rejected) == (0, 1)
@@ -300,7 +302,7 @@ def test_an_unknown_reason_is_put_aside_with_its_line(importing: Importing) -> N
     assert importing.suppressions(mended).added == 1
 
 
-def test_our_own_form_is_not_taken_for_another(importing: Importing) -> None:
+def test_our_own_format_is_not_taken_for_a_providers(importing: Importing) -> None:
     content = f"address,created_at,origin,scope\n{ANNA},x,manual,all\n".encode()
     assert importing.suppressions(content).added == 1
     alone = b"address\nbert@people.example\n"
@@ -308,7 +310,7 @@ def test_our_own_form_is_not_taken_for_another(importing: Importing) -> None:
 
 
 class TestJson:
-    def test_one_object_a_line(self, importing: Importing) -> None:
+    def test_one_object_per_line(self, importing: Importing) -> None:
         content = (
             f'{{"EmailAddress":"{ANNA}","Reason":"BOUNCE","LastUpdateTime":{EPOCH}.25}}\n'
             '{"EmailAddress":"bert@people.example","Reason":"COMPLAINT"}\n'
@@ -322,8 +324,8 @@ class TestJson:
         assert (found.origin, found.since) == ("bounce", NOON.replace(microsecond=250_000))
 
     @pytest.mark.timeout(20)
-    def test_keys_that_nobody_reads_may_have_one_name(self, importing: Importing) -> None:
-        """However many there are: to count each among all took minutes for one line."""
+    def test_unread_keys_may_share_a_name(self, importing: Importing) -> None:
+        """However many there are: a quadratic count once took minutes for one line."""
         others = ",".join(f'"{n:x}":1' for n in range(80_000))
         content = (
             f'{{"EmailAddress":"bert@people.example","Reason":"BOUNCE","LastUpdateTime":{EPOCH}}}\n'
@@ -331,15 +333,15 @@ class TestJson:
         )
         assert importing.suppressions(content.encode(), "ndjson").added == 2
 
-    def test_our_own_form_may_be_asked_for(self, importing: Importing) -> None:
+    def test_our_own_format_can_be_requested(self, importing: Importing) -> None:
         content = b'{"address":"anna@people.example","created_at":""}\n'
         own = {"origin": "manual", "scope": "brand:shop"}
         done = importing.suppressions(content, "ndjson", Wanted(own=True), **own)
         assert done.rejected == 1
-        assert "created_at" in importing.rejected  # which our form does not have
+        assert "created_at" in importing.rejected  # which our format lacks
         assert [one.scope for one in importing.suppressed(ANNA)] == ["brand:shop"]
 
-    def test_as_the_command_line_of_aws_prints_it(self, importing: Importing) -> None:
+    def test_as_the_aws_command_line_prints_it(self, importing: Importing) -> None:
         content = f"""{{
     "SuppressedDestinationSummaries": [
         {{
@@ -383,7 +385,7 @@ class TestContacts:
         f'{ANNA},A,2,"2024-03-01 11:00:00",,"2024-03-01 12:00:00",192.0.2.1,"x"\n'
     ).encode()
 
-    def test_who_is_blocklisted_is_no_contact(self, importing: Importing) -> None:
+    def test_a_blocklisted_person_does_not_become_a_contact(self, importing: Importing) -> None:
         done = importing.contacts(self.LISTMONK, "csv", None)
         assert (done.added, done.passed) == (1, 1)
         assert importing.contact(ANNA).collected_at == NOON
@@ -400,7 +402,7 @@ class TestContacts:
             "Email,IsExcludedFromCampaigns,CreatedAt\n%s,True,\n%s,False,\n%s,,\n",
         ],
     )
-    def test_who_is_not_blocked_beyond_doubt_is_no_contact(
+    def test_an_unclear_status_does_not_make_a_contact(
         self, importing: Importing, content: str
     ) -> None:
         people = ("blocked@people.example", ANNA, "doubtful@people.example")
@@ -420,27 +422,27 @@ class TestContacts:
             importing.contacts(self.MAILCHIMP, "csv", None, wanted=wanted)
             assert importing.contact(ANNA).acts == ()
 
-    def test_a_consent_without_wording_stays_unproven(self, importing: Importing) -> None:
+    def test_a_consent_without_wording_is_unproven(self, importing: Importing) -> None:
         wanted = Wanted("subscribed_email_audience_export_1a2b.csv", purpose="offers")
         assert importing.contacts(self.MAILCHIMP, "csv", None, wanted=wanted).added == 1
         (act,) = importing.contact(ANNA).acts
         assert (act.purpose, act.at, act.method) == ("offers", NOON, None)
         assert (act.evidence.wording, act.evidence.ip) == (None, "192.0.2.1")
 
-    def test_without_a_purpose_there_is_no_consent(self, importing: Importing) -> None:
+    def test_without_a_purpose_no_consent_is_recorded(self, importing: Importing) -> None:
         wanted = Wanted("subscribed_members_export.csv")
         importing.contacts(self.MAILCHIMP, "csv", None, wanted=wanted)
         assert importing.contact(ANNA).acts == ()
 
     @pytest.mark.parametrize("name", ["mailgun-complaints", "mailchimp-unsubscribed"])
-    def test_an_export_of_suppressions_makes_no_contacts(
+    def test_an_export_of_suppressions_creates_no_contacts(
         self, importing: Importing, name: str
     ) -> None:
         content = next(content for known, _, content, _ in EXPORTS if known == name)
         with pytest.raises(ImportFault, match="use suppress import"):
             importing.contacts(content.encode(), "csv", None)
 
-    def test_an_export_of_contacts_makes_no_suppressions(self, importing: Importing) -> None:
+    def test_an_export_of_contacts_creates_no_suppressions(self, importing: Importing) -> None:
         with pytest.raises(ImportFault, match="use contact import"):
             importing.suppressions(self.MAILCHIMP)
 
@@ -471,7 +473,7 @@ constants = { origin = "bounce" }
         ("[[", "[", ": not TOML: "),
     ],
 )
-def test_a_faulty_layout_is_named(old: str, new: str, part: str) -> None:
+def test_a_faulty_layout_file_is_named(old: str, new: str, part: str) -> None:
     assert [layout.name for layout in read_layouts("x", GOOD)] == ["x-bounces"]
     with pytest.raises(MappingFault) as caught:
         read_layouts("x", GOOD.replace(old, new, 1))
@@ -502,7 +504,7 @@ CELLS = st.sampled_from(
     delimiter=st.sampled_from([",", ";"]),
 )
 def test_an_export_may_hold_anything(layout: Layout, rows: list[list[str]], delimiter: str) -> None:
-    """Invariant: every row is stored, passed over or put aside, and a second import of the
+    """Invariant: every row is stored, skipped or rejected, and a second import of the
     same file adds and changes nothing."""
     text = "\n".join(delimiter.join(cells) for cells in [list(layout.header), *rows])
     with TemporaryDirectory() as folder:
@@ -516,7 +518,7 @@ def test_an_export_may_hold_anything(layout: Layout, rows: list[list[str]], deli
         assert (second.rejected, second.passed) == (first.rejected, first.passed)
 
 
-class TestNamesOfFiles:
+class TestFileNames:
     CONTENT = b"email,created\nanna@people.example,1767600000\n"
 
     @pytest.mark.parametrize(
@@ -537,7 +539,7 @@ class TestNamesOfFiles:
         assert [one.origin for one in importing.suppressed("anna@people.example")] == [origin]
 
 
-class TestLanguagesOfMailchimp:
+class TestMailchimpLanguages:
     @pytest.mark.parametrize(
         "name",
         [
@@ -549,7 +551,7 @@ class TestLanguagesOfMailchimp:
             "Adresse de courriel",
         ],
     )
-    def test_the_address_is_known(self, importing: Importing, name: str) -> None:
+    def test_the_address_column_is_recognised(self, importing: Importing, name: str) -> None:
         content = f"{name},Vorname,UNSUB_TIME\nanna@people.example,A,2026-01-05 10:00:00\n"
         assert importing.suppressions(content.encode()).added == 1
         content = f"{name},Prénom,CLEAN_TIME\nbert@people.example,B,2026-01-05 10:00:00\n"
@@ -565,7 +567,9 @@ class TestLanguagesOfMailchimp:
         assert importing.contacts(content.encode(), "csv", None, wanted=wanted).added == 1
         assert importing.contact("carl@people.example").collected_at is not None
 
-    def test_an_address_in_two_languages_is_none(self, importing: Importing) -> None:
+    def test_two_address_columns_in_different_languages_are_rejected(
+        self, importing: Importing
+    ) -> None:
         content = b"Email Address,E-Mail-Adresse,UNSUB_TIME\na@x.example,b@x.example,\n"
         with pytest.raises(ImportFault, match=r"Email Address.*E-Mail-Adresse.*both the address"):
             importing.suppressions(content)

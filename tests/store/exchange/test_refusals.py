@@ -1,4 +1,4 @@
-"""A no in a record that is rejected for something else: it holds, wherever it can be read."""
+"""A refusal in a record that is rejected for something else counts, wherever it can be read."""
 
 import json
 from typing import Any
@@ -17,7 +17,7 @@ WISH = {"purpose": "news", "frequency": "weekly", "at": AT}
 
 
 def refused(importing: Importing, content: bytes, file_format: Any = "ndjson") -> set[str]:
-    """What is refused by a line of which nothing else is taken in."""
+    """The refusals taken from a line that is otherwise rejected."""
     done = importing.contacts(content, file_format)
     assert (done.rejected, done.lines) == (1, 1)
     if not done.refusals:
@@ -39,7 +39,7 @@ def refused(importing: Importing, content: bytes, file_format: Any = "ndjson") -
         ({"consents": [NO, {"withdrawn_at": AT}, 7], "tags": 3}, {"news", EVERY_PURPOSE}),
         ({"consents": [{"withdrawn_at": AT, "purpose": None}]}, {EVERY_PURPOSE}),
         ({"consents": [{"withdrawn_at": AT, "purpose": "x" * 201}]}, {EVERY_PURPOSE}),
-        ({"tags": ["restricted", 3, "vip"]}, {"restricted", "vip"}),  # which restrict is not known
+        ({"tags": ["restricted", 3, "vip"]}, {"restricted", "vip"}),  # either may restrict
         ({"preferences": [WISH], "source": "unheard of"}, {"weekly news"}),
         (
             {"preferences": [WISH, {**WISH, "purpose": "offers", "at": 1}]},
@@ -65,7 +65,9 @@ def refused(importing: Importing, content: bytes, file_format: Any = "ndjson") -
         ({"tags": 3}, set()),
     ],
 )
-def test_of_a_line_of_json(importing: Importing, told: dict[str, Any], found: set[str]) -> None:
+def test_a_refusal_in_a_json_line(
+    importing: Importing, told: dict[str, Any], found: set[str]
+) -> None:
     line = json.dumps({"address": ANNA, **told}).encode() + b"\n"
     assert refused(importing, line) == found
 
@@ -79,7 +81,7 @@ def test_of_a_line_of_json(importing: Importing, told: dict[str, Any], found: se
         b'{"address": "%s", "consents": [%s], "source": "a\\ud800"}\n',
     ],
 )
-def test_of_a_line_of_json_with_octets_that_are_none(importing: Importing, line: bytes) -> None:
+def test_a_refusal_in_a_json_line_with_invalid_octets(importing: Importing, line: bytes) -> None:
     assert refused(importing, line % (ANNA.encode(), json.dumps(NO).encode())) == {"news"}
 
 
@@ -90,15 +92,15 @@ def test_of_a_line_of_json_with_octets_that_are_none(importing: Importing, line:
         (b'{"address": "eva@people.example", "address": "%s", "consents": [%s]}\n', set()),
     ],
 )
-def test_of_a_line_of_json_with_a_name_twice(
+def test_a_refusal_in_a_json_line_with_a_repeated_key(
     importing: Importing, line: bytes, found: set[str]
 ) -> None:
     assert refused(importing, line % (ANNA.encode(), json.dumps(NO).encode())) == found
     assert "appears twice in one object; give it once" in importing.rejected
 
 
-def test_a_name_twice_among_very_many_is_found_soon(importing: Importing) -> None:
-    # Each name counted among all took two minutes for a line like this.
+def test_a_repeated_key_among_very_many_is_found_quickly(importing: Importing) -> None:
+    # A quadratic search once took two minutes for a line like this.
     names = ", ".join(f'"n{n}": 1' for n in (*range(70_000), 69_999))
     assert importing.contacts(f"{{{names}}}\n".encode()).rejected == 1
     assert "'n69999' appears twice" in importing.rejected
@@ -112,7 +114,7 @@ def test_a_name_twice_among_very_many_is_found_soon(importing: Importing) -> Non
         '"SuppressionReason": "ManualSuppression"}]}\n',
     ],
 )
-def test_a_suppression_with_a_name_twice_is_none(importing: Importing, line: str) -> None:
+def test_a_suppression_with_a_repeated_key_is_rejected(importing: Importing, line: str) -> None:
     done = importing.suppressions((line % ANNA).encode(), "ndjson")
     assert (done.rejected, done.refusals, done.added) == (1, 0, 0)
     assert "appears twice" in importing.rejected
@@ -125,7 +127,9 @@ def test_a_suppression_with_a_name_twice_is_none(importing: Importing, line: str
         '{"address": "%s", "code": "550", "error": "\\ud800", "created_at": "x"}\n',  # Mailgun's
     ],
 )
-def test_half_a_character_is_named_where_it_is(importing: Importing, line: str) -> None:
+def test_half_a_surrogate_pair_is_reported_with_its_position(
+    importing: Importing, line: str
+) -> None:
     line %= ANNA
     assert importing.suppressions(line.encode(), "ndjson").rejected == 1
     place = line.index("\\ud") + 1
@@ -141,7 +145,7 @@ def test_half_a_character_is_named_where_it_is(importing: Importing, line: str) 
         b'["anna@people.example", [%s]]\n',
     ],
 )
-def test_whose_address_is_no_more_than_a_guess_is_nobody(importing: Importing, line: bytes) -> None:
+def test_a_refusal_is_dropped_if_its_address_is_a_guess(importing: Importing, line: bytes) -> None:
     done = importing.contacts(line % json.dumps(NO).encode())
     assert (done.rejected, done.refusals, done.added) == (1, 0, 0)
 
@@ -164,12 +168,12 @@ HEADER = "address,name,city,consent_purpose,consent_withdrawn_at\n"
         (b"\0anna@people.example,Anna,Paris,news,2025-01-01", set()),
     ],
 )
-def test_of_a_row(importing: Importing, row: bytes, found: set[str]) -> None:
+def test_a_refusal_in_a_row(importing: Importing, row: bytes, found: set[str]) -> None:
     assert refused(importing, HEADER.encode() + row + b"\n", "csv") == found
 
 
-def test_of_a_row_that_says_two_things_only_what_all_its_readings_say(importing: Importing) -> None:
-    """Whether the cell with a date is where it belongs is not for us to guess."""
+def test_only_what_all_readings_of_an_ambiguous_row_refuse(importing: Importing) -> None:
+    """We must not guess whether the cell with a date is in the right column."""
     header = "address,name,profiling_objected_at,city\n"
     row = "anna@people.example,Doe,2025-01-01,,Paris\n"
     assert refused(importing, (header + row).encode(), "csv") == set()
@@ -200,7 +204,7 @@ def test_of_a_row_that_says_two_things_only_what_all_its_readings_say(importing:
         ),
     ],
 )
-def test_what_else_a_row_refuses(
+def test_other_refusals_in_a_row(
     importing: Importing, header: str, row: str, found: set[str]
 ) -> None:
     assert refused(importing, f"{header}\n{row}\n".encode(), "csv") == found
@@ -230,7 +234,9 @@ def test_an_objection_to_profiling_in_a_row(importing: Importing) -> None:
         ),
     ],
 )
-def test_of_a_list_of_suppressions(importing: Importing, content: str, file_format: Any) -> None:
+def test_a_refusal_in_a_list_of_suppressions(
+    importing: Importing, content: str, file_format: Any
+) -> None:
     done = importing.suppressions(content.encode(), file_format)
     assert (done.rejected, done.refusals) == (1, 1)
     (found,) = importing.suppressed(ANNA)
@@ -242,12 +248,14 @@ def test_of_a_list_of_suppressions(importing: Importing, content: str, file_form
     "row",
     ["anna@people.example,marketing,none,", "anna@people.example,none,objection,", "x,all,manual,"],
 )
-def test_a_suppression_of_which_more_is_unclear_is_none(importing: Importing, row: str) -> None:
+def test_a_suppression_with_an_unclear_address_scope_or_origin_is_rejected(
+    importing: Importing, row: str
+) -> None:
     done = importing.suppressions(f"address,scope,origin,since\n{row}\n".encode())
     assert (done.rejected, done.refusals) == (1, 0)
 
 
-def test_rows_of_many_cells_are_looked_at_in_few_ways() -> None:
+def test_the_number_of_readings_of_a_long_row_is_bounded() -> None:
     from io import BytesIO
 
     from smtpproxy.store.exchange.rows import Row, readings

@@ -1,4 +1,4 @@
-"""Imports of files in any state: the good lines get in, the others are put aside, each once."""
+"""Imports of files in any state: good lines are stored, bad ones rejected, each once."""
 
 import tracemalloc
 from datetime import UTC, datetime, timedelta
@@ -26,7 +26,7 @@ def line(name: str) -> bytes:
     return GOOD % name.encode()
 
 
-def test_the_rejected_file_has_number_reason_and_original(importing: Importing) -> None:
+def test_the_rejected_file_has_number_reason_and_original_line(importing: Importing) -> None:
     content = HEADER + line("anna") + b"bert,all,complaint,,x\r\n\n" + b"carl@people.example,some\n"
     done = importing.suppressions(content)
     assert (done.lines, done.added, done.rejected) == (3, 1, 2)
@@ -39,12 +39,12 @@ def test_the_rejected_file_has_number_reason_and_original(importing: Importing) 
     ]
 
 
-def test_the_rejected_file_can_be_mended_and_imported(importing: Importing) -> None:
+def test_the_rejected_file_can_be_corrected_and_imported(importing: Importing) -> None:
     importing.suppressions(HEADER + b"bert,all,complaint,,\n")
     mended = importing.rejected.replace("bert,", "bert@people.example,").encode()
     done = importing.suppressions(mended)
     assert (done.lines, done.added, done.rejected) == (1, 1, 0)
-    assert importing.rejected == ""  # nothing is left of the first one
+    assert importing.rejected == ""  # the first one has been removed
 
 
 def test_importing_twice_changes_nothing(importing: Importing) -> None:
@@ -54,20 +54,20 @@ def test_importing_twice_changes_nothing(importing: Importing) -> None:
     assert (second.added, second.changed, second.unchanged) == (0, 0, 3)
 
 
-def test_byte_order_mark_line_ends_and_blank_lines(importing: Importing) -> None:
+def test_byte_order_marks_line_ends_and_blank_lines_are_accepted(importing: Importing) -> None:
     content = b"\xef\xbb\xbf" + HEADER.replace(b"\n", b"\r\n") + b"\r\n  \n\t\r\n"
     content += line("anna").replace(b"\n", b"\r\n") + b"\n\n" + line("bert").strip()
     done = importing.suppressions(content)
     assert (done.lines, done.added, done.rejected) == (2, 2, 0)
 
 
-def test_files_joined_by_cat(importing: Importing) -> None:
+def test_concatenated_files_are_read(importing: Importing) -> None:
     one = b"\xef\xbb\xbf" + HEADER
     done = importing.suppressions(one + line("anna") + one + line("bert"))
     assert (done.added, done.rejected) == (2, 0)
 
 
-def test_a_line_in_another_encoding_is_put_aside(importing: Importing) -> None:
+def test_a_line_in_another_encoding_is_rejected(importing: Importing) -> None:
     good = "é@people.example,all,manual,,façade\n".encode()
     done = importing.suppressions(HEADER + good + good.decode().encode("latin-1") + line("anna"))
     assert (done.added, done.rejected) == (2, 1)
@@ -97,7 +97,7 @@ def test_a_line_in_another_encoding_is_put_aside(importing: Importing) -> None:
         ),
     ],
 )
-def test_a_file_that_cannot_be_read_at_all_says_why(
+def test_a_file_that_cannot_be_read_is_rejected_with_the_reason(
     importing: Importing, content: bytes, part: str
 ) -> None:
     with pytest.raises(ImportFault) as caught:
@@ -106,18 +106,18 @@ def test_a_file_that_cannot_be_read_at_all_says_why(
     assert importing.count() == (0, 0)
 
 
-def test_an_empty_file_is_no_fault(importing: Importing) -> None:
+def test_an_empty_file_is_not_an_error(importing: Importing) -> None:
     assert importing.suppressions(b"").lines == 0
     assert importing.contacts(b"", "csv").lines == 0
     assert importing.contacts(b"\n\n").lines == 0
 
 
-def test_without_a_header_the_columns_are_in_order(importing: Importing) -> None:
+def test_without_a_header_columns_are_in_the_default_order(importing: Importing) -> None:
     done = importing.suppressions(line("anna") + line("bert"))
     assert (done.added, done.rejected) == (2, 0)
 
 
-def test_columns_may_be_in_any_order_and_number(importing: Importing) -> None:
+def test_columns_may_be_reordered_or_missing(importing: Importing) -> None:
     content = b'id;Origin;"Address";since\n7;external;anna@people.example;2026-01-01\n8\n'
     done = importing.suppressions(content, scope="marketing")
     assert (done.added, done.rejected) == (1, 1)
@@ -125,14 +125,14 @@ def test_columns_may_be_in_any_order_and_number(importing: Importing) -> None:
     assert (found.scope, found.origin) == ("marketing", Origin.EXTERNAL)
 
 
-def test_a_date_alone_lasts_until_its_end(importing: Importing) -> None:
-    """Who unsubscribed that day did so after all that they agreed to on it."""
+def test_a_bare_date_means_the_end_of_that_day(importing: Importing) -> None:
+    """An unsubscribe on a day counts after every consent of that day."""
     importing.suppressions(HEADER + b"anna@people.example,all,unsubscribe,2026-01-01,\n")
     (found,) = importing.suppressed("anna@people.example")
     assert found.since == datetime(2026, 1, 1, 23, 59, 59, 999999, tzinfo=UTC)
 
 
-def test_without_since_the_time_of_the_file_counts(importing: Importing) -> None:
+def test_without_since_the_file_time_counts(importing: Importing) -> None:
     importing.suppressions(HEADER + b"anna@people.example,all,unsubscribe,,by phone\n")
     assert importing.suppressed("anna@people.example") == [
         Suppression("all", Origin.UNSUBSCRIBE, FILE_TIME, note="by phone")
@@ -160,13 +160,13 @@ def test_without_since_the_time_of_the_file_counts(importing: Importing) -> None
         (b"hmac:01234567:" + b"0" * 32 + b":" + b"0" * 64 + b",all,complaint,,", "another key"),
     ],
 )
-def test_what_is_wrong_is_named(importing: Importing, cells: bytes, part: str) -> None:
+def test_faults_are_named(importing: Importing, cells: bytes, part: str) -> None:
     done = importing.suppressions(HEADER + cells + b"\n" + line("bert"))
     assert (done.added - done.refusals, done.rejected) == (1, 1)
     assert part in importing.rejected
 
 
-def test_ndjson_of_suppressions(importing: Importing) -> None:
+def test_suppressions_as_ndjson(importing: Importing) -> None:
     content = b"""
 {"address":"anna@people.example","scope":"purpose:offers","origin":"objection","since":"2026-01-01T00:00:00Z","note":null}
 {"address":"bert@people.example","scope":"all","origin":"manual"}
@@ -183,33 +183,35 @@ def test_ndjson_of_suppressions(importing: Importing) -> None:
 
 
 class TestQuotes:
-    def test_cells_may_hold_anything_in_quotes(self, importing: Importing) -> None:
+    def test_quoted_cells_may_hold_anything(self, importing: Importing) -> None:
         content = HEADER + b'anna@people.example,all,manual,,"one, ""two""\n\nthree"\n'
         done = importing.suppressions(content + line("bert"))
         assert (done.added, done.rejected) == (2, 0)
         (found,) = importing.suppressed("anna@people.example")
         assert found.note == 'one, "two"\n\nthree'
 
-    def test_a_quote_in_the_middle_is_a_character(self, importing: Importing) -> None:
+    def test_a_quote_inside_a_cell_is_literal(self, importing: Importing) -> None:
         importing.suppressions(HEADER + b'anna@people.example,all,manual,,5" screen\n')
         (found,) = importing.suppressed("anna@people.example")
         assert found.note == '5" screen'
 
     @pytest.mark.parametrize("after", [1, 40, 200])
-    def test_a_quote_left_open_costs_its_own_line(self, importing: Importing, after: int) -> None:
+    def test_an_unclosed_quote_costs_only_its_own_line(
+        self, importing: Importing, after: int
+    ) -> None:
         others = b"".join(line(f"user{number}") for number in range(after))
         content = HEADER + b'anna@people.example,all,manual,,"open\n' + others
         done = importing.suppressions(content)
         assert (done.added, done.rejected, done.refusals) == (after + 1, 1, 1)
         assert "# line 2: a quote is opened and not closed" in importing.rejected
 
-    def test_two_quotes_left_open_cost_two_lines(self, importing: Importing) -> None:
+    def test_two_unclosed_quotes_cost_two_lines(self, importing: Importing) -> None:
         broken = b'%s@people.example,all,manual,,"open\n'
         content = HEADER + broken % b"anna" + line("bert") + broken % b"carl" + line("dora")
         done = importing.suppressions(content)
         assert (done.added, done.rejected, done.refusals) == (4, 2, 2)
 
-    def test_an_open_quote_before_a_line_too_long(self, importing: Importing) -> None:
+    def test_an_unclosed_quote_before_an_overlong_line(self, importing: Importing) -> None:
         broken = b'anna@people.example,all,manual,,"open\n'
         content = HEADER + broken + b"x" * (MAX_LINE + 5) + b"\n" + line("bert")
         done = importing.suppressions(content)
@@ -217,8 +219,8 @@ class TestQuotes:
         assert "x" * (MAX_LINE + 5) + "\n" in importing.rejected
 
 
-def test_a_line_of_any_length_is_put_aside_whole(importing: Importing) -> None:
-    """In bounded memory: 100 MB on one line, in the file and in FILE.rejected."""
+def test_an_overlong_line_is_rejected_whole(importing: Importing) -> None:
+    """In bounded memory: 100 MB on one line, both in the file and in FILE.rejected."""
     size = 100 * 1024 * 1024
     importing.path.write_bytes(b"")
     with importing.path.open("wb") as file:
@@ -242,7 +244,7 @@ def test_a_line_of_any_length_is_put_aside_whole(importing: Importing) -> None:
     importing.path.unlink()
 
 
-def test_large_lines_make_small_batches(
+def test_long_lines_make_small_batches(
     importing: Importing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run, "BATCH_OCTETS", 1000)
@@ -260,7 +262,7 @@ def test_large_lines_make_small_batches(
     assert len(sizes) > 3
 
 
-def test_what_was_committed_is_counted_when_the_store_fails(
+def test_committed_lines_are_counted_even_if_the_store_then_fails(
     importing: Importing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run, "BATCH_ROWS", 2)
@@ -290,7 +292,7 @@ def test_what_was_committed_is_counted_when_the_store_fails(
         ("people.2026-01", b"address,scope", "csv"),
     ],
 )
-def test_the_format_is_found_out(name: str, start: bytes, expected: str) -> None:
+def test_the_format_is_detected(name: str, start: bytes, expected: str) -> None:
     assert format_of(Path(name), start) == expected
 
 
@@ -313,7 +315,7 @@ PIECES = st.sampled_from(
     kind=st.sampled_from(["contacts", "suppressions"]),
 )
 def test_any_bytes_can_be_imported(content: bytes, file_format: run.Format, kind: str) -> None:
-    """Invariant: an import ends, and every line it counts is stored or put aside; a second
+    """Invariant: an import ends, and every line it counts is stored or rejected; a second
     import of the same file adds and changes nothing."""
     with TemporaryDirectory() as folder:
         importing = Importing(Path(folder))
@@ -330,7 +332,7 @@ def test_any_bytes_can_be_imported(content: bytes, file_format: run.Format, kind
         assert second.rejected == first.rejected
 
 
-def test_times_move_a_suppression_forward_only(importing: Importing) -> None:
+def test_imports_only_move_a_suppression_forward(importing: Importing) -> None:
     for days in (0, 2, 1):
         since = (FILE_TIME + timedelta(days=days)).isoformat()
         importing.suppressions(HEADER + f"anna@people.example,all,unsubscribe,{since},\n".encode())
@@ -349,7 +351,7 @@ def test_times_move_a_suppression_forward_only(importing: Importing) -> None:
         (b"anna@people.example bert@people.example", None),
     ],
 )
-def test_addresses_with_spaces_quotes_and_idn(
+def test_addresses_with_spaces_quotes_and_idn_are_accepted(
     importing: Importing, cell: bytes, stored: str | None
 ) -> None:
     done = importing.suppressions(HEADER + cell + b",all,complaint,,\n" + line("bert"))

@@ -1,4 +1,4 @@
-"""Suppressions from any CSV, through a mapping file."""
+"""Suppressions from any CSV through a mapping file."""
 
 import io
 from datetime import UTC, datetime
@@ -64,10 +64,10 @@ def test_columns_values_and_times_are_mapped(importing: Importing, wanted: Wante
     assert (bert.scope, bert.origin) == ("all", "complaint")
     assert bert.since == datetime(2024, 3, 2, 23, 59, 59, 999999, tzinfo=UTC)
     (dora,) = importing.suppressed("dora@people.example")
-    assert dora.scope == "marketing"  # of a list that nobody said anything about
+    assert dora.scope == "marketing"  # of a list with no scope given
 
 
-def test_a_brand_narrows_what_would_count_for_all_marketing(
+def test_a_brand_narrows_what_would_otherwise_hold_for_all_marketing(
     importing: Importing, tmp_path: Path
 ) -> None:
     path = tmp_path / "mapping.toml"
@@ -79,7 +79,7 @@ def test_a_brand_narrows_what_would_count_for_all_marketing(
     assert scopes == ["purpose:offers", "all", "brand:shop"]
 
 
-def test_a_scope_that_was_asked_for_counts(importing: Importing, wanted: Wanted) -> None:
+def test_a_requested_scope_is_used(importing: Importing, wanted: Wanted) -> None:
     importing.suppressions(CONTENT, wanted=wanted, scope="all")
     assert importing.suppressed("anna@people.example")[0].scope == "all"
 
@@ -96,7 +96,7 @@ def test_a_scope_that_was_asked_for_counts(importing: Importing, wanted: Wanted)
         ("objection", "purpose:news"),
     ],
 )
-def test_the_origin_says_what_a_row_without_a_scope_refuses(
+def test_the_origin_decides_the_scope_of_a_row_without_one(
     importing: Importing, wanted: Wanted, origin: str, scope: str
 ) -> None:
     row = f"anna@people.example;{origin};;Autre;\nbert@people.example;{origin};;;\n"
@@ -109,7 +109,7 @@ def test_the_origin_says_what_a_row_without_a_scope_refuses(
     )
 
 
-def test_what_half_a_character_spoils_is_no_address(wanted: Wanted) -> None:
+def test_an_address_spoilt_by_half_a_surrogate_pair_is_rejected(wanted: Wanted) -> None:
     rows = b'{"e-mail":"a%s@x.example","motif":"%s"}\n'
     content = rows % (b"\\ud83d", b"Plainte") + rows % (b"", b'Plainte","date":"\\ud83d')
     lines = read_table(io.BufferedReader(io.BytesIO(content)), wanted.mapping)
@@ -118,12 +118,12 @@ def test_what_half_a_character_spoils_is_no_address(wanted: Wanted) -> None:
     assert [one and (one.address, one.scope) for one in refusals] == [None, ("a@x.example", "all")]
 
 
-def test_a_column_that_is_not_there_is_named(importing: Importing, wanted: Wanted) -> None:
+def test_a_missing_column_is_named(importing: Importing, wanted: Wanted) -> None:
     with pytest.raises(ImportFault, match="no column 'e-mail' for the address, only Courriel"):
         importing.suppressions(b"Courriel;Motif\nx;y\n", wanted=wanted)
 
 
-def test_fields_of_contacts_are_no_fields_of_suppressions(tmp_path: Path) -> None:
+def test_fields_of_contacts_are_rejected_for_suppressions(tmp_path: Path) -> None:
     path = tmp_path / "mapping.toml"
     path.write_text('[columns]\n"E-mail" = "address"\n"Segment" = "audience"\n')
     with pytest.raises(MappingFault, match="no field 'audience'; they are address, scope, origin"):

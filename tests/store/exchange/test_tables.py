@@ -1,4 +1,4 @@
-"""Spreadsheets and foreign JSON, read as the tables that they are."""
+"""Spreadsheets and foreign JSON, read as tables."""
 
 import gc
 import io
@@ -36,7 +36,7 @@ def texts(path: Path) -> list[str]:
         return [line.content.decode() for line in read_table(file) if isinstance(line, Line)]
 
 
-def test_cells_are_written_as_a_mapping_reads_them(tmp_path: Path) -> None:
+def test_cells_are_converted_to_the_text_a_mapping_expects(tmp_path: Path) -> None:
     at = datetime.fromisoformat("2025-01-02T03:04")
     path = workbook(
         tmp_path / "people.xlsx",
@@ -62,8 +62,8 @@ def test_cells_are_written_as_a_mapping_reads_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pattern", ["excel", "iso|excel", "iso"])
-def test_days_that_are_counted_from_1904(tmp_path: Path, pattern: str) -> None:
-    """As Excel of the Mac did: dates are what they are; bare numbers are four years later."""
+def test_the_1904_date_system_is_understood(tmp_path: Path, pattern: str) -> None:
+    """As in Excel for Mac: dates are right; bare numbers come out four years later."""
     book = openpyxl.Workbook()
     book.epoch = CALENDAR_MAC_1904
     for row in (["address", "given"], ["anna@people.example", date(2025, 3, 1)], ["x", 44255]):
@@ -80,7 +80,7 @@ def test_days_that_are_counted_from_1904(tmp_path: Path, pattern: str) -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_date_that_is_none_is_an_error_of_the_spreadsheet(tmp_path: Path) -> None:
+def test_an_impossible_date_is_reported_as_the_spreadsheets_error(tmp_path: Path) -> None:
     path = workbook(tmp_path / "people.xlsx", [["address", "given"], ["x", 10**9]])
     book = openpyxl.load_workbook(path)
     book.active["B2"].number_format = "yyyy-mm-dd"
@@ -88,14 +88,16 @@ def test_a_date_that_is_none_is_an_error_of_the_spreadsheet(tmp_path: Path) -> N
     assert texts(path) == ["address,given", "x,#VALUE!"]
 
 
-def test_a_formula_without_its_result_is_an_error_of_the_spreadsheet(tmp_path: Path) -> None:
+def test_a_formula_without_a_stored_result_is_reported_as_the_spreadsheets_error(
+    tmp_path: Path,
+) -> None:
     rows = [["email", "Opt-out", "x"], ["a@b.example", '=IF(TRUE, "yes", "no")', 1]]
     found = texts(workbook(tmp_path / "people.xlsx", rows))
     assert found == ["email,Opt-out,x", "a@b.example,#FORMULA!,1"]
     assert is_error("#FORMULA!")
 
 
-def test_a_formula_whose_result_is_an_empty_text_is_an_empty_cell(tmp_path: Path) -> None:
+def test_a_formula_with_an_empty_result_is_an_empty_cell(tmp_path: Path) -> None:
     whole = workbook(tmp_path / "whole.xlsx", [["a", "b", "c"], [1, '=""', 2]])
     path = tmp_path / "people.xlsx"
     with zipfile.ZipFile(whole) as old, zipfile.ZipFile(path, "w") as new:
@@ -104,7 +106,7 @@ def test_a_formula_whose_result_is_an_empty_text_is_an_empty_cell(tmp_path: Path
     assert texts(path) == ["a,b,c", "1,,2"]
 
 
-def test_the_first_sheet_with_rows_is_read_and_the_others_named(tmp_path: Path) -> None:
+def test_the_first_sheet_with_rows_is_read_and_the_others_are_named(tmp_path: Path) -> None:
     path = workbook(tmp_path / "people.xlsx", [], [["address"]], [["other"]])
     with path.open("rb") as file:
         lines = read_table(file)
@@ -112,7 +114,7 @@ def test_the_first_sheet_with_rows_is_read_and_the_others_named(tmp_path: Path) 
     assert texts(path) == ["address"]
 
 
-def test_an_empty_one_has_no_lines(tmp_path: Path) -> None:
+def test_an_empty_workbook_has_no_lines(tmp_path: Path) -> None:
     assert texts(workbook(tmp_path / "people.xlsx", [])) == []
 
 
@@ -124,8 +126,8 @@ def archive(**parts: bytes) -> io.BufferedReader:
     return io.BufferedReader(io.BytesIO(raw.getvalue()))  # type: ignore[arg-type]
 
 
-def test_an_archive_that_is_none_is_refused_and_no_copy_of_it_stays_open() -> None:
-    gc.collect()  # what other tests left open
+def test_a_broken_archive_is_rejected_and_its_copy_closed() -> None:
+    gc.collect()  # files that other tests left open
     with warnings.catch_warnings(action="always", record=True) as found:
         with pytest.raises(ImportFault, match="cannot be read"):
             read_table(archive(letter=b"x"))
@@ -133,13 +135,13 @@ def test_an_archive_that_is_none_is_refused_and_no_copy_of_it_stays_open() -> No
     assert not [each for each in found if each.category is ResourceWarning]
 
 
-def test_one_that_would_fill_the_memory_is_refused() -> None:
+def test_an_archive_that_would_fill_memory_is_rejected() -> None:
     with pytest.raises(ImportFault, match="too large"):
         read_table(archive(strings=b"\0" * (257 << 20)))
 
 
 def sheet_of(path: Path, row: str) -> Path:
-    """A spreadsheet whose second row is written as it is."""
+    """A spreadsheet with this XML as its second row."""
     plain = workbook(path.with_name("plain.xlsx"), [["address"]])
     with zipfile.ZipFile(plain) as read, zipfile.ZipFile(path, "w") as written:
         for name in read.namelist():
@@ -151,14 +153,16 @@ def sheet_of(path: Path, row: str) -> Path:
 
 
 @pytest.mark.timeout(60)
-def test_a_row_beyond_all_rows_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_number_out_of_range_is_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tables, "_MOST_ROWS", 1_000)
     row = '<row r="2000000000"><c r="A2000000000"><v>1</v></c></row>'
     with pytest.raises(ImportFault, match="more than 1,000 rows"):
         texts(sheet_of(tmp_path / "people.xlsx", row))
 
 
-def test_a_cell_beyond_all_columns_costs_its_row(tmp_path: Path) -> None:
+def test_a_cell_out_of_range_costs_its_row(tmp_path: Path) -> None:
     cells = '<c r="A2" t="str"><v>a@people.example</v></c><c r="XFD2"><v>1</v></c>'
     path = sheet_of(tmp_path / "people.xlsx", f'<row r="2">{cells}</row>')
     with path.open("rb") as file:
@@ -167,13 +171,13 @@ def test_a_cell_beyond_all_columns_costs_its_row(tmp_path: Path) -> None:
     assert "beyond column 1,000" in found[1].reason  # type: ignore[union-attr]
 
 
-def test_styles_that_would_fill_the_memory_are_refused() -> None:
+def test_styles_that_would_fill_memory_are_rejected() -> None:
     with pytest.raises(ImportFault, match="too large; save it as CSV"):
         read_table(archive(**{"xl/styles.xml": b" " * (9 << 20)}))
 
 
 @pytest.mark.parametrize("part", ["xl/sharedStrings.xml", "xl/workbook.xml", "docProps/core.xml"])
-def test_no_part_gets_around_the_limits(
+def test_no_part_of_the_archive_evades_the_limits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     path = tmp_path / "people.xlsx"
@@ -196,7 +200,7 @@ def test_no_part_gets_around_the_limits(
         texts(path)
 
 
-def test_one_that_was_cut_is_refused(tmp_path: Path) -> None:
+def test_a_truncated_archive_is_rejected(tmp_path: Path) -> None:
     path = workbook(
         tmp_path / "people.xlsx", [["address"], *[[f"{n}@x.example"] for n in range(99)]]
     )
@@ -205,7 +209,7 @@ def test_one_that_was_cut_is_refused(tmp_path: Path) -> None:
         read_table(file)
 
 
-def test_objects_in_objects_have_dots_in_their_names() -> None:
+def test_nested_keys_are_joined_with_dots() -> None:
     line = b'{"id":1,"properties":{"email":"a@b.example","tags":["x","y"],"ok":false,"no":null}}'
     assert flat(line) == [
         ("id", "1"),
@@ -217,12 +221,12 @@ def test_objects_in_objects_have_dots_in_their_names() -> None:
 
 
 @pytest.mark.parametrize("content", [b"[1]", b"{", b"\xff", b"[" * 100_000])
-def test_what_is_no_object_is_a_fault(content: bytes) -> None:
+def test_a_line_that_is_not_an_object_is_rejected(content: bytes) -> None:
     with pytest.raises(ValueError, match="JSON object"):
         flat(content)
 
 
-def test_json_becomes_rows_of_the_columns_of_the_mapping() -> None:
+def test_json_becomes_rows_with_the_columns_of_the_mapping() -> None:
     mapping = Mapping({"properties.email": "address", "seen": "last_activity_at"})
     file = io.BufferedReader(
         io.BytesIO(b'{"properties":{"Email":"a@b.example"},"x":1}\n\n{"Seen":"2025-01-01"}\n')
@@ -231,8 +235,8 @@ def test_json_becomes_rows_of_the_columns_of_the_mapping() -> None:
     assert lines == ["properties.email,seen", "a@b.example,", "", ",2025-01-01"]
 
 
-def test_a_key_that_comes_twice_in_any_case_is_a_fault() -> None:
-    """Which of them counts nobody can say: one may refuse what the other agrees to."""
+def test_a_key_repeated_in_any_case_is_rejected() -> None:
+    """Nobody can tell which counts: one may refuse what the other agrees to."""
     mapping = Mapping({"email": "address", "tags": "tags"})
     content = b'{"email":"a@b.example","Tags":"restricted","tags":"","x":1,"X":2}\n'
     _, row = read_table(io.BufferedReader(io.BytesIO(content)), mapping)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Times in cells: with a zone, or in the one that the mapping names; never guessed."""
+"""Times in cells have a zone or take the one in the mapping; it is never guessed."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -17,7 +17,7 @@ def at(*date: int) -> datetime:
 
 
 def given(importing: Importing, text: str, **keys: str) -> datetime | str:
-    """When a contact agreed, by a cell; or why its row was put aside."""
+    """When a contact agreed, according to the cell; or why its row was rejected."""
     columns = {"Mail": "address", "Opt-in": "consent_given_at"}
     constants = {"consent_purpose": "offers"}
     mapping = mapping_of("m.toml", {"columns": columns, "constants": constants, **keys}, FIELDS)
@@ -49,7 +49,7 @@ FRENCH = {"time_format": "%d/%m/%Y %H:%M|%d/%m/%Y"}
         ("2026-01-05", {}, at(2026, 1, 5)),
         ("2026-01-05", PARIS, at(2026, 1, 4, 23)),
         ("05/01/2026", FRENCH, at(2026, 1, 5)),
-        # An hour that there was twice, and one that there was not: the earlier is the stricter.
+        # An hour that occurs twice, and one that does not exist: the earlier is the stricter.
         ("2026-10-25 02:30", PARIS, at(2026, 10, 25, 0, 30)),
         ("2026-03-29 02:30", PARIS, at(2026, 3, 29, 0, 30)),
         # Excel's days since 1900, with a decimal point or comma
@@ -58,7 +58,7 @@ FRENCH = {"time_format": "%d/%m/%Y %H:%M|%d/%m/%Y"}
         ("46027", {"time_format": "excel"}, at(2026, 1, 5)),
     ],
 )
-def test_agreements(importing: Importing, text: str, keys: dict[str, str], right: datetime) -> None:
+def test_consents(importing: Importing, text: str, keys: dict[str, str], right: datetime) -> None:
     assert given(importing, text, **keys) == right
 
 
@@ -106,7 +106,7 @@ def test_suppressions(
         ("#VALUE!", {}, "is an error of the spreadsheet"),
     ],
 )
-def test_what_is_not_known_is_put_aside(
+def test_an_unreadable_time_is_rejected(
     importing: Importing, text: str, keys: dict[str, str], part: str
 ) -> None:
     for told, column in (
@@ -118,18 +118,18 @@ def test_what_is_not_known_is_put_aside(
 
 
 @pytest.mark.parametrize("name", ["Europe/Atlantis", "../etc/passwd", "Europe", "", 2])
-def test_a_zone_that_is_none(name: object) -> None:
+def test_an_unknown_zone_is_rejected(name: object) -> None:
     document = {"columns": {"a": "address"}, "time_zone": name}
     with pytest.raises(MappingFault, match=r'm.toml: time_zone: .* like "Europe/Paris"'):
         mapping_of("m.toml", document, FIELDS)
 
 
-def test_a_key_by_another_name_is_pointed_out() -> None:
+def test_a_misnamed_key_is_pointed_out() -> None:
     with pytest.raises(MappingFault, match="date_format: unknown key; it is called time_format"):
         mapping_of("m.toml", {"columns": {"a": "address"}, "date_format": "%d"}, FIELDS)
 
 
-class TestWordsOfColumns:
+class TestColumnNames:
     COLUMNS = "Mail;Segment;Inscrit;Parti;Texte;Empreinte;Achat;Date achat;Vendeur;Nommé"
     MAPPING = mapping_of(
         "m.toml",
@@ -178,7 +178,7 @@ class TestWordsOfColumns:
         assert "consents" not in importing.rejected
         assert "purchases" not in importing.rejected
 
-    def test_a_withdrawal_before_its_agreement(self, importing: Importing) -> None:
+    def test_a_withdrawal_before_its_consent(self, importing: Importing) -> None:
         columns = {"M": "address", "In": "consent_given_at", "Out": "consent_withdrawn_at"}
         document = {"columns": columns, "constants": {"consent_purpose": "offers"}}
         mapping = mapping_of("m.toml", document, FIELDS)
@@ -188,33 +188,33 @@ class TestWordsOfColumns:
             importing.rejected
         )
 
-    def test_a_constant_is_named_as_such(self, importing: Importing) -> None:
+    def test_a_fault_in_a_constant_is_named_as_such(self, importing: Importing) -> None:
         document = {"columns": {"M": "address"}, "constants": {"source": "mars"}}
         mapping = mapping_of("m.toml", document, FIELDS)
         importing.contacts(f"M\n{ANNA}\n".encode(), "csv", mapping)
         assert "source (under [constants] of the mapping): 'mars' is unknown" in importing.rejected
 
-    def test_a_constant_stands_in_for_an_empty_cell(self, importing: Importing) -> None:
+    def test_a_constant_fills_an_empty_cell(self, importing: Importing) -> None:
         columns = {"M": "address", "Q": "source"}
         document = {"columns": columns, "constants": {"source": "direct"}}
         mapping = mapping_of("m.toml", document, FIELDS)
         importing.contacts(f"M,Q\n{ANNA},\n".encode(), "csv", mapping)
         assert importing.contact(ANNA).source == "direct"
 
-    def test_what_a_database_writes_for_nothing_says_nothing(self, importing: Importing) -> None:
+    def test_null_as_databases_write_it_gives_nothing(self, importing: Importing) -> None:
         row = f"{ANNA};NULL;\\N;(null);NULL;\\N;null;NULL;NaN;\n"
         importing.contacts(f"{self.COLUMNS}\n{row}".encode(), "csv", self.MAPPING)
         found = importing.contact(ANNA)
         assert (found.acts, found.purchases, found.provenance) == ((), (), None)
 
-    def test_a_text_may_begin_like_an_error(self, importing: Importing) -> None:
+    def test_a_text_may_begin_like_a_spreadsheet_error(self, importing: Importing) -> None:
         content = f"address,source,supplier\n{ANNA},purchased,#1 lists!\n".encode()
         importing.contacts(content, "csv")
         provenance = importing.contact(ANNA).provenance
         assert provenance is not None
         assert provenance.supplier == "#1 lists!"
 
-    def test_a_suppression_is_not_lost_by_its_note(self, importing: Importing) -> None:
+    def test_a_bad_note_does_not_lose_a_suppression(self, importing: Importing) -> None:
         content = f"address,scope,origin,since,note\n{ANNA},all,complaint,,#REF!\n".encode()
         assert importing.suppressions(content).added == 1
         assert importing.suppressed(ANNA)[0].note is None
