@@ -10,7 +10,7 @@ from msgspec import Struct
 from smtpproxy.mail.content_fields import ContentType, content_type
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import decode_text, decode_words, plain_octets, split_parts
-from smtpproxy.mail.visible_text import read_html
+from smtpproxy.mail.visible_html import read_html
 
 MAX_OCTETS = 2 * 1024 * 1024
 """Octets of a report; the rest is not read."""

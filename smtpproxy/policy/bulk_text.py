@@ -6,7 +6,7 @@ chosen for precision: phrases that newsletters also use otherwise are left out.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 
 def listed(text: str) -> tuple[str, ...]:
@@ -26,38 +26,72 @@ UNSUBSCRIBE = by_language(
         receive, no longer wish to receive, not to receive, don't want to receive, do not want to
         receive, do not wish to receive, mail preferences, mailing preferences, subscription
         preferences, communication preferences, manage your subscription, manage subscription,
-        remove me from, be removed from, cancel your subscription
+        remove me from, be removed from, cancel your subscription, manage preferences, manage your
+        preferences, manage my preferences, notification settings, notification preferences, email
+        settings, e-mail settings, manage notifications, manage your notifications, turn off these,
+        stop these emails, stop these e-mails, remove yourself from, no longer want to receive, no
+        longer want to get, no longer want these, no longer interested in receiving, no longer
+        interested in these, not interested in receiving, stop getting these, stop getting our, take
+        me off
     fr: desinscri, desabonn, ne plus recevoir, souhaitez plus recevoir, souhaite plus recevoir,
         desirez plus recevoir, desire plus recevoir, voulez plus recevoir, veux plus recevoir,
         arreter de recevoir, cesser de recevoir, ne plus etre contacte, ne plus etre sollicite,
         retirer de la liste, retirer de cette liste, retirer mon adresse, retirer votre adresse,
         preferences de communication, preferences d'envoi, preferences d'e-mail, gerer mes
         abonnements, gerer vos abonnements, gerer vos preferences, gerer mes preferences, vous
-        opposer a, m'opposer a, resilier votre abonnement
+        opposer a, m'opposer a, resilier votre abonnement, ne plus etre informe, souhaitez plus
+        etre, annuler mon abonnement, annuler votre abonnement, annuler mon inscription, annuler
+        votre inscription, fin a votre abonnement, fin a votre inscription, resilier mon abonnement,
+        gerer les preferences, gerer mes notifications, gerer vos notifications, gerer mes alertes,
+        gerer vos alertes, gerer mes emails, gerer mes e-mails, gerer vos emails, gerer vos e-mails,
+        supprimer mon adresse, supprimer votre adresse, stopper les envois, arreter les envois,
+        stopper ces e-mails, stopper ces emails
     de: abmelden, abmeldung, abzumelden, abbestell, abzubestellen, austragen, auszutragen, melden
         sie sich ab, melde dich ab, bestellen sie den newsletter ab, nicht mehr erhalten, nicht
         langer erhalten, keine weiteren e-mails, keine e-mails mehr, keinen newsletter mehr,
         newsletter kundigen, der nutzung widersprechen, dem erhalt widersprechen,
-        e-mail-einstellungen
+        e-mail-einstellungen, nicht mehr empfangen, nicht mehr beziehen, nicht weiter erhalten,
+        keine mails mehr, keine weiteren mails, keine newsletter mehr, keine weiteren newsletter,
+        keine nachrichten mehr, keine weiteren nachrichten, keine informationen mehr, keine weiteren
+        informationen, keine werbung mehr, abo kundigen, abonnement kundigen, abo beenden,
+        abonnement beenden, abo verwalten, abonnement verwalten, einstellungen verwalten,
+        praferenzen verwalten, newsletter-einstellungen, benachrichtigungseinstellungen, aus dem
+        verteiler, melden sie sich hier ab, melde dich hier ab
     es: darse de baja, darte de baja, dese de baja, date de baja, darme de baja, cancelar la
         suscripcion, cancelar su suscripcion, cancelar tu suscripcion, cancelar suscripcion, anular
         la suscripcion, anular su suscripcion, anular tu suscripcion, anular suscripcion, dejar de
         recibir, no recibir mas, no desea recibir, no deseas recibir, no quieres recibir, desuscrib,
-        gestionar sus preferencias, gestionar tus preferencias, solicitar la baja
+        gestionar sus preferencias, gestionar tus preferencias, solicitar la baja, gestionar
+        preferencias, gestionar mis preferencias, administrar preferencias, administrar tus
+        preferencias, administrar sus preferencias, anular mi suscripcion, cancelar mi suscripcion,
+        no quiere recibir, no quiero recibir, baja de la newsletter, baja del boletin, baja de esta
+        lista, remover su direccion, eliminar su direccion, eliminar tu direccion, eliminar mi
+        direccion, desinscrib
     it: disiscri, annulla iscrizione, annulla l'iscrizione, annullare l'iscrizione, annullare la
         sottoscrizione, cancella iscrizione, cancella l'iscrizione, cancellare l'iscrizione,
         cancellati, cancellarti dalla, cancellarsi dalla, non ricevere piu, non desideri piu
         ricevere, non desidera piu ricevere, non vuoi piu ricevere, smettere di ricevere, gestisci
-        le preferenze, gestisci le tue preferenze, revocare il consenso
+        le preferenze, gestisci le tue preferenze, revocare il consenso, gestisci preferenze,
+        gestire le preferenze, gestire le tue preferenze, per cancellarti, cancellazione dalla,
+        cancella la tua iscrizione, cancellare la tua iscrizione, annulla la tua iscrizione,
+        annullare la tua iscrizione, annulla la sottoscrizione, rimuovi il mio indirizzo, rimuovere
+        il tuo indirizzo, non desideri ricevere, non desidera ricevere, non desiderasse ricevere,
+        non vuoi ricevere
     nl: uitschrijv, schrijf je uit, schrijf u uit, schrijf je hier uit, afmelden, af te melden, meld
         je af, meld u af, meld je hier af, afmeldlink, uit te schrijven, abonnement opzeggen, niet
         meer ontvangen, geen e-mails meer, niet langer ontvangen, e-mailvoorkeuren, voorkeuren
-        beheren, voorkeuren aanpassen
+        beheren, voorkeuren aanpassen, geen mails meer, geen mail meer, geen nieuwsbrief meer, geen
+        nieuwsbrieven meer, geen berichten meer, beheer je voorkeuren, beheer uw voorkeuren, beheer
+        voorkeuren, meld u hier af, schrijf u hier uit
     pt: cancelar a subscricao, cancelar subscricao, cancelar a inscricao, cancelar inscricao,
         cancelar a sua subscricao, anular a subscricao, deixar de receber, nao receber mais,
-        descadastr, remover a sua subscricao
+        descadastr, remover a sua subscricao, nao deseja receber, nao deseja mais receber, nao quer
+        receber, nao quer mais receber, cancelar assinatura, cancelar a assinatura, gerir
+        preferencias, gerir as suas preferencias, gerenciar preferencias, gerenciar suas
+        preferencias
     pl: wypisz sie, wypisac sie, rezygnacja z subskrypcji, zrezygnuj z subskrypcji, zrezygnowac z,
-        anuluj subskrypcje, nie chcesz otrzymywac
+        anuluj subskrypcje, nie chcesz otrzymywac, wypisz mnie, wypisanie sie, nie chcesz juz
+        otrzymywac, nie chcesz wiecej otrzymywac, zarzadzaj preferencjami, zarzadzaj subskrypcj
     """
 )
 """How to unsubscribe."""
@@ -187,9 +221,18 @@ _KINDS = {
 }
 
 
+def unsubscribe_mentions(text: str) -> Iterator[tuple[int, int]]:
+    """Where folded text contains phrases for unsubscribing."""
+    for phrase in _KINDS["unsubscribe"]:
+        start = text.find(phrase)
+        while start >= 0:
+            yield start, start + len(phrase)
+            start = text.find(phrase, start + 1)
+
+
 def mentions_unsubscribing(text: str) -> bool:
     """Whether folded text contains a phrase for unsubscribing."""
-    return any(phrase in text for phrase in _KINDS["unsubscribe"])
+    return next(unsubscribe_mentions(text), None) is not None
 
 
 def newsletter_signs(text: str) -> tuple[str, ...]:

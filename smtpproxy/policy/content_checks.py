@@ -7,21 +7,16 @@ distinguish receipts, codes and invoices (docs/bulk.md has the figures).
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from hashlib import blake2b
-from urllib.parse import unquote, urlsplit
 
-import idna
 from msgspec.structs import replace
 
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import decode_words
-from smtpproxy.mail.unsubscribe import link_fault
 from smtpproxy.mail.visible_text import VisibleText, folded
 from smtpproxy.policy.bulk import bulk_signs
-from smtpproxy.policy.bulk_text import mentions_unsubscribing
 from smtpproxy.policy.model import Alignment, ContentFeatures, MessageFeatures, Stream, StreamClass
-from smtpproxy.policy.rules.message import adds_unsubscribe
+from smtpproxy.policy.way_out import shows_way_out
 
 # Prefixes of replies and forwards in English, German, French, Spanish, Italian, Dutch and Nordic.
 _PREFIX = re.compile(
@@ -31,8 +26,6 @@ _PREFIX = re.compile(
 _DOMAIN_TAG = re.compile(rb"(?:\A|;)\s*d\s*=\s*([A-Za-z0-9._-]{1,255})\s*(?:;|\Z)")
 _MAX_SIGNATURES = 20
 _LONGEST_FIELD = 4_096  # octets
-_MOST_MAILBOXES = 100  # of a text: a wrong one may take 0.5 ms
-_MOST_IN_LETTERS = 20  # of List-Unsubscribe, which has two: each takes 0.1 ms
 _NOTHING = ContentFeatures()
 _BROKEN = "MTAs break its unsubscribe link, in a line of more than 998 octets"
 
@@ -64,9 +57,9 @@ def check_content(
     prefix = _fake_prefix(headers) if stream.honest_subject else None
     if visible is None:
         return replace(features, content=ContentFeatures(senders=senders, fake_prefix=prefix))
-    shows_unsubscribe = stream.body_optout and _shows_unsubscribe(stream, features, visible, people)
+    shows_unsubscribe = stream.body_optout and shows_way_out(stream, features, visible, people)
     breaks = shows_unsubscribe and bool(visible.broken)
-    if breaks and not _shows_unsubscribe(stream, features, visible.unbroken(), people):
+    if breaks and not shows_way_out(stream, features, visible.unbroken(), people):
         features = replace(features, malformed=features.malformed or _BROKEN)
     look = ContentFeatures(
         senders=senders,
@@ -77,60 +70,6 @@ def check_content(
     )
     statement = features.source_statement or _held(visible, stream.source_statement)
     return replace(features, content=look, source_statement=statement)
-
-
-def _shows_unsubscribe(
-    stream: Stream, features: MessageFeatures, visible: VisibleText, people: Sequence[str]
-) -> bool:
-    """Whether the text has words for unsubscribing, and a link to where List-Unsubscribe leads, or
-    the address of its mailbox: mail programs make that a link.
-
-    If the message has none of its own, or the relay replaces it, any usable link will do; a
-    placeholder or an impossible host is not usable. Nor is the reader's own address in the text:
-    "This was sent to …".
-    """
-    if not mentions_unsubscribing(visible.text):
-        return False
-    hosts, boxes = set[str](), set[str]()
-    if not adds_unsubscribe(stream, features):
-        hosts = _with_letters([_host(uri) for uri in features.unsubscribe_https]) - {""}
-        boxes = _with_letters([_mailbox(uri) for uri in features.unsubscribe_mailto])
-    named = bool(hosts or boxes)
-    mails: list[str] = []
-    for link in (each.replace("\\", "/") for each in visible.links):  # as browsers do
-        if link[:7].lower() == "mailto:":
-            mails.append(link)
-        elif link_fault(link) is None and (host := _host(link)) and (not named or host in hosts):
-            return True
-    reader = people[0] if len(people) == 1 and not named else ""
-    mails += [f"mailto:{address}" for address in visible.addresses if address != reader]
-    if named:
-        return any(_mailbox(link) in boxes and link_fault(link) is None for link in mails)
-    return any(link_fault(link) is None for link in mails[:_MOST_MAILBOXES])
-
-
-def _host(uri: str) -> str:
-    try:
-        return (urlsplit(uri).hostname or "").lower().rstrip(".")
-    except ValueError:
-        return ""
-
-
-def _with_letters(names: Sequence[str]) -> set[str]:
-    """Hosts or mailboxes, also as a text may write them: straße.example for xn--strae-oqa.example.
-
-    As browsers read them: the codec of Python takes ß for ss.
-    """
-    found = set(names)
-    for name in names[:_MOST_IN_LETTERS]:
-        before, at, host = name.rpartition("@")
-        with suppress(UnicodeError):
-            found.add(before + at + idna.decode(host))
-    return found
-
-
-def _mailbox(uri: str) -> str:
-    return unquote(uri.partition(":")[2].partition("?")[0]).strip().lower()
 
 
 def _held(visible: VisibleText, texts: Sequence[str]) -> str | None:

@@ -7,6 +7,7 @@ from smtpproxy.explain.trace import message_trace
 from smtpproxy.locale import Phrase, recognised, texts
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import read_body
+from smtpproxy.mail.visible_html import Way
 from smtpproxy.mail.visible_text import VisibleText
 from smtpproxy.policy.content_checks import check_content
 from smtpproxy.policy.features import read_features
@@ -71,7 +72,12 @@ PARTS = {
 
 
 NO_FIELDS = HeaderBlock(b"\r\n")
-BROKEN = VisibleText("unsubscribe", ("https://u.test/1",), broken=frozenset({"https://u.test/1"}))
+BROKEN = VisibleText(
+    "unsubscribe",
+    ("https://u.test/1",),
+    broken=frozenset({"https://u.test/1"}),
+    ways=(Way("https://u.test/1", 0, 11, (0, 11)),),
+)
 TEXTS = ("link_broken",)
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import MimeLimits, read_body
-from smtpproxy.mail.visible_text import read_html, visible_text
+from smtpproxy.mail.visible_html import read_html
+from smtpproxy.mail.visible_text import visible_text
 from smtpproxy.policy.bulk_text import mentions_unsubscribing, newsletter_signs
 from smtpproxy.policy.content_checks import fingerprint
 from tests.fuzz.hostile import flood, octets

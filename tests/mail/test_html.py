@@ -3,7 +3,8 @@
 import pytest
 
 from smtpproxy.mail.mime import Body, TextPart
-from smtpproxy.mail.visible_text import VisibleText, folded, read_html, visible_text
+from smtpproxy.mail.visible_html import Way, read_html
+from smtpproxy.mail.visible_text import VisibleText, folded, visible_text
 
 VOID = ["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "wbr"]
 SEEN = [
@@ -137,7 +138,9 @@ def test_most_readers_see_the_html() -> None:
     plain = TextPart(True, "Plain https://p.example/x).")
     html = TextPart(False, "<p>HTML <a href='https://h.example/'>here</a> https://t.example</p>")
     assert visible_text(Body((plain,), whole=True)) == VisibleText(
-        "plain https://p.example/x).", ("https://p.example/x",)
+        "plain https://p.example/x).",
+        ("https://p.example/x",),
+        ways=(Way("https://p.example/x", 6, 27, (0, 27)),),
     )
     links = visible_text(
         Body((TextPart(True, "http://p.example or MailTo:a@b.example"),), True)
@@ -145,7 +148,10 @@ def test_most_readers_see_the_html() -> None:
     assert links == ("http://p.example", "MailTo:a@b.example")
     unshown = TextPart(True, plain.text, shown=False)
     assert visible_text(Body((unshown, html), whole=False)) == VisibleText(
-        "html here https://t.example", ("https://h.example/", "https://t.example"), whole=False
+        "html here https://t.example",
+        ("https://h.example/", "https://t.example"),
+        whole=False,
+        ways=(Way("https://h.example/", 5, 9, (0, 27)), Way("https://t.example", 10, 27, (0, 27))),
     )
 
 

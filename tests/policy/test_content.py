@@ -10,7 +10,7 @@ from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import Body, TextPart, read_body
 from smtpproxy.mail.unsubscribe import UriFault, link_fault
 from smtpproxy.mail.visible_text import visible_text
-from smtpproxy.policy import content_checks
+from smtpproxy.policy import way_out
 from smtpproxy.policy.bulk_text import UNSUBSCRIBE
 from smtpproxy.policy.content_checks import check_content
 from smtpproxy.policy.decide import judge, needs
@@ -171,9 +171,9 @@ def test_only_a_few_of_many_bad_addresses_are_examined(
         examined.append(uri)
         return link_fault(uri)
 
-    monkeypatch.setattr(content_checks, "link_fault", fault)
-    body = "\r\n".join(one.format(n) for n in range(2_000))
-    looked = features_of(OPTOUT, f"{ADDED}Content-Type: text/plain\r\n\r\nUnsubscribe\r\n{body}")
+    monkeypatch.setattr(way_out, "link_fault", fault)
+    body = "\r\n".join(f"Unsubscribe {one.format(n)}" for n in range(2_000))
+    looked = features_of(OPTOUT, f"{ADDED}Content-Type: text/plain\r\n\r\n{body}")
     assert looked.content is not None
     assert not looked.content.shows_unsubscribe
     assert len(examined) == 100
@@ -223,8 +223,65 @@ def test_a_host_in_the_text_may_have_letters_that_the_header_must_not(
     assert reason(OPTOUT, f"{head}Content-Type: text/plain\r\n\r\nUnsubscribe: {link}") == expected
 
 
+SHOP = "<a href='https://u.shop.example/shop'>Shop</a>"
+NEXT = [
+    (f"{SHOP}<p>Unsubscribe {{}}", "<a href='{}'>here</a>"),
+    (f"<p>{SHOP} | {{}}", "<a href='{}'>Unsubscribe</a>"),
+    (f"<p>{SHOP}<p>{{}} to unsubscribe from it. | {SHOP}", "<a href='{}'>Click</a>"),
+    (f"<p>{SHOP}<p>You may unsubscribe:<table><tr><td>{{}} {SHOP}", "<a href='{}'>Click</a>"),
+    (f"{SHOP}<p>{{}}, {SHOP}", "<a href='{}'>click <b>here to</b> opt</a> out"),
+    (
+        f"<p>No more news? {{}}<br>{SHOP}",
+        "<a href={}><img src=o.png alt='Se d&eacute;sinscrire'></a>",
+    ),
+    (f"<img usemap=#m><map name=m>{{}}</map>{SHOP}", "<area href='{}' alt=Abmelden>"),
+]
+
+
+@pytest.mark.parametrize(("around", "out"), NEXT)
+def test_the_link_is_that_of_the_words(around: str, out: str) -> None:
+    """If the program that fills templates left it empty, the next link is none."""
+    found = [
+        reason(OPTOUT, html(around.format(out.format(target))))
+        for target in (HOST, BOX, "", "#", "#x", "{{link}}", "/leave", "javascript:x", "leave.php")
+    ]
+    assert found == ["none"] * 2 + ["body_optout_missing"] * 7
+    nothing = out.replace("href='{}'", "").replace("href={}", "")
+    assert reason(OPTOUT, html(around.format(nothing))) == "body_optout_missing"
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (text(f"Shop: {HOST}\r\nUnsubscribe: {{{{link}}}}"), "body_optout_missing"),
+        (text(f"Unsubscribe:\r\n\r\n{HOST}"), "none"),
+        (text(f"At {HOST} you can unsubscribe"), "none"),
+        (text(f"Why people unsubscribe. {'We know. ' * 30}{HOST}"), "body_optout_missing"),
+        (text(f"Unsubscribe? {'We know. ' * 20}{HOST}"), "none"),
+        (html(f"<a name=x>Unsubscribe</a>: {LINK}"), "none"),
+        (html(f"To unsubscribe call <a href='tel:1'>0800</a> or click {LINK}"), "none"),
+        (html(f"<a href='#'>Unsubscribe</a> or unsubscribe {LINK}"), "none"),
+        (html(f"Unsubscribe: <a href='#'>{HOST}</a>"), "body_optout_missing"),
+        (html("Unsubscribe: <a href='#'>leave+1@shop.example</a>"), "body_optout_missing"),
+        (html(f"Unsubscribe <a href='https://x.test/'>{HOST}</a>"), "body_optout_missing"),
+        (html(f"<a href='{HOST}'><img width=1 alt=Unsubscribe>Shop</a>"), "body_optout_missing"),
+        (html(f"<a href='{HOST}'><img hidden alt=Unsubscribe>Shop</a>"), "body_optout_missing"),
+        (html(f"<img alt=Unsubscribe><a href='{HOST}'>Shop</a>"), "body_optout_missing"),
+    ],
+)
+def test_words_and_links_that_belong_together(raw: str, expected: str) -> None:
+    assert reason(OPTOUT, raw) == expected
+
+
 SENTENCES = {
-    "en": ("You no longer wish to receive our news? Opt out", "Manage your e-mail preferences"),
+    "en": (
+        "You no longer wish to receive our news? Opt out",
+        "Manage your e-mail preferences",
+        "Manage preferences",
+        "Notification settings",
+        "Turn off these reminders",
+        "Too much mail? Take me off",
+    ),
     "fr": (
         "Pour vous désabonner, cliquez",
         "Si vous ne souhaitez plus recevoir nos offres",
@@ -233,13 +290,38 @@ SENTENCES = {
         "Pour ne plus être sollicité par e-mail",
         "M’opposer à ces envois",
         "Retirer mon adresse",
+        "Annuler votre abonnement",
+        "Vous ne souhaitez plus être informé de nos ventes ?",
+        "Gérer mes alertes",
     ),
-    "de": ("Newsletter abbestellen", "Sie möchten keine E-Mails mehr? Hier abmelden"),
-    "es": ("Darse de baja", "Si no desea recibir más correos, cancelar la suscripción"),
-    "it": ("Per disiscriverti clicca", "Annulla l’iscrizione", "Se non desideri più ricevere"),
-    "nl": ("Uitschrijven", "Wil je deze mails niet meer ontvangen? Meld je af"),
-    "pt": ("Cancelar a subscrição", "Para deixar de receber"),
-    "pl": ("Wypisz się",),
+    "de": (
+        "Newsletter abbestellen",
+        "Sie möchten keine E-Mails mehr? Hier abmelden",
+        "Sie möchten unsere Post nicht mehr beziehen?",
+        "Melden Sie sich hier ab",
+        "Abo kündigen",
+    ),
+    "es": (
+        "Darse de baja",
+        "Si no desea recibir más correos, cancelar la suscripción",
+        "Gestionar preferencias",
+        "Baja del boletín",
+    ),
+    "it": (
+        "Per disiscriverti clicca",
+        "Annulla l’iscrizione",
+        "Se non desideri più ricevere",
+        "Cancellazione dalla lista",
+        "Gestisci preferenze",
+    ),
+    "nl": (
+        "Uitschrijven",
+        "Wil je deze mails niet meer ontvangen? Meld je af",
+        "Geen nieuwsbrief meer?",
+        "Beheer uw voorkeuren",
+    ),
+    "pt": ("Cancelar a subscrição", "Para deixar de receber", "Se não deseja receber avisos"),
+    "pl": ("Wypisz się", "Nie chcesz już otrzymywać"),
 }
 
 

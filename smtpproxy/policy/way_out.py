@@ -1,0 +1,147 @@
+"""Whether the text of a message shows its readers how to unsubscribe.
+
+Words for it do not suffice, nor does a link elsewhere: the words are to be in the link, or beside
+it. A link that the program left without a target (`#`, a placeholder, nothing at all) takes its
+words with it, so that the next link does not count for it.
+"""
+
+import re
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from enum import Enum
+from itertools import islice
+from urllib.parse import unquote, urlsplit
+
+import idna
+
+from smtpproxy.mail.unsubscribe import link_fault, placeholder
+from smtpproxy.mail.visible_html import Way
+from smtpproxy.mail.visible_text import VisibleText, folded
+from smtpproxy.policy.bulk_text import mentions_unsubscribing, unsubscribe_mentions
+from smtpproxy.policy.model import MessageFeatures, Stream
+from smtpproxy.policy.rules.message import adds_unsubscribe
+
+_NEAR = 200  # characters between the words and their link
+_MOST_MENTIONS = 1_000
+_MOST_NEIGHBOURS = 10  # links before the words, and after them
+_MOST_MAILBOXES = 100  # of a text: a wrong one may take 0.5 ms
+_MOST_IN_LETTERS = 20  # of List-Unsubscribe, which has two: each takes 0.1 ms
+_OTHER_SCHEME = re.compile(r"(?!javascript:)[a-z][a-z0-9+.-]*:", re.IGNORECASE)  # tel:
+
+
+class _Leads(Enum):
+    """Where a link leads."""
+
+    OUT = "out"  # to List-Unsubscribe's host or mailbox, or anywhere if the relay adds it
+    NOWHERE = "nowhere"
+    ELSEWHERE = "elsewhere"
+
+
+def shows_way_out(
+    stream: Stream, features: MessageFeatures, visible: VisibleText, people: Sequence[str]
+) -> bool:
+    """Whether the text has words for unsubscribing, and with them a link to where List-Unsubscribe
+    leads, or the address of its mailbox: mail programs make that a link.
+
+    If the message has none of its own, or the relay replaces it, any usable link will do; a
+    placeholder or an impossible host is not usable. Nor is the reader's own address in the text:
+    "This was sent to …".
+    """
+    targets = _Targets(stream, features, people)
+    for way in islice((way for way in visible.ways if way.alt), _MOST_MENTIONS):
+        if mentions_unsubscribing(folded(way.alt)) and targets.leads(way) is _Leads.OUT:
+            return True
+    starts = [way.start for way in visible.ways]
+    for start, end in islice(unsubscribe_mentions(visible.text), _MOST_MENTIONS):
+        for way in _nearest(visible.ways, starts, start, end):
+            leads = targets.leads(way)
+            if leads is _Leads.OUT:
+                return True
+            if leads is _Leads.NOWHERE:
+                break
+    return False
+
+
+def _nearest(ways: Sequence[Way], starts: Sequence[int], start: int, end: int) -> Iterator[Way]:
+    """The links of the words from `start` to `end`, likeliest first: the one that they are in,
+    those in their line, the nearest first, then those that follow."""
+    after = bisect_left(starts, end)
+    first = max(0, after - _MOST_NEIGHBOURS)
+    found: list[tuple[bool, int, bool, int]] = []
+    for number, way in enumerate(ways[first : after + _MOST_NEIGHBOURS], first):
+        follows = number >= after
+        apart = way.start - end if follows else max(start - way.end, -1)
+        line_begin, line_end = way.line
+        same_line = apart < 0 or (line_begin <= start and end <= line_end)
+        if apart <= _NEAR and (follows or same_line):
+            found.append((not same_line, apart, not follows, number))
+    return (ways[number] for *_, number in sorted(found))
+
+
+class _Targets:
+    """Knows which links lead out of the list, those of one message."""
+
+    def __init__(self, stream: Stream, features: MessageFeatures, people: Sequence[str]) -> None:
+        self._hosts, self._boxes = set[str](), set[str]()
+        if not adds_unsubscribe(stream, features):
+            hosts = [_host(uri) for uri in features.unsubscribe_https]
+            boxes = [_mailbox(uri) for uri in features.unsubscribe_mailto]
+            self._hosts, self._boxes = _with_letters(hosts) - {""}, _with_letters(boxes)
+        self._named = bool(self._hosts or self._boxes)
+        self._reader = people[0] if len(people) == 1 and not self._named else ""
+        self._known: dict[tuple[str, bool], _Leads] = {}
+        self._mailboxes = 0
+
+    def leads(self, way: Way) -> _Leads:
+        key = way.target, way.is_address
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = self._looked_up(way)
+        return found
+
+    def _looked_up(self, way: Way) -> _Leads:
+        link = f"mailto:{way.target}" if way.is_address else way.target.replace("\\", "/")
+        if link[:7].lower() == "mailto:":
+            return self._mail(link, way)
+        if link_fault(link) is not None:
+            return _Leads.NOWHERE
+        host = _host(link)
+        if host:
+            return _Leads.ELSEWHERE if self._named and host not in self._hosts else _Leads.OUT
+        return _Leads.ELSEWHERE if _OTHER_SCHEME.match(link) else _Leads.NOWHERE
+
+    def _mail(self, link: str, way: Way) -> _Leads:
+        if placeholder(link) is not None:
+            return _Leads.NOWHERE
+        box = _mailbox(link)
+        if (box not in self._boxes) if self._named else (way.is_address and box == self._reader):
+            return _Leads.ELSEWHERE
+        self._mailboxes += 1
+        if self._mailboxes > _MOST_MAILBOXES or link_fault(link) is not None:
+            return _Leads.ELSEWHERE
+        return _Leads.OUT
+
+
+def _host(uri: str) -> str:
+    try:
+        return (urlsplit(uri).hostname or "").lower().rstrip(".")
+    except ValueError:
+        return ""
+
+
+def _with_letters(names: Sequence[str]) -> set[str]:
+    """Hosts or mailboxes, also as a text may write them: straße.example for xn--strae-oqa.example.
+
+    As browsers read them: the codec of Python takes ß for ss.
+    """
+    found = set(names)
+    for name in names[:_MOST_IN_LETTERS]:
+        before, at, host = name.rpartition("@")
+        with suppress(UnicodeError):
+            found.add(before + at + idna.decode(host))
+    return found
+
+
+def _mailbox(uri: str) -> str:
+    return unquote(uri.partition(":")[2].partition("?")[0]).strip().lower()
