@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 import uvloop
 from starlette.applications import Starlette
@@ -17,7 +18,7 @@ from smtpproxy.process.memory import end_without_memory, freeze_loaded
 from smtpproxy.purge_runs import run_metrics
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.collector import SnapshotCollector, relay_processes
-from smtpproxy.sinks.snapshots import Snapshot, merge
+from smtpproxy.sinks.snapshots import Samples, Snapshot, merge
 from smtpproxy.store import (
     open_answers,
     open_breaker,
@@ -34,13 +35,15 @@ from smtpproxy.web.api import Api
 from smtpproxy.web.app import Monitoring, create_app
 from smtpproxy.web.confirmation import ConfirmationLinks
 from smtpproxy.web.consent_by_mail import ConsentByMail
-from smtpproxy.web.health import Health, ReadinessProbe, State, greet, take
+from smtpproxy.web.health import Cached, Health, ReadinessProbe, State, greet, take
 from smtpproxy.web.look import Look, looks
 from smtpproxy.web.own_mail import submitter
 from smtpproxy.web.personal import PersonalPages
 from smtpproxy.web.server import serve_web
 from smtpproxy.web.unsubscribe import Unsubscribe
 from smtpproxy.web.why import reason_pages
+
+_HEARD_WITHIN = 2.0  # seconds; a store that hangs must not take /metrics with it
 
 
 def run(start: Start, sockets: Mapping[str, socket.socket], channel: socket.socket) -> int:
@@ -141,8 +144,10 @@ def _monitoring(
     parts: Sequence[Api | Unsubscribe | ConfirmationLinks],
     started_at: float,
 ) -> Monitoring:
+    heard = _Heard(stores.feedback)
+
     async def stats() -> Snapshot:
-        workers, feedback = await supervisor.stats(), await _heard(stores.feedback)
+        workers, feedback = await supervisor.stats(), await heard()
         return merge((workers, run_metrics(settings.server.state_dir), feedback))
 
     return Monitoring(
@@ -177,16 +182,27 @@ def _readiness(settings: Settings, supervisor: "Supervisor", store: Store) -> Re
     )
 
 
-async def _heard(feedback: FeedbackLog) -> Snapshot:
-    """Metrics of what came back by mail, and of what is waiting."""
-    try:
-        totals, waiting = await feedback.totals(), await feedback.counts()
-    except StoreUnavailable:
-        return Snapshot()
-    return Snapshot(
-        counters={"feedback_total": totals},
-        gauges={"feedback_reports": {(state,): n for state, n in waiting._asdict().items()}},
-    )
+class _Heard:
+    """Metrics of what came back by mail, and of what is waiting.
+
+    They are the last known ones while the store does not answer: a counter that fell to zero and
+    rose again would look like as many new reports.
+    """
+
+    def __init__(self, feedback: FeedbackLog) -> None:
+        self._feedback = feedback
+        self._last = Snapshot()
+        self._read_again = Cached(self._read, 0.0)
+
+    async def __call__(self) -> Snapshot:
+        await asyncio.wait({asyncio.ensure_future(self._read_again())}, timeout=_HEARD_WITHIN)
+        return self._last
+
+    async def _read(self) -> None:
+        with suppress(StoreUnavailable):
+            totals, waiting = await self._feedback.totals(), await self._feedback.counts()
+            reports: Samples = {(state,): n for state, n in waiting._asdict().items()}
+            self._last = Snapshot({"feedback_total": totals}, {"feedback_reports": reports})
 
 
 class Supervisor:

@@ -44,6 +44,21 @@ def test_a_suppression_before_the_end_of_data_is_obeyed(
     assert upstream.messages == []
 
 
+def test_the_metrics_of_a_relay_whose_database_hangs_say_so(
+    relays: Relays, server: PostgresCluster
+) -> None:
+    """It must not look as if the relay were down, nor later as if many reports had come at once."""
+    feedback = {"domain": "bounces.shop.example"}
+    relay = relays.start("one", {"web": {}, "feedback": feedback}, timeout="20s")
+    (relay.root / "state/feedback/new/report").write_bytes(marketing(subject="Re: New shoes"))
+    wait_for(lambda: relay.metric("smtpproxy_feedback_total") == 1, "the report to be counted")
+    server.signal(signal.SIGSTOP)
+    wait_for(lambda: relay.metric("smtpproxy_ready", part="store") == 0, "/metrics to say so")
+    assert relay.metric("smtpproxy_feedback_total") == 1
+    assert relay.metric("smtpproxy_feedback_reports") == 1
+    server.signal(signal.SIGCONT)
+
+
 def test_without_its_database_a_relay_says_451_and_recovers(
     relays: Relays, server: PostgresCluster, upstream: FakeUpstream
 ) -> None:
