@@ -22,6 +22,7 @@ DnsOutcome = Literal["answered", "absent", "failed", "cached"]
 TlsOutcome = Literal["ok", "failed", "timeout"]
 AuthOutcome = Literal["ok", "failed", "malformed", "cancelled", "limited", "busy"]
 ProxyOutcome = Literal["ok", "local", "untrusted", "malformed", "timeout"]
+Work = Literal["streams", "feedback", "webhooks", "journals", "web"]
 Limit = Literal[
     "message_rate",
     "recipient_rate",
@@ -209,6 +210,12 @@ class Failed(Event, frozen=True):
     stream: str | None = None
     recipients: int = 0
     messages: int = 0
+
+
+class WorkFailed(Event, frozen=True):
+    """Work beside the mail failed; it is tried again."""
+
+    work: Work
 
 
 Emit = Callable[[Event], None]

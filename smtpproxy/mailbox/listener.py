@@ -35,6 +35,7 @@ class _Reports:
     maildir: Maildir
     new_id: Callable[[], str]
     arrived: Callable[[], None]
+    failed: Callable[[], None]
 
     async def handle_RCPT(
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
@@ -53,6 +54,7 @@ class _Reports:
             await asyncio.to_thread(self.maildir.deliver, self.new_id(), head + content)
         except OSError as error:
             log.error("report not taken", error=str(error))
+            self.failed()
             return _TROUBLE
         self.arrived()
         return _TAKEN
@@ -73,10 +75,11 @@ class Listener:
         *,
         new_id: Callable[[], str],
         arrived: Callable[[], None],
+        failed: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._hostname = hostname
-        self._reports = _Reports(maildir, new_id, arrived)
+        self._reports = _Reports(maildir, new_id, arrived, failed)
         self._connections: set[asyncio.Transport] = set()
         self._server: asyncio.Server | None = None
         logging.getLogger("mail").setLevel(logging.CRITICAL)  # it logs commands, with addresses

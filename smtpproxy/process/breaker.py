@@ -7,6 +7,7 @@ from itertools import count
 
 import structlog
 
+from smtpproxy.events import Emit, WorkFailed
 from smtpproxy.settings import Settings
 from smtpproxy.store import open_breaker, open_store
 from smtpproxy.store.breaker import SENT_EVERY, Breaker
@@ -43,13 +44,18 @@ class WorkerBreaker:
     """
 
     def __init__(
-        self, settings: Settings, number: int, mailed: Callable[[], Mapping[str, int]]
+        self,
+        settings: Settings,
+        number: int,
+        mailed: Callable[[], Mapping[str, int]],
+        emit: Emit,
     ) -> None:
         self._writer = StoreToWrite(settings)
         self._breaker: Breaker = open_breaker(settings, self._writer)
         self.paused: tuple[str, ...] = ()  # subjects, as the first worker knows them
         self._looks = number == 0
         self._mailed = mailed
+        self._emit = emit
         self._reported: Mapping[str, int] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -75,9 +81,10 @@ class WorkerBreaker:
                     await self._breaker.resume_due()
                     self.paused = await self._breaker.paused()
             except StoreUnavailable as error:
-                log.warning("streams not looked at", error=str(error))
+                self._failed("streams not looked at", error)
             except Exception as error:  # a fault of the program: mail goes on
                 log.error("internal error", exc_info=error)
+                self._emit(WorkFailed("streams"))
 
     async def _count(self) -> None:
         """Count what is new; if that fails, it is counted the next time."""
@@ -89,4 +96,8 @@ class WorkerBreaker:
             await self._breaker.sent(new)
             self._reported = now
         except StoreUnavailable as error:
-            log.warning("streams not counted", error=str(error))
+            self._failed("streams not counted", error)
+
+    def _failed(self, event: str, error: StoreUnavailable) -> None:
+        log.warning(event, error=str(error))
+        self._emit(WorkFailed("streams"))

@@ -13,7 +13,7 @@ import structlog
 from smtpproxy.clock import new_ids, now
 from smtpproxy.core.perform import Performer
 from smtpproxy.core.services import services_of
-from smtpproxy.events import emitter
+from smtpproxy.events import WorkFailed, emitter
 from smtpproxy.mailbox.acting import Actor, wants_feedback
 from smtpproxy.mailbox.handing_on import BounceRelay
 from smtpproxy.mailbox.inbox import Inbox
@@ -116,7 +116,12 @@ class Mailbox:
             self._messages,
         )
         self._listener = Listener(
-            feedback, server.hostname, self._maildir, new_id=new_id, arrived=self._arrived.set
+            feedback,
+            server.hostname,
+            self._maildir,
+            new_id=new_id,
+            arrived=self._arrived.set,
+            failed=self._failed,
         )
 
     async def open(self, listening: socket.socket | None) -> None:
@@ -131,7 +136,11 @@ class Mailbox:
     def beat(self) -> Snapshot:
         """Leave connections to workers that need them more, each second; return the metrics."""
         self._pool.make_room()
-        return self.metrics.snapshot()
+        # It is no worker: workers take mail.
+        return self.metrics.snapshot().with_gauges({"workers": {}})
+
+    def _failed(self) -> None:
+        self._emit(WorkFailed("feedback"))
 
     async def keep_acting(self) -> None:
         """Act on reports as they come."""
@@ -152,11 +161,12 @@ class Mailbox:
             try:
                 if await work():
                     continue
-            except (StoreUnavailable, OSError) as error:
-                log.error("feedback waits", error=str(error))
-                pause = _AFTER_TROUBLE
             except Exception as error:
-                log.error("internal error", exc_info=error)
+                if isinstance(error, (StoreUnavailable, OSError)):
+                    log.error("feedback waits", error=str(error))
+                else:
+                    log.error("internal error", exc_info=error)
+                self._failed()
                 pause = _AFTER_TROUBLE
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):

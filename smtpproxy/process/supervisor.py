@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -73,6 +74,7 @@ class Supervisor:
         self._next_reload: asyncio.Task[list[str]] | None = None
         self._reloads = {"done": 0, "failed": 0}
         self._purge_failures = 0
+        self._exits: Counter[tuple[str, ...]] = Counter()  # of children other than workers
         self._generation = self._made(settings, sockets.listening)
         self._control = Control(settings.server.state_dir, self._asked_for)
         self._under_way: set[asyncio.Task[Any]] = set()
@@ -269,8 +271,13 @@ class Supervisor:
             asyncio.get_running_loop().create_task(self._answer(channel, message.number))
 
     def _child_ended(self, child: Child, told: bool) -> None:
+        is_worker = child.role == "worker"
         if child.role != "web":
-            self._totals.retire(child.key, counts=child.role == "worker" and not told)
+            self._totals.retire(child.key, counts=is_worker and not told)
+        if not (is_worker or told):
+            self._exits[child.role,] += 1
+            counted = Snapshot(counters={"background_failures_total": dict(self._exits)})
+            self._totals.update("exits", counted)
 
     async def _answer(self, web: Channel, number: int) -> None:
         web.send(await self._numbers_of_all(number))

@@ -179,7 +179,7 @@ class Worker:
         self._bulk_counter = open_bulk_counter(settings.store) if settings.counts_bulk else None
         self._copies = open_copies(settings.store, now)
         self._campaigns = open_stream_counts(settings.store) if settings.tries_campaigns else None
-        self.breaker = WorkerBreaker(settings, number, self.metrics.mailed)
+        self.breaker = WorkerBreaker(settings, number, self.metrics.mailed, self._emit)
         self._journal = Journal(
             server.state_dir / "audit", number, settings.audit, now=now, new_id=new_id
         )

@@ -4,9 +4,9 @@ docs/metrics.md has the same list; a test compares the two.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from smtpproxy.events import DNS_OUTCOMES, LIMITS, STAGES
+from smtpproxy.events import DNS_OUTCOMES, LIMITS, STAGES, Work
 from smtpproxy.sinks import rows
 from smtpproxy.sinks.rows import Rows
 
@@ -195,6 +195,11 @@ FAMILIES: tuple[Family, ...] = (
         "failures_total",
         "Internal failures, by the part that failed: a 451, except in observe mode.",
         rows.crossed(listener=rows.listeners, part=rows.FAILING_PARTS),
+    ),
+    Family(
+        "background_failures_total",
+        "Failures of work beside the mail, which is tried again, and exits of its processes.",
+        rows.crossed(work=get_args(Work)),
     ),
     Family(
         "web_failures_total",

@@ -29,6 +29,7 @@ from smtpproxy.events import (
     Stage,
     TlsHandshake,
     TransactionEnded,
+    WorkFailed,
 )
 from smtpproxy.policy.model import (
     Action,
@@ -99,7 +100,7 @@ _COUNTED = (
     *("connections_total", "connections_refused_total", "connections_ended_total"),
     *("limited_total", "proxy_headers_total", "tls_handshakes_total"),
     *("certificate_reloads_total", "auth_total", "senders_refused_total"),
-    *("failures_total", "dns_lookups_total"),
+    *("failures_total", "background_failures_total", "dns_lookups_total"),
 )
 """Counted at the event itself. Other counters are summed up from `_recipients` and `_answered` for
 each snapshot, so that a message costs one increment in each."""
@@ -152,6 +153,7 @@ class Metrics:
             TransactionEnded: self._transaction_ended,
             DnsAsked: self._dns_asked,
             Failed: self._failed,
+            WorkFailed: self._work_failed,
         }
 
     def __call__(self, event: Event) -> None:
@@ -324,6 +326,9 @@ class Metrics:
             labels = (event.listener, event.stream, Action.DEFER, Reason.TEMPORARY_FAILURE)
             self._recipients[(*labels, None, False)] += event.recipients
             self._messages[labels] += event.messages
+
+    def _work_failed(self, event: WorkFailed) -> None:
+        self._counts["background_failures_total"][(event.work,)] += 1
 
 
 def _code_class(digit: int) -> str:

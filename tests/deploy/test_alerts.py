@@ -60,6 +60,8 @@ REFUSED = "smtpproxy_connections_refused_total{listener=apps,cause=%s}"
 
 PAUSED = "smtpproxy_stream_paused{stream=offers,cause=%s}"
 REACHED = "smtpproxy_stream_bound_reached{stream=offers,cause=%s}"
+RELOADS = "smtpproxy_certificate_reloads_total{listener=apps,outcome=%s}"
+BACKGROUND = "smtpproxy_background_failures_total{work=%s}"
 EXPIRY = "smtpproxy_certificate_expiry_timestamp_seconds{listener=apps}"
 FDS = "process_%s_fds{job=smtpproxy}"
 LAST_PURGE = "smtpproxy_purge_last_success_timestamp_seconds"
@@ -75,11 +77,6 @@ CASES = (
         "SmtpproxyNotListening",
         UP | {ready("listeners"): "1x10 0x30"},
         UP | {ready("listeners"): "1x28 0x30"},
-    ),
-    Case(
-        "SmtpproxyWorkerMissing",
-        UP | {"smtpproxy_workers": "2x10 1x30", "smtpproxy_workers_configured": "2x40"},
-        UP | {"smtpproxy_workers": "2x40", "smtpproxy_workers_configured": "2x40"},
     ),
     Case(
         "SmtpproxyWorkerMissing",
@@ -109,9 +106,20 @@ CASES = (
     ),
     Case("SmtpproxyCertificateExpired", UP | {EXPIRY: "600x40"}, UP | {EXPIRY: f"{2**31}x40"}),
     Case(
+        "SmtpproxyCertificateNotReloaded",
+        UP | {RELOADS % "ok": "3x400", RELOADS % "failed": "0x10 1x400"},
+        UP | {RELOADS % "ok": "0x12 1x400", RELOADS % "failed": "0x10 1x400"},
+        at=300,
+    ),
+    Case(
         "SmtpproxyStoreFailing",
         UP | {ready("store"): "1x10 0x30"},
         UP | {ready("store"): "1x30"},
+    ),
+    Case(  # one alert, however it shows
+        "SmtpproxyStoreFailing",
+        UP | {ready("store"): "1x10 0x30", FAILURES % "store": "0x10 1+5x30"},
+        UP | {ready("store"): "1x30", FAILURES % "store": "3x40"},
     ),
     Case(
         "SmtpproxyStoreFailing",
@@ -128,10 +136,21 @@ CASES = (
         UP | {FAILURES % "audit": "0x28 1x10"},
         UP | {FAILURES % "audit": "0x10 1x30"},
     ),
+    Case(  # a balancer that asks /readyz sends it no mail that could fail
+        "SmtpproxyAuditFailing",
+        UP | {ready("audit"): "1x28 0x10"},
+        UP | {ready("audit"): "1x40"},
+    ),
     Case(
         "SmtpproxyStorePoolExhausted",
         UP | {"smtpproxy_store_waiting": "0x5 1x40"},
         UP | {"smtpproxy_store_waiting": "0 1 1 0 0 1 0 1 0x30"},
+    ),
+    Case(  # a database that does not answer at all has enough connections
+        "SmtpproxyStorePoolExhausted",
+        UP | {"smtpproxy_store_waiting": "0x5 1x40", ready("store"): "1x45"},
+        UP | {"smtpproxy_store_waiting": "0x5 1x40", ready("store"): "1x5 0x40"},
+        instead=("SmtpproxyStoreFailing",),
     ),
     Case(
         "SmtpproxySuppressionsLost",
@@ -212,6 +231,13 @@ CASES = (
         at=3_000,
         step=30,
     ),
+    Case(  # it ends with the next purge that succeeds
+        "SmtpproxyPurgeFailing",
+        UP | {"smtpproxy_purge_failures_total": "0x20 1x120", LAST_PURGE: "0x140"},
+        UP | {"smtpproxy_purge_failures_total": "0x20 1x120", LAST_PURGE: "0x60 18000x80"},
+        at=420,
+        step=5,
+    ),
     Case(
         "SmtpproxySnapshotStale",
         {
@@ -249,6 +275,13 @@ CASES = (
         at=8 * 24 * 60,
         step=30,
     ),
+    Case(  # a week is a week, though the relay was restarted in it
+        "SmtpproxyObserveMode",
+        {"up{job=smtpproxy}": "1x500", "smtpproxy_observe_mode{stream=offers}": "1x150 _ 1x350"},
+        {"up{job=smtpproxy}": "1x500", "smtpproxy_observe_mode{stream=offers}": "0x150 1x350"},
+        at=8 * 24 * 60,
+        step=30,
+    ),
     Case(
         "SmtpproxyNoMailAccepted",
         UP | {"smtpproxy_connections_total{listener=apps}": "0+5x40", RELAYED % "2xx": "100x40"},
@@ -269,6 +302,12 @@ CASES = (
         UP | {FAILURES % "upstream": "0+1x40", "smtpproxy_messages_total": "0+10x40"},
         UP | {FAILURES % "upstream": "0+1x40", "smtpproxy_messages_total": "0+1000x40"},
     ),
+    Case(  # the store has an alert of its own
+        "SmtpproxyTemporaryFailures",
+        UP | {FAILURES % "sign": "0+1x40", "smtpproxy_messages_total": "0+10x40"},
+        UP | {FAILURES % "store": "0+1x40", "smtpproxy_messages_total": "0+10x40"},
+        instead=("SmtpproxyStoreFailing",),
+    ),
     Case(
         "SmtpproxyUpstreamDown",
         UP | {ready("upstream"): "1x10 0x30"},
@@ -283,6 +322,16 @@ CASES = (
         "SmtpproxyUpstreamRefusing",
         UP | {RELAYED % "2xx": "0+100x40", RELAYED % "5xx": "0+10x40"},
         UP | {RELAYED % "2xx": "0+100x40", RELAYED % "5xx": "0+1x40"},
+    ),
+    Case(  # relaying denied: the answer to RCPT, so that no message is ever offered; one alert
+        "SmtpproxyUpstreamRefusing",
+        UP | {REPLIES % "2xx": "0+20x40", REPLIES % "5xx": "0+10x40", RELAYED % "2xx": "0x40"},
+        UP | {REPLIES % "2xx": "0+100x40", REPLIES % "5xx": "0+1x40", RELAYED % "2xx": "0+30x40"},
+    ),
+    Case(
+        "SmtpproxyUpstreamRefusing",
+        UP | {REPLIES % "5xx": "0+10x40", RELAYED % "2xx": "0+90x40", RELAYED % "5xx": "0+10x40"},
+        UP | {REPLIES % "2xx": "0+20x40", RELAYED % "2xx": "0+20x40", RELAYED % "5xx": "0x40"},
     ),
     Case(
         "SmtpproxyUpstreamSlow",
@@ -350,6 +399,17 @@ CASES = (
         UP | {"smtpproxy_audit_index_backlog_seconds": "0x10 950x3 20x30"},
     ),
     Case(
+        "SmtpproxyBackgroundFailing",
+        UP | {BACKGROUND % "feedback": "0x5 1+2x40"},
+        UP | {BACKGROUND % "feedback": "0x10 7x40"},
+    ),
+    Case(  # the store has an alert of its own, and this one does not follow it
+        "SmtpproxyBackgroundFailing",
+        UP | {BACKGROUND % "streams": "0x5 1+60x40", ready("store"): "1x45"},
+        UP | {BACKGROUND % "streams": "0x5 1+60x30 1800x40", ready("store"): "1x5 0x30 1x40"},
+        at=50,
+    ),
+    Case(
         "SmtpproxyBouncesWait",
         UP | {"smtpproxy_feedback_reports{state=hand_on}": "0x10 3x90"},
         UP | {"smtpproxy_feedback_reports{state=hand_on}": "3x40 0x1 3x59"},
@@ -365,6 +425,13 @@ CASES = (
         "SmtpproxyRecipientRefusalsJump",
         UP | {RECIPIENTS: "0+5x300 1600+100x10"},
         UP | {RECIPIENTS: "0+100x310"},
+        at=1525,
+        step=5,
+    ),
+    Case(  # a relay that has run for less than two hours: its own usual, not a day's
+        "SmtpproxyRecipientRefusalsJump",
+        UP | {RECIPIENTS: "_x285 0+5x15 100+100x10"},
+        UP | {RECIPIENTS: "_x285 0+100x30"},
         at=1525,
         step=5,
     ),

@@ -175,3 +175,20 @@ def test_a_worker_that_hangs_is_not_covered_up(
         assert get(running, "/metrics")[0] == 200
     finally:
         os.kill(hanging, signal.SIGCONT)
+
+
+MAILBOX = {"feedback": {"domain": "bounces.shop.example"}}
+
+
+def test_the_feedback_process_is_no_worker_and_its_end_is_counted(
+    relay: StartRelay, upstream: FakeUpstream
+) -> None:
+    running = relay(upstream.address, WATCHED | MAILBOX)
+    [feedback] = running.children("feedback")
+    assert running.metric("smtpproxy_workers") == 1
+    os.kill(feedback, signal.SIGKILL)
+    wait_for(lambda: feedback not in running.children("feedback"), "its end")
+    wait_for(lambda: running.children("feedback"), "a new one")
+    assert running.metric("smtpproxy_background_failures_total") == 1
+    assert running.metric("smtpproxy_background_failures_total", work="feedback") == 1
+    assert running.metric("smtpproxy_worker_exits_total") == 0

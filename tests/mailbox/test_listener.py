@@ -30,12 +30,19 @@ def maildir(tmp_path: Path) -> Maildir:
 
 
 @asynccontextmanager
-async def door(maildir: Maildir, protocol: Literal["smtp", "lmtp"]) -> AsyncIterator[int]:
+async def door(
+    maildir: Maildir, protocol: Literal["smtp", "lmtp"], failed: Callable[[], None] = lambda: None
+) -> AsyncIterator[int]:
     sock = socket.create_server((LOOPBACK, 0))
     settings = FeedbackSettings("bounces.example", protocol=protocol, size_limit=100_000)
     ids = count()
     listener = Listener(
-        settings, "relay.example", maildir, new_id=lambda: f"{next(ids):026}", arrived=lambda: None
+        settings,
+        "relay.example",
+        maildir,
+        new_id=lambda: f"{next(ids):026}",
+        arrived=lambda: None,
+        failed=failed,
     )
     await listener.open(sock)
     yield sock.getsockname()[1]
@@ -75,11 +82,13 @@ async def test_one_recipient_and_the_second_is_told_to_come_again(
 
 async def test_what_cannot_be_written_is_the_mtas_still(maildir: Maildir, tmp_path: Path) -> None:
     (tmp_path / "feedback/tmp").rmdir()
-    async with door(maildir, "lmtp") as port:
+    failures: list[int] = []
+    async with door(maildir, "lmtp", failed=lambda: failures.append(451)) as port:
         assert await talk(port, "lmtp", lambda c: [*deliver(c)]) == [250, 250, 452, 451]
         maildir.make()
         assert await talk(port, "lmtp", lambda c: [*deliver(c)]) == [250, 250, 452, 250]
     assert len(maildir.arrived(9, 1000)) == 1
+    assert failures == [451]
 
 
 def said(client: smtplib.SMTP, content: bytes) -> int:
