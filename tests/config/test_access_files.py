@@ -1,4 +1,4 @@
-"""`smtpproxy check` opens the files that settings name."""
+"""`smtpproxy check` opens the files named in the settings."""
 
 import errno
 from pathlib import Path
@@ -21,7 +21,7 @@ def authority(tmp_path: Path) -> Authority:
 
 
 def found(root: Path, config: dict[str, Any] | None = None, **listener: Any) -> list[str]:
-    """The warnings, or the faults."""
+    """The warnings or the faults."""
     document = relay_config(root, "127.0.0.1:10025", config)
     document["listener"][0].update(listener)
     settings = parse(to_toml(document), "x.toml")
@@ -35,12 +35,12 @@ def tls(certificate: Path, key: Path) -> dict[str, str]:
     return {"tls": "starttls", "certificate": str(certificate), "private_key": str(key)}
 
 
-def test_a_good_pair(tmp_path: Path, authority: Authority) -> None:
+def test_a_good_key_pair(tmp_path: Path, authority: Authority) -> None:
     pair = authority.issue("relay.example", days=30)
     assert found(tmp_path, **tls(pair.certificate, pair.key)) == []
 
 
-def test_a_pair_that_will_expire_soon_or_has(tmp_path: Path, authority: Authority) -> None:
+def test_an_expiring_or_expired_certificate(tmp_path: Path, authority: Authority) -> None:
     soon = authority.issue("soon.example", days=13)
     (warning,) = found(tmp_path, **tls(soon.certificate, soon.key))
     assert warning.startswith(f'listener "apps".certificate: {soon.certificate} expires on 20')
@@ -49,7 +49,7 @@ def test_a_pair_that_will_expire_soon_or_has(tmp_path: Path, authority: Authorit
     assert warning.startswith(f'listener "apps".certificate: {gone.certificate} expired on 20')
 
 
-def test_files_that_cannot_serve(tmp_path: Path, authority: Authority) -> None:
+def test_unusable_files_are_faults(tmp_path: Path, authority: Authority) -> None:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -85,7 +85,9 @@ def test_files_that_cannot_serve(tmp_path: Path, authority: Authority) -> None:
     ]
 
 
-def test_a_key_with_a_passphrase_is_not_asked_for(tmp_path: Path, authority: Authority) -> None:
+def test_an_encrypted_key_does_not_prompt_for_its_passphrase(
+    tmp_path: Path, authority: Authority
+) -> None:
     from cryptography.hazmat.primitives import serialization
 
     pair = authority.issue("relay.example")
@@ -101,7 +103,7 @@ def test_a_key_with_a_passphrase_is_not_asked_for(tmp_path: Path, authority: Aut
     assert fault.endswith(f"{pair.key} needs a passphrase: store it without one")
 
 
-def test_a_file_that_is_closed_to_the_relay_says_whose_it_has_to_be() -> None:
+def test_an_unreadable_file_is_reported_with_the_required_owner() -> None:
     path = Path("/etc/smtpproxy/relay.key")
     said = read_fault(path, PermissionError(errno.EACCES, "Permission denied"))
     assert said == (
@@ -110,7 +112,7 @@ def test_a_file_that_is_closed_to_the_relay_says_whose_it_has_to_be() -> None:
     )
 
 
-def test_users(tmp_path: Path) -> None:
+def test_the_users_file_is_checked(tmp_path: Path) -> None:
     path = tmp_path / "users"
     config = {"auth": {"users": str(path)}, "credential": [{"user": "nobody"}]}
     keys = {"auth": "required", "auth_without_tls": True}
@@ -129,5 +131,5 @@ def test_users(tmp_path: Path) -> None:
     assert "is open to others" in fault
 
 
-def test_files_of_what_is_off_are_not_opened(tmp_path: Path) -> None:
+def test_files_of_disabled_features_are_not_opened(tmp_path: Path) -> None:
     assert found(tmp_path, {"auth": {"users": str(tmp_path / "missing")}}) == []

@@ -1,4 +1,4 @@
-"""One grammar of times: `m` is minutes everywhere, months are written out or `mo`."""
+"""One grammar for times: `m` means minutes everywhere; months are spelt out or `mo`."""
 
 import pytest
 
@@ -11,13 +11,13 @@ from smtpproxy.settings.amounts import duration, period, rate, size
     ("text", "seconds"),
     [("5m", 300), ("5min", 300), ("5 min", 300), ("90s", 90), ("1.5h", 5400), ("250ms", 0.25)],
 )
-def test_a_duration_is_seconds(text: str, seconds: float) -> None:
+def test_durations_in_seconds(text: str, seconds: float) -> None:
     assert duration(text) == seconds
     assert rate(f"10/{text}").period == seconds
 
 
 @pytest.mark.parametrize("text", ["1mo", "1 month", "1y", "1M"])
-def test_what_has_no_fixed_length_is_no_duration(text: str) -> None:
+def test_a_unit_without_fixed_length_is_not_a_duration(text: str) -> None:
     with pytest.raises(ValueError, match="units: ms, s, m, min, h, d"):
         duration(text)
 
@@ -29,13 +29,13 @@ def test_a_duration_is_at_most_a_hundred_years(text: object) -> None:
 
 
 @pytest.mark.parametrize("text", [0, "0B", "1.5B", "1.0005KB"])
-def test_a_size_is_of_whole_octets(text: object) -> None:
+def test_a_size_is_a_whole_number_of_octets(text: object) -> None:
     with pytest.raises(ValueError, match="whole number of bytes above 0"):
         size(text)
 
 
 @pytest.mark.parametrize("text", [f"{'9' * 400}.5GiB", "9" * 5000])
-def test_a_size_that_no_number_holds_is_none(text: str) -> None:
+def test_an_absurd_size_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="is not a size such as"):
         size(text)
 
@@ -53,12 +53,12 @@ def test_a_size_that_no_number_holds_is_none(text: str) -> None:
         ("48 hours", 48, Unit.HOURS),
     ],
 )
-def test_a_period_is_of_the_calendar(text: str, count: int, unit: Unit) -> None:
+def test_periods_are_calendar_periods(text: str, count: int, unit: Unit) -> None:
     assert period(text) == parse_period(text) == Period(count, unit)
 
 
 @pytest.mark.parametrize("text", ["13m", "13 m", "1m"])
-def test_m_is_minutes_and_no_period(text: str) -> None:
+def test_m_means_minutes_and_not_months(text: str) -> None:
     assert parse_period(text) is None
     with pytest.raises(RulebookError, match=r"customer_period: .* is minutes: months are written"):
         parse_rulebook(f'name = "own"\ncustomer_period = "{text}"\n')
@@ -69,6 +69,6 @@ def test_m_is_minutes_and_no_period(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "months", "-1 month", "1.5y", "1 fortnight", "10 business days"]
 )
-def test_what_is_no_period_is_told_what_is(text: str) -> None:
+def test_a_malformed_period_is_answered_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match='is not a period such as "3 years"'):
         period(text)

@@ -1,4 +1,4 @@
-"""Invariant: whatever stands in a file, it becomes settings or faults, never another error.
+"""Invariant: any file becomes settings or faults, never another error.
 
 Every fault is one line that begins with the file and a key path.
 """
@@ -31,7 +31,7 @@ keys = st.one_of(texts, st.sampled_from(sorted(keys_of(Settings))))
 
 @st.composite
 def spoiled(draw: st.DrawFn) -> dict[str, Any]:
-    """The file of the contract with a few keys or whole tables replaced, added or removed."""
+    """The contract's file with some keys or whole tables replaced, added or removed."""
     document: dict[str, Any] = {
         section: [dict(t) for t in table] if isinstance(table, list) else dict(table)
         for section, table in CONTRACT.items()
@@ -55,12 +55,12 @@ def spoiled(draw: st.DrawFn) -> dict[str, Any]:
 
 @given(spoiled())
 @example(CONTRACT | {"confirmation": {}, "stream": [{"name": []}], "listener": [{"name": []}]})
-def test_any_table_is_judged(document: dict[str, Any]) -> None:
+def test_any_table_becomes_settings_or_faults(document: dict[str, Any]) -> None:
     judged(to_toml(document))
 
 
 @given(st.text())
-def test_any_text_is_judged(text: str) -> None:
+def test_any_text_becomes_settings_or_faults(text: str) -> None:
     judged(text)
 
 
@@ -72,5 +72,5 @@ def judged(text: str) -> None:
         faults = error.faults or ("ConfigError without a fault",)
     for fault in faults:
         assert fault.startswith("x.toml: ")
-        assert fault.isprintable(), "it may be shown on a terminal"
+        assert fault.isprintable(), "it must be safe to show on a terminal"
         assert len(fault.split(": ", 2)) == 3, fault

@@ -1,4 +1,4 @@
-"""Every file of bad/ beside the faults it must be answered with: NAME.toml, NAME.expected."""
+"""Each bad/NAME.toml gives the faults in bad/NAME.expected."""
 
 from pathlib import Path
 
@@ -10,14 +10,14 @@ BAD = sorted((Path(__file__).parent / "bad").glob("*.toml"))
 
 
 @pytest.mark.parametrize("path", BAD, ids=lambda path: path.stem)
-def test_every_fault_is_named_in_the_order_of_the_file(path: Path) -> None:
+def test_every_fault_is_reported_in_file_order(path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(path.read_text("utf-8"), path.name)
     expected = path.with_suffix(".expected").read_text("utf-8").splitlines()
     assert list(caught.value.faults) == expected
 
 
-def test_there_are_bad_files_and_none_lacks_its_answer() -> None:
+def test_every_bad_file_has_its_expected_faults() -> None:
     assert len(BAD) > 30
     assert {p.stem for p in BAD} == {p.stem for p in BAD[0].parent.glob("*.expected")}
 
@@ -27,7 +27,7 @@ def test_a_password_is_never_shown() -> None:
         assert "secret" not in path.with_suffix(".expected").read_text("utf-8")
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file_is_a_fault(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / "none.toml")
     assert caught.value.faults == (
@@ -35,7 +35,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     )
 
 
-def test_a_file_that_is_not_utf8(tmp_path: Path) -> None:
+def test_a_file_that_is_not_utf_8_is_a_fault(tmp_path: Path) -> None:
     path = tmp_path / "latin.toml"
     path.write_bytes(b'[server]\nhostname = "caf\xe9.example"\n')
     with pytest.raises(ConfigError) as caught:
@@ -43,7 +43,7 @@ def test_a_file_that_is_not_utf8(tmp_path: Path) -> None:
     assert caught.value.faults == (f"{path}: line 2: is not UTF-8; save it as UTF-8",)
 
 
-def test_a_file_that_is_nested_too_deeply() -> None:
+def test_a_file_nested_too_deeply_is_a_fault() -> None:
     with pytest.raises(ConfigError) as caught:
         parse("server = " + "[" * 100_000, "deep.toml")
     assert caught.value.faults == ("deep.toml: TOML that is nested too deeply",)
@@ -59,13 +59,13 @@ def test_a_file_that_is_nested_too_deeply() -> None:
     ],
 )
 @pytest.mark.parametrize("key", ["workers", "data_size_limit", "hostname", "drain_timeout"])
-def test_a_number_that_is_none_of_toml(key: str, number: str, where: str) -> None:
+def test_a_number_beyond_toml_is_a_fault(key: str, number: str, where: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(f"[server]\n{key} = {number}\n", "huge.toml")
     assert caught.value.faults == (f"huge.toml: {where}",)
 
 
-def test_a_rulebook_file_with_a_wrong_key(tmp_path: Path) -> None:
+def test_a_wrong_key_in_a_rulebook_file_is_a_fault(tmp_path: Path) -> None:
     rulebook = tmp_path / "own.toml"
     rulebook.write_text('name = "own"\nconsent_yaers = 2\n')
     good = (Path(__file__).parent / "good" / "smallest.toml").read_text()
@@ -76,7 +76,7 @@ def test_a_rulebook_file_with_a_wrong_key(tmp_path: Path) -> None:
     assert "consent_yaers" in caught.value.faults[0]
 
 
-def test_the_faults_of_a_rulebook_file_are_named_once(tmp_path: Path) -> None:
+def test_the_faults_of_a_rulebook_file_are_reported_once(tmp_path: Path) -> None:
     rulebook = tmp_path / "own.toml"
     rulebook.write_text('name = "own"\nconsent_yaers = 2\n')
     good = (Path(__file__).parent / "good" / "smallest.toml").read_text()

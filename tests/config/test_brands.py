@@ -1,4 +1,4 @@
-"""Whose a stream is, and which From domains are whose."""
+"""The brands that streams and From domains belong to."""
 
 import pytest
 
@@ -38,7 +38,7 @@ def _stream(settings: Settings, name: str) -> Stream:
     return settings.streams[name]
 
 
-def test_without_a_brand_all_streams_are_of_the_one_that_is_built_in() -> None:
+def test_without_brands_all_streams_belong_to_the_built_in_one() -> None:
     settings = parse(START + NEWS, "f")
     assert list(settings.brands) == ["default"]
     assert {stream.brand for stream in settings.streams.values()} == {"default"}
@@ -51,7 +51,7 @@ def test_the_built_in_brand_is_the_controllers() -> None:
     assert (brand.title, brand.address) == ("Group SA", "1 rue X, 75001 Paris")
 
 
-def test_with_one_brand_all_streams_are_its() -> None:
+def test_with_one_brand_all_streams_belong_to_it() -> None:
     settings = parse(START + CONTROLLER + '[[brand]]\nname = "shoes"\n' + NEWS, "f")
     assert {stream.brand for stream in settings.streams.values()} == {"shoes"}
     assert not any(stream.many_brands for stream in settings.streams.values())
@@ -61,7 +61,7 @@ def test_with_one_brand_all_streams_are_its() -> None:
     )
 
 
-def test_with_several_a_stream_says_whose_it_is_and_undeclared_mail_is_nobodys() -> None:
+def test_with_several_brands_streams_name_theirs_and_undeclared_mail_has_none() -> None:
     both = _brand("shoes", 'title = "Shoes!"') + _brand("hats")
     settings = parse(START + both + NEWS + 'brand = "hats"\n', "f")
     assert {name: stream.brand for name, stream in settings.streams.items()} == {
@@ -72,7 +72,7 @@ def test_with_several_a_stream_says_whose_it_is_and_undeclared_mail_is_nobodys()
     assert [brand.title for brand in settings.brands.values()] == ["Shoes!", "Hats SA"]
 
 
-def test_a_stream_of_no_brand_is_a_fault_where_there_are_several() -> None:
+def test_with_several_brands_a_stream_without_one_is_a_fault() -> None:
     with pytest.raises(ConfigError) as caught:
         parse(START + _brand("shoes") + _brand("hats") + NEWS, "f")
     assert caught.value.faults == (
@@ -81,7 +81,7 @@ def test_a_stream_of_no_brand_is_a_fault_where_there_are_several() -> None:
     )
 
 
-def test_a_stream_takes_the_from_domains_of_its_brand_or_fewer() -> None:
+def test_a_stream_has_the_from_domains_of_its_brand_or_fewer() -> None:
     brand = _brand("shoes", 'from_domains = ["shoes.example", "s.example"]')
     assert _stream(parse(START + brand + NEWS, "f"), "news").from_domains == {
         *("shoes.example", "s.example"),
@@ -94,7 +94,7 @@ def test_a_stream_takes_the_from_domains_of_its_brand_or_fewer() -> None:
     ("domain", "action"),
     [("shoes.example", Action.REFUSE), ("else.example", Action.ALLOW)],
 )
-def test_a_stream_that_takes_any_domain_does_not_take_another_brands(
+def test_a_stream_for_any_domain_excludes_those_of_other_brands(
     domain: str, action: Action
 ) -> None:
     both = _brand("shoes", 'from_domains = ["shoes.example"]') + _brand("hats")
@@ -113,7 +113,7 @@ def test_labels_and_colours_are_read() -> None:
     assert (read.colour, read.languages, read.help) == ("#ffffff", ("fr",), "help@s.example")
 
 
-def test_a_purpose_of_two_brands_deserves_a_second_look() -> None:
+def test_a_purpose_shared_by_two_brands_gives_a_warning() -> None:
     both = _brand("shoes") + _brand("hats")
     more = NEWS.replace('name = "news"', 'name = "more"')
     settings = parse(START + both + NEWS + 'brand = "hats"\n' + more + 'brand = "shoes"\n', "f")

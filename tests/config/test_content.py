@@ -1,4 +1,4 @@
-"""What a configuration asks of the content of messages."""
+"""The requirements on content that a configuration makes."""
 
 from typing import Any
 
@@ -27,14 +27,14 @@ def read(*streams: dict[str, Any], **policy: Any) -> Settings:
     return parse(to_toml(document), "test.toml")
 
 
-def test_the_common_imprint_is_for_rulebooks_that_ask_for_one() -> None:
+def test_the_common_imprint_applies_to_rulebooks_that_require_one() -> None:
     own = {**OFFERS, "name": "own", "imprint": [OTHER]}
     there = {**OFFERS, "name": "there", "rulebook": "us"}
     streams = read(OFFERS, own, there, RECEIPTS, imprint=[ACME]).streams
     found = {name: stream.imprint for name, stream in streams.items()}
     assert found == {
         "default": (),
-        "offers": (),  # fr names no postal address
+        "offers": (),  # fr requires no postal address
         "own": (OTHER,),
         "there": (ACME,),
         "receipts": (),
@@ -52,7 +52,7 @@ def test_the_common_imprint_is_for_rulebooks_that_ask_for_one() -> None:
         ("strip", "allow", ("strip", "allow", "allow")),
     ],
 )
-def test_transactional_streams_are_no_stricter_than_observing_by_themselves(
+def test_transactional_streams_only_observe_by_default(
     common: str | None, own: str | None, expected: tuple[str, ...]
 ) -> None:
     more = {} if own is None else {"tracking_pixels": own}
@@ -64,7 +64,7 @@ def test_transactional_streams_are_no_stricter_than_observing_by_themselves(
 
 
 @pytest.mark.parametrize(("rulebook", "warned"), [("fr", False), ("us", True), ("de", True)])
-def test_check_warns_where_nobody_looks_for_the_imprint(rulebook: str, warned: bool) -> None:
+def test_check_warns_if_the_imprint_is_never_checked(rulebook: str, warned: bool) -> None:
     def said(settings: Settings) -> list[str]:
         return [text for text in warnings(settings) if "imprint" in text]
 
@@ -87,7 +87,7 @@ def test_check_warns_where_nobody_looks_for_the_imprint(rulebook: str, warned: b
         ({"undeclared_bulk": "marketing", "bulk_recipients": 5, "bulk_window": "10m"}, 5, True),
     ],
 )
-def test_texts_are_counted_only_where_that_is_asked_for(
+def test_texts_are_counted_only_where_required(
     keys: dict[str, Any], most: int | None, counts: bool
 ) -> None:
     settings = read({**RECEIPTS, **keys})

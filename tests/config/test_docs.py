@@ -1,4 +1,4 @@
-"""docs/settings.md and the example file say what the code does, both ways; documents quote it."""
+"""docs/settings.md, the example file and quotations in documents match the code."""
 
 import dataclasses
 import re
@@ -70,7 +70,7 @@ def _section(table: str) -> str:
 
 
 def _documented(table: str) -> dict[str, str]:
-    """Key to default, as the section's table has them."""
+    """The keys and defaults in the section's table."""
     rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \| ([^|]+) \|$", _section(table), re.M)
     assert all(meaning.strip() for _, _, meaning in rows)
     return {key: default.strip() for key, default, _ in rows}
@@ -89,7 +89,7 @@ def _is_default(table: str, name: str, written: str, key: KnownKey) -> bool:
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_every_key_is_documented_with_its_default_and_no_other(table: str) -> None:
+def test_exactly_the_existing_keys_are_documented_with_defaults(table: str) -> None:
     keys, documented = keys_of(TABLES[table]), _documented(table)
     assert set(documented) == set(keys)
     wrong = {k: v for k, v in documented.items() if not _is_default(table, k, v, keys[k])}
@@ -102,7 +102,7 @@ def test_every_table_is_documented() -> None:
     assert {table.strip("[]") for table in TABLES} == set(keys_of(all_settings.Settings))
 
 
-def test_the_examples_of_the_document_are_a_good_file_together() -> None:
+def test_the_documents_examples_together_are_a_valid_file() -> None:
     examples = "\n".join(re.findall(r"^```toml\n(.*?)^```", DOCUMENT, re.M | re.S))
     receipts = '[[stream]]\nname = "receipts"\nclass = "transactional"\n'
     settings = parse(examples + receipts, "settings.md")
@@ -112,13 +112,13 @@ def test_the_examples_of_the_document_are_a_good_file_together() -> None:
     }
 
 
-def test_the_example_deployment_is_good_and_gives_no_cause_for_worry() -> None:
+def test_the_example_deployment_is_valid_and_gives_no_warning() -> None:
     settings = load(EXAMPLE)
     assert warnings(settings) == []
     assert settings.web is not None
 
 
-def test_the_example_shows_every_table_of_this_version() -> None:
+def test_the_example_shows_every_table() -> None:
     written = tomllib.loads(EXAMPLE.read_text("utf-8"))
     asleep = {
         table for table in MADE_BY_THE_READER if f"\n# {table}\n" in EXAMPLE.read_text("utf-8")
@@ -129,7 +129,7 @@ def test_the_example_shows_every_table_of_this_version() -> None:
     }
 
 
-# What the documents quote of the program
+# Quotations of the program in documents
 
 
 OTHERS_WORDS = {
@@ -153,7 +153,7 @@ _NO_WORDS = re.compile(
 
 
 def _quoted(document: str) -> Iterator[str]:
-    """Yield what it quotes in "", as a phrase of code, as a reply, or as a command's output."""
+    """Yield the quotations in it: in "", phrases of code, replies, and output of commands."""
     prose = _FENCE.sub("", document)
     for phrase in re.findall(r'"([^"\n=#\[\]-][^"\n=#\[\]]*)"', re.sub(r"`[^`]*`", "``", prose)):
         yield from re.split("…", phrase)
@@ -173,7 +173,7 @@ def _phrases(text: str) -> list[str]:
 
 
 def _says(code: str, phrase: str) -> bool:
-    """Whether the code has the phrase. Of a long one, a word at an end may be of a value there."""
+    """Whether the code has the phrase; in a long one, a word at either end may be a value."""
     words = phrase.split()
     ways = (words, words[1:], words[:-1], words[1:-1]) if len(words) > 2 else (words,)
     return any(" ".join(way) in code for way in ways)
@@ -182,8 +182,8 @@ def _says(code: str, phrase: str) -> bool:
 _NAMES = {"smtpproxy", "systemctl", *COMMANDS}
 
 
-def test_what_the_documents_quote_of_the_program_it_says() -> None:
-    """Say it as the code does; words of somebody else belong into OTHERS_WORDS."""
+def test_quotations_in_documents_exist_in_the_program() -> None:
+    """Quote the code exactly; quotations of others belong in OTHERS_WORDS."""
     sources = [
         path.read_text("utf-8")
         for pattern in ("smtpproxy/**/*.py", "smtpproxy/**/*.toml", "config/**/*.y*ml")

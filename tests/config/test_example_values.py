@@ -1,4 +1,4 @@
-"""What an example file has and nobody else would is named, where it stands."""
+"""Values left over from an example file are pointed out with their place."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ address = "{}:25"
 """
 
 
-def test_each_value_of_the_example_file_is_named_with_its_place() -> None:
+def test_each_example_value_is_reported_with_its_place() -> None:
     found = example_values(EXAMPLE)
     for beginning in (
         'server.hostname: "relay.example.com"',
@@ -40,7 +40,7 @@ def test_each_value_of_the_example_file_is_named_with_its_place() -> None:
         ("mx.example", "198.51.100.7", ["mx.example", "198.51.100.7"]),
     ],
 )
-def test_only_what_is_reserved_is_an_example(
+def test_only_reserved_names_are_examples(
     tmp_path: Path, hostname: str, upstream: str, found: list[str]
 ) -> None:
     path = tmp_path / "smtpproxy.toml"

@@ -1,4 +1,4 @@
-"""`[feedback]` as it comes out of a file, and what deserves a second look."""
+"""Reading `[feedback]` from a file, and its warnings."""
 
 import pytest
 
@@ -24,14 +24,14 @@ domain = "Bounces.example.com"
 """
 
 
-def test_what_holds_unless_the_file_says_otherwise() -> None:
+def test_the_defaults_of_feedback() -> None:
     settings = parse(FILE, "file")
     feedback = settings.feedback
     assert feedback is not None
     assert (feedback.domain, feedback.address) == ("bounces.example.com", None)
     assert (feedback.require_token, feedback.authenticate) == (True, "optional")
     assert str(settings.feedback_dir) == "/srv/state/feedback"
-    assert settings.makes_tokens, "the keys are there before the first report"
+    assert settings.makes_tokens, "the keys exist before the first report"
     assert not settings.streams["offers"].verp
 
 
@@ -45,7 +45,9 @@ def test_what_holds_unless_the_file_says_otherwise() -> None:
         ('require_token = false\nauthenticate = "required"', []),
     ],
 )
-def test_what_lets_strangers_suppress_people_is_worth_a_word(more: str, warned: list[str]) -> None:
+def test_settings_that_let_strangers_suppress_people_give_a_warning(
+    more: str, warned: list[str]
+) -> None:
     found = [text.partition(":")[0] for text in warnings(parse(FILE + more, "file"))]
     assert [place for place in found if place.startswith("feedback")] == warned
 
@@ -64,7 +66,7 @@ def test_what_lets_strangers_suppress_people_is_worth_a_word(more: str, warned: 
         ("off", "", "", False),
     ],
 )
-def test_mail_that_no_reverse_path_of_ours_aligns_with(
+def test_a_reverse_path_that_breaks_alignment_gives_a_warning(
     alignment: str, own: str, key: str, warned: bool
 ) -> None:
     domains = f'["{own}"]' if own else "[]"

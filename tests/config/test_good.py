@@ -1,4 +1,4 @@
-"""Good files, and what becomes of them."""
+"""Valid files and the settings they give."""
 
 import hashlib
 import os
@@ -37,7 +37,7 @@ def test_the_smallest_file_gets_every_default() -> None:
     assert set(settings.rulebooks) == {"fr"}
 
 
-def test_the_file_of_the_contract() -> None:
+def test_the_contracts_file_is_read() -> None:
     settings = load(GOOD / "contract.toml")
     assert settings.listeners[0].streams == ("offers", "receipts")
     assert settings.listeners[0].default_stream == "offers"
@@ -64,7 +64,7 @@ def test_the_file_of_the_contract() -> None:
     ]
 
 
-def test_units_and_names_are_made_plain() -> None:
+def test_units_and_names_are_normalized() -> None:
     settings = load(GOOD / "units.toml")
     server, listeners, upstream = settings.server, settings.listeners, settings.upstream
     assert server.hostname == "relais.xn--exmple-cua.com"
@@ -90,7 +90,7 @@ def test_units_and_names_are_made_plain() -> None:
     )
 
 
-def test_a_stream_takes_mode_and_rulebook_of_the_policy_unless_it_has_its_own() -> None:
+def test_a_stream_inherits_mode_and_rulebook_from_the_policy() -> None:
     streams = load(GOOD / "units.toml").streams
     assert {name: stream.mode for name, stream in streams.items()} == {
         "default": Mode.OBSERVE,
@@ -101,7 +101,7 @@ def test_a_stream_takes_mode_and_rulebook_of_the_policy_unless_it_has_its_own() 
     assert not streams["letters"].one_click_required
 
 
-def test_a_rulebook_of_ones_own(tmp_path: Path) -> None:
+def test_a_custom_rulebook(tmp_path: Path) -> None:
     rulebook = tmp_path / "own.toml"
     rulebook.write_text('name = "own"\nconsent_years = 2\n')
     text = (
@@ -125,13 +125,13 @@ rulebook = "fr"
     assert set(settings.rulebooks) == {"own", "fr"}
 
 
-def test_the_hash_tells_files_apart() -> None:
+def test_different_files_have_different_hashes() -> None:
     content = (GOOD / "smallest.toml").read_bytes()
     assert load(GOOD / "smallest.toml").hash == hashlib.sha256(content).hexdigest()[:12]
     assert load(GOOD / "contract.toml").hash != load(GOOD / "smallest.toml").hash
 
 
-def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
     path = tmp_path / "bom.toml"
     path.write_bytes(b"\xef\xbb\xbf" + (GOOD / "smallest.toml").read_bytes())
     assert load(path).server.hostname == "relay.example.com"

@@ -1,4 +1,4 @@
-"""A stream's mode is written into the configuration, and nothing else changes there."""
+"""Writing a stream's mode into the configuration changes nothing else."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -47,7 +47,7 @@ en = "Letters"
 
 
 def lines(old: str, new: str) -> tuple[list[str], list[str]]:
-    """The lines that went, and those that came."""
+    """The removed lines and the added ones."""
     before, after = old.splitlines(keepends=True), new.splitlines(keepends=True)
     return [x for x in before if x not in after], [x for x in after if x not in before]
 
@@ -59,7 +59,7 @@ def lines(old: str, new: str) -> tuple[list[str], list[str]]:
         (HEAD + POLICY + STREAMS, "letters", "observe",
          ['mode = "enforce" # since May\n'], ['mode = "observe" # since May\n']),
         (HEAD + STREAMS, "offers", "observe", [], ['mode = "observe"\n']),
-        # of mail without a stream: others keep theirs
+        # for mail without a stream: other streams keep their mode
         (HEAD + POLICY + STREAMS, "default", "enforce",
          ['mode = "observe"  # for now\n'],
          ['mode = "enforce"  # for now\n', 'mode = "observe"\n']),
@@ -67,7 +67,7 @@ def lines(old: str, new: str) -> tuple[list[str], list[str]]:
          ['mode = "enforce"\n', "[policy]\n", 'mode = "observe"\n']),
         (HEAD + "[policy]\nrulebook = 'fr' # ours\n# end\n" + STREAMS, "default", "observe", [],
          ['mode = "observe"\n', 'mode = "enforce"\n']),
-        # written otherwise
+        # other notations
         ('policy.rulebook = "fr"\npolicy.mode = "observe" # x\n' + HEAD + STREAMS, "default",
          "enforce", ['policy.mode = "observe" # x\n'],
          ['policy.mode = "enforce" # x\n', 'mode = "observe"\n']),
@@ -95,12 +95,12 @@ def test_only_the_mode_changes(
     after = load(path)
     modes = {each: stream.mode for each, stream in before.streams.items()}
     assert {each: stream.mode for each, stream in after.streams.items()} == {**modes, name: mode}
-    # a new key stands with its table, before the comment on the next one
+    # a new key goes to its table, before the comment on the next one
     assert "# what people subscribe to\nmode" not in written
     assert edited(path, name, Mode(mode)).changes == ()
 
 
-def test_a_file_that_does_not_end_in_a_line_end(tmp_path: Path) -> None:
+def test_a_file_without_a_final_newline(tmp_path: Path) -> None:
     path = tmp_path / "smtpproxy.toml"
     only = HEAD.replace(', "letters"]', "]")
     path.write_text(f'{only}[[stream]]\nname = "offers"\nclass = "marketing"\npurpose = "offers"')
@@ -108,7 +108,7 @@ def test_a_file_that_does_not_end_in_a_line_end(tmp_path: Path) -> None:
     assert load(path).streams["offers"].mode is Mode.OBSERVE
 
 
-def test_owner_permissions_and_links_stay(tmp_path: Path) -> None:
+def test_owner_permissions_and_links_are_kept(tmp_path: Path) -> None:
     real = tmp_path / "real.toml"
     real.write_text("\ufeff" + HEAD + STREAMS)
     real.chmod(0o640)
@@ -127,7 +127,7 @@ def test_owner_permissions_and_links_stay(tmp_path: Path) -> None:
     assert sorted(each.name for each in tmp_path.iterdir()) == ["real.toml", "smtpproxy.toml"]
 
 
-def test_what_somebody_else_wrote_meanwhile_is_not_lost(tmp_path: Path) -> None:
+def test_a_concurrent_edit_is_not_lost(tmp_path: Path) -> None:
     path = tmp_path / "smtpproxy.toml"
     path.write_text(HEAD + STREAMS)
     edit = edited(path, "offers", Mode.OBSERVE)
@@ -137,7 +137,7 @@ def test_what_somebody_else_wrote_meanwhile_is_not_lost(tmp_path: Path) -> None:
     assert path.read_text().endswith("# mine\n")
 
 
-def test_of_two_at_once_one_is_told_to_run_again(tmp_path: Path) -> None:
+def test_one_of_two_concurrent_commands_is_told_to_run_again(tmp_path: Path) -> None:
     path = tmp_path / "smtpproxy.toml"
     path.write_text(HEAD + STREAMS)
     edit = edited(path, "offers", Mode.OBSERVE)
@@ -151,7 +151,7 @@ def test_of_two_at_once_one_is_told_to_run_again(tmp_path: Path) -> None:
     assert path.read_text().endswith("# mine\n")
 
 
-def test_a_full_disk_leaves_the_file_as_it_was(
+def test_a_full_disk_leaves_the_file_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "smtpproxy.toml"
@@ -170,7 +170,7 @@ def test_a_full_disk_leaves_the_file_as_it_was(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_cannot_be_changed(tmp_path: Path) -> None:
+def test_modes_that_cannot_be_changed(tmp_path: Path) -> None:
     path = tmp_path / "smtpproxy.toml"
     built_in = {
         "web": {"public_url": "https://u.example.com"},

@@ -1,4 +1,4 @@
-"""One definition of each setting: what a table of the file may say, and what the record has."""
+"""One definition of each setting, for the table in the file and for the record."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -57,19 +57,21 @@ class Outer:
         ),
     ],
 )
-def test_every_fault_is_told_where_it_is(document: dict[str, Any], faults: list[str]) -> None:
+def test_every_fault_is_reported_with_its_place(
+    document: dict[str, Any], faults: list[str]
+) -> None:
     found, told = read_table(Outer, document)
     assert found is None
     assert [f"{'.'.join(map(str, one.location))}: {one.text}" for one in told] == faults
 
 
-def test_what_is_not_said_has_its_default() -> None:
+def test_unset_keys_have_their_defaults() -> None:
     found, faults = read_table(Outer, {"one": {"name": "b", "class": 2}, "words": ["x", "x"]})
     assert not faults
     assert found == Outer(Inner("b", 2), words=frozenset({"x"}))
 
 
-def test_every_property_of_a_stream_can_be_written() -> None:
+def test_every_property_of_a_stream_has_a_key() -> None:
     keys = {field.name for field in dataclasses.fields(StreamSettings)}
     renamed = {"one_click_required": "one_click", "refuse_at_data": "refuse_at"}
     renamed["trial"] = "campaign_trial"
@@ -85,7 +87,7 @@ def test_every_property_of_a_stream_can_be_written() -> None:
     assert {renamed.get(name, name) for name in named} <= keys
 
 
-def test_what_must_be_there_has_an_example() -> None:
+def test_every_required_key_has_an_example() -> None:
     for table in TABLES.values():
         for name, key in keys_of(table).items():
             if key.default is dataclasses.MISSING or AT_LEAST_ONE in get_args(key.type):

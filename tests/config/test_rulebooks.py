@@ -1,4 +1,4 @@
-"""Rulebooks as the settings name them: built in, or files of one's own."""
+"""Rulebooks named in the settings: built-in ones and custom files."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def test_every_built_in_rulebook_can_be_named(name: str) -> None:
     assert settings.rulebooks == {name: builtin(name)}
 
 
-def test_streams_may_each_have_their_own(tmp_path: Path) -> None:
+def test_each_stream_may_have_its_own_rulebook(tmp_path: Path) -> None:
     own = tmp_path / "own.toml"
     own.write_text('name = "own"\nextends = "uk"\nconsent_years = 2\n')
     text = SMALLEST + _stream("deals", "us") + _stream("news", str(own))
@@ -40,7 +40,7 @@ def test_streams_may_each_have_their_own(tmp_path: Path) -> None:
     assert settings.rulebooks["own"].inquiry_period is None
 
 
-def test_every_fault_of_a_rulebook_file_is_one_of_the_configuration(tmp_path: Path) -> None:
+def test_faults_of_a_rulebook_file_are_faults_of_the_configuration(tmp_path: Path) -> None:
     own = tmp_path / "own.toml"
     own.write_text(
         'name = "own"\nconsent_yaers = 2\ncustomer_period = "3 moons"\n[add]\nbases=[]\n'
@@ -64,7 +64,7 @@ UNREADABLE = [
 
 
 @pytest.mark.parametrize(("content", "said"), UNREADABLE)
-def test_a_file_that_cannot_be_used(tmp_path: Path, content: bytes, said: str) -> None:
+def test_an_unusable_rulebook_file_is_a_fault(tmp_path: Path, content: bytes, said: str) -> None:
     path = tmp_path / "own.toml"
     path.write_bytes(content)
     with pytest.raises(RulebookError) as caught:
@@ -74,13 +74,13 @@ def test_a_file_that_cannot_be_used(tmp_path: Path, content: bytes, said: str) -
     assert said in fault
 
 
-def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
     path = tmp_path / "own.toml"
     path.write_bytes(b'\xef\xbb\xbfname = "own"\n')
     assert read(str(path)).name == "own"
 
 
-def test_mail_that_needs_no_agreement_deserves_a_second_look() -> None:
+def test_mail_that_needs_no_consent_gives_a_warning() -> None:
     settings = parse(SMALLEST + _stream("deals", "us") + _stream("news", "uk"), "x.toml")
     told = [warning for warning in warnings(settings) if "opt_out" in warning]
     assert told == [

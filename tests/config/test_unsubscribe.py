@@ -1,4 +1,4 @@
-"""`unsubscribe = "add"` as it comes out of a file."""
+"""Reading `unsubscribe = "add"` from a file."""
 
 import pytest
 
@@ -27,7 +27,7 @@ unsubscribe = "add"
 DKIM = '[[dkim]]\ndomain = "example.com"\nselector = "s1"\nkey = "/etc/smtpproxy/s1.pem"\n'
 
 
-def test_what_is_added_unless_the_file_says_otherwise() -> None:
+def test_the_defaults_of_unsubscribe_links() -> None:
     settings = parse(FILE, "file")
     stream = settings.streams["offers"]
     assert (stream.unsubscribe_scope, stream.list_id) == (
@@ -39,7 +39,7 @@ def test_what_is_added_unless_the_file_says_otherwise() -> None:
     assert settings.streams["default"].unsubscribe_scope is None
 
 
-def test_all_that_can_be_said() -> None:
+def test_all_settings_of_unsubscribe_links() -> None:
     more = (
         'existing_unsubscribe = "replace"\nunsubscribe_scope = "marketing"\n'
         'unsubscribe_mailto = "Stop@Example.com"\nlist_id = "Shoes.Example.com"\n'
@@ -58,6 +58,6 @@ def test_all_that_can_be_said() -> None:
         (DKIM + 'streams = ["default"]\n', True),
     ],
 )
-def test_a_way_out_that_nobody_signs_is_worth_a_word(more: str, warned: bool) -> None:
+def test_an_unsigned_unsubscribe_link_gives_a_warning(more: str, warned: bool) -> None:
     found = [text for text in warnings(parse(FILE + more, "file")) if ".unsubscribe" in text]
     assert bool(found) == warned

@@ -1,4 +1,4 @@
-"""What is allowed, and deserves a second look or none."""
+"""Valid settings that give a warning, and similar ones that give none."""
 
 import pytest
 
@@ -50,6 +50,6 @@ HOOK = '[[webhook]]\nname = "crm"\nurl = "https://crm.example.com"\nsecret_file 
         (NEAR + HOOK + 'events = ["lifted"]\n', 'without "added" the receiver never', True),
     ],
 )
-def test_what_is_perhaps_not_intended(more: str, text: str, warned: bool) -> None:
+def test_settings_that_may_be_mistakes(more: str, text: str, warned: bool) -> None:
     found = warnings(parse(FILE + more, "file"))
     assert any(text in each for each in found) is warned, found

@@ -24,7 +24,7 @@ TRIAL = {"name": "trial", "class": "marketing", "purpose": "offers", "mode": "ob
 
 @contextmanager
 def in_use(relay: RelayProcess) -> Iterator[None]:
-    """Send mail of every kind, over and over, until the end of the block."""
+    """Keep sending mail of every kind until the end of the block."""
     enough = threading.Event()
 
     def send() -> None:
@@ -64,7 +64,7 @@ def network(root: Path) -> dict[str, Any]:
 
 
 def others(root: Path) -> dict[str, Any]:
-    """Users, and those who are told of suppressions or may ask."""
+    """Users, webhooks and API tokens."""
     secret = root / "crm.secret"
     secret.touch(0o600)
     secret.write_text(f"{SECRET_LINE}\n")

@@ -1,4 +1,4 @@
-"""The three applications of docs/quickstart.md, each with a program that real ones use."""
+"""The three applications of docs/quickstart.md, each with a program in real use."""
 
 import smtplib
 from collections.abc import Sequence
@@ -41,19 +41,19 @@ Des tulipes. Pour ne plus recevoir cette lettre : {link}
 
 @dataclass(frozen=True, slots=True)
 class Apps:
-    """All of them, sending to the relay on that port."""
+    """All three, sending to the relay on that port."""
 
     port: int
     folder: Path
 
     def shop(self, people: Sequence[str]) -> None:
-        """Nodemailer."""
+        """The shop sends with Nodemailer."""
         script = self.folder / "shop.js"
         script.write_text(_SHOP.format(port=self.port, source=SHOP, people=list(people)))
         self._run(program("node"), str(script), NODE_PATH="/usr/share/nodejs")
 
     def erp(self, people: Sequence[str]) -> None:
-        """Cron, with msmtp as its sendmail."""
+        """The ERP runs under cron, with msmtp as sendmail."""
         for to in people:
             self._run(
                 *("msmtp", "--host=127.0.0.1", f"--port={self.port}", f"--source-ip={ERP}"),
@@ -62,7 +62,7 @@ class Apps:
             )
 
     def newsletter(self, people: Sequence[str], *, with_header: bool) -> dict[str, str]:
-        """A marketing tool; return whom the relay refused, and how."""
+        """The marketing tool; return the refused recipients with their replies."""
         refused = {}
         with smtplib.SMTP("127.0.0.1", self.port, source_address=(MARKETING, 0)) as client:
             for number, to in enumerate(people):
@@ -72,7 +72,7 @@ class Apps:
                 text = _NEWS.format(to=to, link=link, header=header)
                 try:
                     client.sendmail("lettre@fleurs.example", [to], text)
-                except smtplib.SMTPDataError as error:  # the stream is known from the header
+                except smtplib.SMTPDataError as error:  # the stream is known only from the header
                     refused[to] = f"{error.smtp_code} {str(error.smtp_error, 'utf-8')}"
         return refused
 

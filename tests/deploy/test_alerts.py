@@ -1,4 +1,4 @@
-"""Each alert fires on its trouble, alone, and stays quiet on what only resembles it."""
+"""Each alert fires for its own problem alone and stays quiet for lookalikes."""
 
 import json
 import re
@@ -21,7 +21,7 @@ Series = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Case:
-    """Series in promtool's notation, one value a `step` (minutes), and when to look."""
+    """Series in promtool's notation, one value per `step` (minutes), and when to look."""
 
     alert: str
     fires: Series
@@ -72,7 +72,7 @@ CASES = (
         {"up{job=smtpproxy}": "1x10 0x30"},
         {"up{job=smtpproxy}": "1x29 0x10"},
     ),
-    Case("SmtpproxyDown", {"up{job=smtpproxy}": "1x5"}, UP),  # the target is gone altogether
+    Case("SmtpproxyDown", {"up{job=smtpproxy}": "1x5"}, UP),  # the target is gone entirely
     Case(
         "SmtpproxyNotListening",
         UP | {ready("listeners"): "1x10 0x30"},
@@ -99,7 +99,7 @@ CASES = (
         UP | {FDS % "open": "100x5 900x40", FDS % "max": "1024x40"},
         UP | {FDS % "open": "100x27 900x2 100x10", FDS % "max": "1024x40"},
     ),
-    Case(  # time is 0 at the beginning: in 13 days, and in 15
+    Case(  # time starts at 0: in 13 days, and in 15
         "SmtpproxyCertificateExpiring",
         UP | {EXPIRY: f"{13 * 86_400}x40"},
         UP | {EXPIRY: f"{15 * 86_400}x40"},
@@ -173,7 +173,7 @@ CASES = (
         UP | {REACHED % "unsubscribe": "0x20 1x20", PAUSED % "complaint": "0x40"},
         UP | {REACHED % "unsubscribe": "1x20 0x20"},
     ),
-    Case(  # what the daily purge removed is not lost
+    Case(  # entries removed by the daily purge are not lost
         "SmtpproxySuppressionsLost",
         UP
         | {
@@ -187,7 +187,7 @@ CASES = (
         },
         at=90,
     ),
-    Case(  # … nor what another relay of the same store removed
+    Case(  # … nor are those removed by another relay of the same store
         "SmtpproxySuppressionsLost",
         UP
         | {
@@ -287,12 +287,12 @@ CASES = (
         UP | {"smtpproxy_connections_total{listener=apps}": "0+5x40", RELAYED % "2xx": "100x40"},
         UP | {"smtpproxy_connections_total{listener=apps}": "0+5x40", RELAYED % "2xx": "0+1x40"},
     ),
-    Case(  # an MTA that asks sends on by itself: nothing is relayed
+    Case(  # an MTA that only asks delivers by itself, so nothing is relayed
         "SmtpproxyNoMailAccepted",
         UP | {"smtpproxy_connections_total{listener=apps}": "0+5x40", RELAYED % "2xx": "0x40"},
         UP | {"smtpproxy_connections_total{listener=mta}": "0+5x40"},
     ),
-    Case(  # neither do its connections count where there is a relay that nobody uses
+    Case(  # nor do its connections count beside a relay that nobody uses
         "SmtpproxyNoMailAccepted",
         UP | {"smtpproxy_connections_total{listener=apps}": "0+5x40", RELAYED % "2xx": "0x40"},
         UP | {"smtpproxy_connections_total{listener=mta}": "0+5x40", RELAYED % "2xx": "0x40"},
@@ -343,7 +343,7 @@ CASES = (
         UP | buckets("smtpproxy_stage_seconds", "0+980x40", "0+1000x40", "0.1", stage="store"),
         UP | buckets("smtpproxy_stage_seconds", "0+995x40", "0+1000x40", "0.1", stage="store"),
     ),
-    Case(  # the DNS takes as long as it takes: 0.2 s are usual, 5 s are a name server that is gone
+    Case(  # DNS lookups vary: 0.2 s is usual, 5 s means a dead name server
         "SmtpproxySlow",
         UP | buckets("smtpproxy_stage_seconds", "0+980x40", "0+1000x40", "2.5", stage="dns"),
         UP | buckets("smtpproxy_stage_seconds", "0+995x40", "0+1000x40", "0.25", stage="dns"),
@@ -451,7 +451,7 @@ ALONE = ("SmtpproxyDown", "SmtpproxySuppressionsLost")
 
 @dataclass(frozen=True)
 class Relay:
-    """What a relay says, and the alerts that fire of it."""
+    """The series of a relay, and the alerts that they raise."""
 
     instance: str
     series: Series
@@ -459,8 +459,9 @@ class Relay:
 
 
 def looks() -> Iterator[tuple[Case, list[Relay]]]:
-    """Of the cases with one step that look at one time, all relays: what each of them fires is
-    its own, and promtool works as long for one as for all."""
+    """Group the relays of all cases with the same step and time of looking.
+
+    Each raises its own alerts, and promtool takes as long for one as for all."""
     together: dict[tuple[int, int], list[Relay]] = {}
     for number, case in enumerate(CASES):
         name = "relay1" if case.alert in ALONE else f"{case.alert}-{number}-%s"
@@ -480,7 +481,7 @@ LOOKS = list(looks())
 
 
 def quoted(series: str, instance: str) -> str:
-    """`name{a=b}` with quotes and the instance that every real series has."""
+    """Add quotes to `name{a=b}`, and the instance that every real series has."""
     name, _, labels = series.rstrip("}").partition("{")
     pairs = {"instance": instance} | dict(pair.split("=") for pair in labels.split(",") if pair)
     return name + written(pairs)
@@ -530,7 +531,7 @@ def written_alerts() -> set[str]:
     return set(re.findall(r"^ +- alert: (\w+)$", ALERTS.read_text(), re.MULTILINE))
 
 
-def test_every_alert_has_its_case() -> None:
+def test_every_alert_has_a_case() -> None:
     assert {case.alert for case in CASES} == written_alerts()
 
 
@@ -538,18 +539,18 @@ def test_every_alert_has_its_case() -> None:
 @pytest.mark.parametrize(
     ("case", "relays"), LOOKS, ids=[f"{case.alert}-{len(relays)}" for case, relays in LOOKS]
 )
-def test_they_fire_alone_and_only_when_they_should(
+def test_alerts_fire_alone_and_only_when_they_should(
     case: Case, relays: list[Relay], tmp_path: Path
 ) -> None:
     test = tmp_path / "alerts.yml"
     test.write_text(json.dumps(unit_test(case, *relays)))  # JSON is YAML
-    env = {"GOGC": "400"}  # a fifth less work
+    env = {"GOGC": "400"}  # saves a fifth of the work
     done = run("promtool", "test", "rules", str(test), env=env)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @needs("promtool")
-def test_the_texts_name_what_is_concerned(tmp_path: Path) -> None:
+def test_the_texts_name_what_is_affected(tmp_path: Path) -> None:
     case = next(case for case in CASES if case.alert == "SmtpproxyRecipientRefusalsJump")
     test = unit_test(case, Relay("relay1", case.fires, (case.alert,)))
     test["tests"][0]["alert_rule_test"] = [  # type: ignore[index]
@@ -587,14 +588,14 @@ def test_promtool_accepts_configuration_and_rules() -> None:
         assert "FAILED" not in done.stdout + done.stderr
 
 
-def test_alerts_ask_for_metrics_that_there_are() -> None:
+def test_alerts_query_existing_metrics() -> None:
     names = {PREFIX + family.name for family in FAMILIES}
     used = set(re.findall(r"smtpproxy_\w+", ALERTS.read_text()))
     assert {re.sub("_bucket$", "", name) for name in used} <= names
 
 
 def test_every_alert_is_explained() -> None:
-    """Severity, texts, and a runbook that docs/operations.md has under the alert's name."""
+    """Severity, texts, and a runbook in docs/operations.md under the alert's name."""
     operations = (REPOSITORY / "docs" / "operations.md").read_text()
     headings = set(re.findall(r"^#+ (\w+)$", operations, re.MULTILINE))
     assert headings >= written_alerts()

@@ -41,11 +41,11 @@ def silent(*command: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_hadolint_finds_nothing_in_the_containerfile() -> None:
+def test_hadolint_accepts_the_containerfile() -> None:
     silent(tool("hadolint"), str(CONTAINERFILE))
 
 
-def test_the_image_has_what_is_locked_and_nothing_can_be_added() -> None:
+def test_the_image_installs_only_locked_packages() -> None:
     text = CONTAINERFILE.read_text()
     assert len(re.findall(r"install --require-hashes -r requirements[\w-]*\.lock", text)) == 2
     assert "--without-pip /opt/smtpproxy" in text
@@ -57,16 +57,16 @@ def test_the_image_has_what_is_locked_and_nothing_can_be_added() -> None:
             assert f"!{source}" in ignored
 
 
-def test_yamllint_finds_nothing() -> None:
+def test_yamllint_accepts_the_manifests() -> None:
     silent(tool("yamllint"), "-d", json.dumps(YAML_STYLE), str(COMPOSE), str(KUBERNETES))
 
 
-def test_the_compose_file_is_one() -> None:
+def test_the_compose_file_is_valid() -> None:
     schema = ("--builtin-schema", "vendor.compose-spec")
     silent(tool("check-jsonschema"), *schema, str(COMPOSE / "compose.yaml"))
 
 
-def test_haproxy_has_the_address_that_relays_trust_whoever_starts_first() -> None:
+def test_haproxy_has_the_address_that_relays_trust_in_any_starting_order() -> None:
     compose = yaml.safe_load((COMPOSE / "compose.yaml").read_text())
     address = compose["services"]["haproxy"]["networks"]["mail"]["ipv4_address"]
     (pool,) = compose["networks"]["mail"]["ipam"]["config"]
@@ -77,19 +77,19 @@ def test_haproxy_has_the_address_that_relays_trust_whoever_starts_first() -> Non
 
 
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
-def test_kubernetes_takes_the_manifests(version: str) -> None:
+def test_kubernetes_accepts_the_manifests(version: str) -> None:
     silent(tool("kubernetes-validate"), "--strict", "-k", version, *map(str, MANIFESTS))
 
 
 def pods() -> Iterator[dict[str, Any]]:
-    """What pods are made of, in all manifests."""
+    """The pod specifications in all manifests."""
     for path in MANIFESTS:
         for manifest in yaml.safe_load_all(path.read_text()):
             if "template" in manifest["spec"]:
                 yield manifest["spec"]["template"]["spec"]
 
 
-def test_pods_have_no_rights_and_bounds() -> None:
+def test_pods_have_no_privileges_and_limited_resources() -> None:
     for pod in pods():
         assert pod["automountServiceAccountToken"] is False
         assert pod["securityContext"]["runAsNonRoot"] is True
@@ -101,7 +101,7 @@ def test_pods_have_no_rights_and_bounds() -> None:
     assert len(list(pods())) == 2
 
 
-def test_a_pod_is_given_the_time_to_drain() -> None:
+def test_a_pod_has_time_to_drain() -> None:
     settings = parse((KUBERNETES / "smtpproxy.toml").read_text(), "smtpproxy.toml")
     (relay,) = [pod for pod in pods() if "terminationGracePeriodSeconds" in pod]
     (_, pause) = relay["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
@@ -109,7 +109,7 @@ def test_a_pod_is_given_the_time_to_drain() -> None:
     assert left >= settings.server.drain_timeout + 20
 
 
-def test_nothing_cuts_a_slow_start_short() -> None:
+def test_a_slow_start_is_not_cut_short() -> None:
     (relay,) = [pod for pod in pods() if "terminationGracePeriodSeconds" in pod]
     probe = relay["containers"][0]["startupProbe"]
     assert probe["periodSeconds"] * probe["failureThreshold"] >= SLOWEST_START
@@ -117,10 +117,10 @@ def test_nothing_cuts_a_slow_start_short() -> None:
     assert int(minutes) * 60 >= SLOWEST_START
 
 
-def test_journals_are_shipped_once_more_when_the_relay_has_ended(tmp_path: Path) -> None:
+def test_journals_are_shipped_once_more_after_the_relay_has_ended(tmp_path: Path) -> None:
     (relay,) = [pod for pod in pods() if "initContainers" in pod]
     (ship,) = relay["initContainers"]
-    assert ship["restartPolicy"] == "Always"  # which ends it after the relay
+    assert ship["restartPolicy"] == "Always"  # so that it ends after the relay
     calls, stub = tmp_path / "calls", tmp_path / "smtpproxy"
     stub.write_text(f'#!/bin/sh\necho "$@" >> {calls}\n')
     stub.chmod(0o755)
@@ -133,7 +133,7 @@ def test_journals_are_shipped_once_more_when_the_relay_has_ended(tmp_path: Path)
     assert calls.read_text().splitlines() == ["audit ship /record"] * 2
 
 
-def test_what_is_linked_together_is_there() -> None:
+def test_files_that_are_referred_to_exist() -> None:
     kustomization = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())
     assert {KUBERNETES / name for name in kustomization["resources"]} < set(MANIFESTS)
     (image,) = kustomization["images"]
@@ -144,7 +144,7 @@ def test_what_is_linked_together_is_there() -> None:
 
 
 @pytest.mark.parametrize("folder", [COMPOSE, KUBERNETES])
-def test_relays_are_configured_for_these_ports(folder: Path) -> None:
+def test_relays_are_configured_for_the_ports_of_the_manifests(folder: Path) -> None:
     settings = parse((folder / "smtpproxy.toml").read_text(), "smtpproxy.toml")
     assert settings.web is not None
     assert [str(one.address) for one in settings.listeners] == ["0.0.0.0:2525"]
@@ -152,7 +152,7 @@ def test_relays_are_configured_for_these_ports(folder: Path) -> None:
     assert settings.server.state_dir == Path("/var/lib/smtpproxy")
 
 
-def test_the_owner_has_the_same_configuration_but_for_the_role() -> None:
+def test_the_owner_has_the_same_configuration_except_for_its_role() -> None:
     owner, relay = ((COMPOSE / name).read_text() for name in ("owner.toml", "smtpproxy.toml"))
     lines = owner.replace("smtpproxy_owner@", "smtpproxy@").splitlines()
     assert lines[1:] == relay.splitlines()[1:]
@@ -160,13 +160,13 @@ def test_the_owner_has_the_same_configuration_but_for_the_role() -> None:
 
 
 @needs("haproxy")
-def test_haproxy_reads_its_lines() -> None:
+def test_haproxy_accepts_its_configuration() -> None:
     silent(program("haproxy"), "-c", "-f", str(COMPOSE / "haproxy.cfg"))
 
 
 @needs("promtool")
-def test_prometheus_reads_its_lines(tmp_path: Path) -> None:
-    """But for its finding the pods, which Debian's Prometheus was built without."""
+def test_prometheus_accepts_its_configuration(tmp_path: Path) -> None:
+    """Except for pod discovery, which Debian's Prometheus lacks."""
     lines = section("deploy/containers.md", "Kubernetes")[-1]
     lines = re.sub(r"kubernetes_sd_configs:\n +- role: pod\n", "static_configs: []\n", lines)
     assert "static_configs" in lines

@@ -1,4 +1,4 @@
-"""The dashboard: what it is made of. That its queries find data is in test_prometheus.py."""
+"""The structure of the dashboard; test_prometheus.py tests that its queries find data."""
 
 import re
 
@@ -22,14 +22,14 @@ def test_every_panel_shows_the_chosen_relays() -> None:
 SHARED = "suppressions|feedback_total|feedback_reports|stream_sent|stream_heard"
 
 
-def test_what_relays_share_is_counted_once() -> None:
-    """The numbers of the store are the same on each relay of it (docs/metrics.md)."""
+def test_numbers_shared_by_relays_are_counted_once() -> None:
+    """Every relay reports the same numbers of a shared store (docs/metrics.md)."""
     shared = [expression for _, expression, _ in QUERIES if re.search(SHARED, expression)]
     for expression in shared:
         assert re.search(rf"max by \([\w, ]+\) \((rate\()?smtpproxy_({SHARED})\{{", expression)
 
 
-def test_panels_have_room_and_names_of_their_own() -> None:
+def test_panels_do_not_overlap_and_have_unique_names() -> None:
     assert len({panel["id"] for panel in PANELS}) == len(PANELS)
     assert len({panel["title"] for panel in PANELS}) == len(PANELS)
     taken: set[tuple[int, int]] = set()
@@ -45,7 +45,7 @@ def test_panels_have_room_and_names_of_their_own() -> None:
         taken |= cells
 
 
-def test_queries_ask_for_metrics_that_there_are() -> None:
+def test_the_dashboard_queries_existing_metrics() -> None:
     names = {PREFIX + family.name for family in FAMILIES}
     used = set(re.findall(r"smtpproxy_\w+", " ".join(expression for _, expression, _ in QUERIES)))
     assert {re.sub("_(bucket|sum|count)$", "", name) for name in used} <= names

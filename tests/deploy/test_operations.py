@@ -1,4 +1,4 @@
-"""docs/operations.md: what it tells people to do works."""
+"""The instructions in docs/operations.md work."""
 
 import os
 import re
@@ -22,7 +22,7 @@ TEXT = (REPOSITORY / "docs" / "operations.md").read_text()
 
 
 def anchor(heading: str) -> str:
-    """As the usual Markdown renderers make it."""
+    """The anchor of a heading, as common Markdown renderers make it."""
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
@@ -34,7 +34,7 @@ def test_every_link_leads_somewhere() -> None:
     assert [name for name in files if not (REPOSITORY / "docs" / name).exists()] == []
 
 
-def test_the_files_that_it_names_are_there() -> None:
+def test_the_files_it_names_exist() -> None:
     named = re.findall(r"(?<![\w/])(?:config|systemd)/[\w./-]+\w", TEXT)
     assert named
     assert [name for name in named if not (REPOSITORY / name).exists()] == []
@@ -51,7 +51,7 @@ def test_its_commands_exist() -> None:
 def test_the_backup_can_be_restored(
     relay: Callable[..., RelayProcess], upstream: FakeUpstream, tmp_path: Path
 ) -> None:
-    """On a machine with nothing but the configuration, by the lines of the document."""
+    """Follow the document on a machine with nothing but the configuration."""
     backup, *_ = re.findall(r"```sh\n(smtpproxy backup .+?)```", TEXT, re.DOTALL)
     [restore] = re.findall(r"```sh\n(smtpproxy restore .+?\n)", TEXT)
     [whole] = re.findall(r"`(--journals-whole --by\s.+?)`", TEXT, re.DOTALL)
@@ -85,7 +85,7 @@ def test_the_backup_can_be_restored(
     running.kill()
     shutil.rmtree(state)
     collected.write_text(running.output)
-    assert "any changes after change" in follow(restore, 1)  # a copy may have ended before
+    assert "any changes after change" in follow(restore, 1)  # the backup may be older
     words = restore.replace("/backup/2026-03-01 ", "").strip() + " " + whole.replace("\n", " ")
     assert "marketing resumes" in follow(words)
     running.start()

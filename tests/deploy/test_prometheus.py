@@ -1,4 +1,4 @@
-"""A real Prometheus, with the configuration that ops get, on a relay in use."""
+"""A real Prometheus with the shipped configuration watches a relay in use."""
 
 import math
 import re
@@ -13,7 +13,7 @@ from tests.kit.prometheus import Watched
 
 pytestmark = needs("prometheus")
 
-WINDOW = "15s"  # what Grafana would put for $__rate_interval
+WINDOW = "15s"  # Grafana's value for $__rate_interval
 COUNTED = (
     'smtpproxy_recipients_total{reason="consent_withdrawn",stream="offers"}',
     'smtpproxy_recipients_total{reason="suppressed_complaint",stream="offers"}',
@@ -44,7 +44,7 @@ def test_the_scrape_works(watched: Watched) -> None:
     wait_for(lambda: watched.prometheus.value('up{job="smtpproxy"}') == 1, "the scrape to be kept")
 
 
-def test_prometheus_knows_what_each_metric_is(watched: Watched) -> None:
+def test_prometheus_knows_the_type_of_each_metric(watched: Watched) -> None:
     wait_for(lambda: watched.prometheus.value("smtpproxy_contacts"), "the first scrape")
     known = {
         name: entries[0]["type"]
@@ -53,7 +53,7 @@ def test_prometheus_knows_what_each_metric_is(watched: Watched) -> None:
     }
     expected = {}
     for family in FAMILIES:
-        # Prometheus asks for OpenMetrics, which knows families without their suffix
+        # Prometheus asks for OpenMetrics, whose families have no suffix
         suffix = {"counter": "_total", "info": "_info"}.get(family.kind, "")
         expected[PREFIX + family.name.removesuffix(suffix)] = TYPES[family.kind]
     expected["smtpproxy_connections_total"] = "unknown"  # docs/metrics.md says why
@@ -67,13 +67,13 @@ def test_counts_grow_with_the_mail(watched: Watched) -> None:
     wait_for(lambda: (watched.prometheus.value(accepted) or 0.0) > before, "more of it")
 
 
-def test_what_went_through_was_counted(watched: Watched) -> None:
+def test_relayed_mail_was_counted(watched: Watched) -> None:
     for expression in COUNTED:
         moved = f"sum({expression}) > 0"
         wait_for(partial(watched.prometheus.query, moved), expression)
 
 
-def test_a_healthy_relay_raises_no_alarm(watched: Watched) -> None:
+def test_a_healthy_relay_raises_no_alert(watched: Watched) -> None:
     prometheus = watched.prometheus
     wait_for(lambda: prometheus.value("smtpproxy_contacts"), "the first scrape")
 
@@ -88,7 +88,7 @@ def test_a_healthy_relay_raises_no_alarm(watched: Watched) -> None:
 
 
 def filled_in(expression: str) -> str:
-    """The query as Grafana sends it with everything chosen."""
+    """The query as Grafana sends it with everything selected."""
     expression = expression.replace("$__rate_interval", WINDOW)
     for name in VARIABLES:
         expression = re.sub(rf"\$\{{?{name}\b\}}?", ".*", expression)

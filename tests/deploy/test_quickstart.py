@@ -32,7 +32,7 @@ REFUSED = re.compile(
     r"550 5\.7\.1 <(\S+)> refused: (consent_withdrawn|consent_missing|no_record)"
     r" \(stream newsletter\) id=\w{26}"
 )
-HOME = "~"  # on the page
+HOME = "~"  # as on the page
 _ADDRESS = re.compile(r"[\w.+-]+@[\w.-]+\.example", re.ASCII)
 _VARYING = (
     (re.compile(r"\b01[0-9A-HJKMNP-TV-Z]{24}\b"), "ID"),
@@ -44,7 +44,7 @@ _VARYING = (
 
 @dataclass
 class Walk:
-    """Whoever follows the page: a clone, a home, and what was exported so far."""
+    """Somebody following the page: a clone, a home, and the variables exported so far."""
 
     home: Path
     clone: Path
@@ -62,13 +62,13 @@ class Walk:
         elif command.endswith("serve &"):
             self._serve(command.removesuffix("&"))
         elif "-m venv" in command:
-            self._run(f"{command} --without-pip")  # which takes longer than all else
+            self._run(f"{command} --without-pip")  # pip would take longer than everything else
             self._lend()
         else:
             self._compare(command, self._run(command), expected)
 
     def _lend(self) -> None:
-        """What is installed in the environment of the tests, pip too, is in the new one."""
+        """Lend the new environment the packages, pip included, of the tests' environment."""
         made = self.home / "smtpproxy"
         packages = next((made / "lib").glob("python3*/site-packages"))
         (packages / "lock.pth").write_text(f"{site.getsitepackages()[0]}\n")
@@ -81,7 +81,7 @@ class Walk:
 
     def _env(self, command: str) -> dict[str, str]:
         env = {"HOME": str(self.home), "PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1"}
-        env |= {"PIP_NO_BUILD_ISOLATION": "0", "PIP_NO_COMPILE": "0"}  # pip reads it as a no
+        env |= {"PIP_NO_BUILD_ISOLATION": "0", "PIP_NO_COMPILE": "0"}  # pip reads 0 as "no"
         env |= {"PIP_ROOT_USER_ACTION": "ignore", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
         return env | (self.clock.env if command.startswith("smtpproxy ") else {})
 
@@ -117,13 +117,13 @@ def _steady(text: str) -> str:
 
 
 def _fits(found: list[str], wanted: list[str]) -> bool:
-    """Whether the lines are those of the page, where `…` is any number of lines."""
+    """Whether the lines match the page's, where `…` stands for any number of lines."""
     parts = [re.escape(one + "\n") if one != "…" else "(?:.*\n)*?" for one in wanted]
     return re.fullmatch("".join(parts), "".join(f"{one}\n" for one in found)) is not None
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:
-    """Each command of the page, with the lines that it prints."""
+    """Each command on the page, with the lines it prints."""
     for block in blocks("quickstart.md"):
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             command, _, rest = part.replace("\\\n", " ").partition("\n")
@@ -140,12 +140,12 @@ def addresses(row: dict[str, str]) -> list[str]:
 
 
 def everybody() -> list[str]:
-    """All whom the marketing tool mails: each address that is in the export, once."""
+    """Everybody the marketing tool mails: each address in the export, once."""
     return list(dict.fromkeys(address for row in rows() for address in addresses(row)))
 
 
 def day_of(text: str) -> datetime | None:
-    """The day of a cell; None: there was no such day yet, or never."""
+    """The day in a cell; None if there is none."""
     try:
         day = datetime.strptime(text.partition(" ")[0], "%d/%m/%Y").replace(tzinfo=UTC)
     except ValueError:
@@ -154,15 +154,15 @@ def day_of(text: str) -> datetime | None:
 
 
 def who_agreed() -> set[str]:
-    """Who may get the newsletter, by a reading of the export that owes nothing to the product.
+    """Who may get the newsletter, by a reading of the export independent of the product.
 
-    That is who said yes on a day that is known, and did not say no or unsubscribe since. A no
+    That is everybody who said yes on a known day and did not say no or unsubscribe since. A no
     without a day is as new as the export.
     """
     yes: dict[str, datetime] = {}
     no: dict[str, datetime] = {}
     for row in rows():
-        if len(addresses(row)) != 1:  # whose answer is it?
+        if len(addresses(row)) != 1:  # it is not clear whose answer this is
             continue
         (address,) = addresses(row)
         said, day = row["Opt-in newsletter"].casefold(), day_of(row["Date d'inscription"])
@@ -191,7 +191,7 @@ def clone(tmp_path: Path) -> Path:
     return clone
 
 
-def test_no_more_commands_than_ten() -> None:
+def test_the_page_has_at_most_ten_commands() -> None:
     assert len(list(commands())) <= MOST_COMMANDS
 
 
@@ -217,7 +217,7 @@ def test_from_nothing_to_enforcing(tmp_path: Path, clone: Path) -> None:
                 assert len(mta.messages) == len(people) + 7 * 8
                 walk.clock.move(FIRST_DAY + timedelta(days=7))
             if command.startswith("smtpproxy stream enforce newsletter"):
-                for day in (7, 8):  # the marketing tool is mended
+                for day in (7, 8):  # the marketing tool has been fixed
                     walk.clock.move(FIRST_DAY + timedelta(days=day, hours=1))
                     assert not a_day(apps, people, day, with_header=True)
                 walk.clock.move(FIRST_DAY + timedelta(days=9))
@@ -233,7 +233,7 @@ def test_from_nothing_to_enforcing(tmp_path: Path, clone: Path) -> None:
 
 
 def a_day(apps: Apps, people: list[str], day: int, *, with_header: bool) -> dict[str, str]:
-    """The newsletter goes to a seventh of all, eight customers get a receipt or an invoice."""
+    """A seventh of all get the newsletter, and eight customers a receipt or an invoice."""
     some = people[day % 7 :: 7]
     apps.shop(some[:5])
     apps.erp(some[5:8])

@@ -98,7 +98,7 @@ def lines() -> str:
 
 
 def locked_but_not_installed() -> list[str]:
-    """What pip would ask its index for, where the environment was not made by the Makefile."""
+    """The packages pip would ask its index for, if the Makefile did not make the environment."""
     locked = "".join((REPOSITORY / name).read_text("utf-8") for name in LOCKS)
     installed = {
         (re.sub(r"[-_.]+", "-", each.name).lower(), each.version)

@@ -1,4 +1,4 @@
-"""What ops see of a running relay: health, numbers, and what it tells systemd."""
+"""What operators see of a running relay: health, metrics and messages to systemd."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ TWO_WORKERS = {"server": {"workers": 2}, "web": {}}
 
 
 def get(relay: RelayProcess, path: str, **headers: str) -> tuple[int, Any]:
-    """Status and body; the body of JSON is decoded."""
+    """The status and body of a reply; JSON is decoded."""
     request = urllib.request.Request(relay.url + path, headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=10) as response:
@@ -39,7 +39,7 @@ def get(relay: RelayProcess, path: str, **headers: str) -> tuple[int, Any]:
 
 @pytest.fixture(scope="module")
 def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RelayProcess]:
-    """A relay of which nothing is told to end."""
+    """A relay whose parts no test stops."""
     folder = tmp_path_factory.mktemp("relay")
     with FakeUpstream() as mta, RelayProcess(folder, mta.address, TWO_WORKERS) as running:
         wait_for(lambda: get(running, "/healthz")[0] == 200, "both workers")
@@ -54,14 +54,14 @@ def receipt(relay: RelayProcess) -> None:
 
 
 @needs("promtool")
-def test_promtool_finds_nothing_to_say(two_workers: RelayProcess) -> None:
+def test_promtool_has_no_complaints(two_workers: RelayProcess) -> None:
     running = two_workers
     receipt(running)
     _, page = get(running, "/metrics")
     done = run("promtool", "check", "metrics", stdin=page.encode())
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     _, page = get(running, "/metrics", Accept="application/openmetrics-text;version=1.0.0")
-    assert list(parse_openmetrics(page))  # strict: raises on a fault
+    assert list(parse_openmetrics(page))  # strict: raises on any fault
 
 
 def test_all_workers_are_counted_together(two_workers: RelayProcess) -> None:
@@ -77,9 +77,7 @@ def test_all_workers_are_counted_together(two_workers: RelayProcess) -> None:
     )
 
 
-def test_a_worker_that_is_killed_takes_no_counts_with_it(
-    relay: StartRelay, upstream: FakeUpstream
-) -> None:
+def test_a_killed_worker_takes_no_counts_with_it(relay: StartRelay, upstream: FakeUpstream) -> None:
     running = relay(upstream.address, TWO_WORKERS)
     wait_for(lambda: get(running, "/healthz")[0] == 200, "both workers")
     for _ in range(10):
@@ -92,7 +90,7 @@ def test_a_worker_that_is_killed_takes_no_counts_with_it(
     wait_for(lambda: get(running, "/healthz")[0] == 200, "new workers")
     receipt(running)
     after = running.metrics()
-    ours = [name for name in before if not name.startswith("process_")]  # of who lives
+    ours = [name for name in before if not name.startswith("process_")]  # per process
     counts = [name for name in ours if "_total" in name or "_count" in name]
     assert [name for name in counts if not before[name] <= during[name] <= after[name]] == []
     assert running.metric("smtpproxy_relayed_total", code_class="2xx") == 11
@@ -100,7 +98,9 @@ def test_a_worker_that_is_killed_takes_no_counts_with_it(
     assert after["smtpproxy_workers"] == 2
 
 
-def test_workers_that_a_reload_ends_are_no_exits(relay: StartRelay, upstream: FakeUpstream) -> None:
+def test_workers_replaced_by_a_reload_do_not_count_as_exits(
+    relay: StartRelay, upstream: FakeUpstream
+) -> None:
     running = relay(upstream.address, TWO_WORKERS)
     running.must("reload")
     wait_for(lambda: running.metric("smtpproxy_workers") == 2, "the former workers to be gone")
@@ -121,7 +121,7 @@ def test_readyz_follows_the_upstream(relay: StartRelay, upstream: FakeUpstream) 
 
 @pytest.fixture
 def systemd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[socket.socket]:
-    """What a relay that systemd starts finds in its environment."""
+    """The environment of a relay that systemd starts."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(tmp_path / "notify"))
         sock.settimeout(20)
@@ -131,14 +131,14 @@ def systemd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[socket.
 
 
 def read_all(sock: socket.socket) -> None:
-    """Read what has arrived so far."""
+    """Read everything that has arrived so far."""
     sock.setblocking(False)
     with contextlib.suppress(BlockingIOError):
         while True:
             sock.recv(500)
 
 
-def test_systemd_hears_of_start_life_and_end(
+def test_systemd_is_told_of_start_heartbeats_and_end(
     relay: StartRelay, upstream: FakeUpstream, systemd: socket.socket
 ) -> None:
     def until(text: bytes) -> set[bytes]:
@@ -158,10 +158,10 @@ def test_systemd_hears_of_start_life_and_end(
     until(b"STOPPING=1")
 
 
-def test_a_worker_that_hangs_is_not_covered_up(
+def test_a_hanging_worker_is_not_covered_up(
     relay: StartRelay, upstream: FakeUpstream, systemd: socket.socket
 ) -> None:
-    """systemd gets no more signs of life, and /healthz says why."""
+    """systemd gets no more heartbeats, and /healthz says why."""
     running = relay(upstream.address, TWO_WORKERS)
     wait_for(lambda: get(running, "/healthz")[0] == 200, "both workers")
     [hanging, _] = running.workers
@@ -169,7 +169,7 @@ def test_a_worker_that_hangs_is_not_covered_up(
     try:
         wait_for(lambda: get(running, "/healthz")[0] == 503, "/healthz to notice")
         read_all(systemd)
-        systemd.settimeout(0.5)  # five signs of life, if there were any
+        systemd.settimeout(0.5)  # time for five heartbeats, if there were any
         with pytest.raises(TimeoutError):
             systemd.recv(500)
         assert get(running, "/metrics")[0] == 200

@@ -1,4 +1,4 @@
-"""The service unit: systemd accepts it, it is hardened, and it fits the relay."""
+"""The service unit: systemd accepts it, it is hardened, and it suits the relay."""
 
 import configparser
 import re
@@ -16,7 +16,7 @@ UNIT = SYSTEMD / "smtpproxy.service"
 
 
 class Repeated(dict[str, object]):
-    """Keys that stand several times, as systemd allows: the values one below the other."""
+    """Repeated keys, as systemd allows: their values are joined by newlines."""
 
     def __setitem__(self, key: str, value: object) -> None:
         if isinstance(value, list) and isinstance(self.get(key), list):
@@ -36,14 +36,14 @@ def service() -> configparser.SectionProxy:
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
-    """The unit as on a machine where the command is installed: with a program that is there."""
+    """The unit as on a machine with the command installed: its program exists."""
     unit = tmp_path / UNIT.name
     unit.write_text(UNIT.read_text().replace("/usr/bin/smtpproxy", sys.executable))
     return unit
 
 
 @needs("systemd-analyze")
-def test_systemd_has_nothing_to_say(installed: Path) -> None:
+def test_systemd_analyze_has_no_complaints(installed: Path) -> None:
     done = run("systemd-analyze", "verify", str(installed))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -56,8 +56,8 @@ def test_exposure_is_at_most_three(installed: Path) -> None:
     assert float(found[1]) <= 3.0
 
 
-def test_it_starts_once_the_clock_is_set() -> None:
-    """Where the machine waits for that: people are judged by the clock."""
+def test_the_service_waits_for_the_clock_to_be_set() -> None:
+    """If the machine can wait for that; verdicts depend on the clock."""
     (after,) = re.findall(r"^After=(.*)$", UNIT.read_text(), re.MULTILINE)
     assert "time-sync.target" in after.split()
 
@@ -67,23 +67,23 @@ def test_systemd_waits_longer_than_the_drain(service: configparser.SectionProxy)
     assert float(service["TimeoutStopSec"]) >= drain + 15
 
 
-def test_it_tells_systemd_how_it_is(service: configparser.SectionProxy) -> None:
+def test_the_service_notifies_systemd(service: configparser.SectionProxy) -> None:
     assert service["Type"] == "notify"
     assert service["NotifyAccess"] == "main"
     assert float(service["WatchdogSec"]) > 0
     assert service["KillMode"] == "mixed"  # the main process drains its workers itself
 
 
-def test_systemd_does_not_cut_a_slow_start_short(service: configparser.SectionProxy) -> None:
+def test_a_slow_start_is_not_cut_short(service: configparser.SectionProxy) -> None:
     assert service["TimeoutStartSec"] == "infinity"
 
 
-def test_a_wrong_configuration_is_not_tried_again(service: configparser.SectionProxy) -> None:
+def test_a_wrong_configuration_is_not_retried(service: configparser.SectionProxy) -> None:
     assert service["RestartPreventExitStatus"] == "2"
     assert service["ExecReload"].startswith("/usr/bin/smtpproxy reload ")
 
 
-def test_it_may_write_where_the_default_configuration_does(
+def test_the_service_may_write_where_the_default_configuration_does(
     service: configparser.SectionProxy,
 ) -> None:
     server = ServerSettings(hostname="relay.example")
@@ -91,13 +91,15 @@ def test_it_may_write_where_the_default_configuration_does(
     assert service["ProtectSystem"] == "strict"
 
 
-def test_its_user_is_the_one_that_sysusers_makes(service: configparser.SectionProxy) -> None:
+def test_the_service_runs_as_the_user_that_sysusers_creates(
+    service: configparser.SectionProxy,
+) -> None:
     lines = (SYSTEMD / "smtpproxy.sysusers.conf").read_text().splitlines()
     users = [line.split()[1] for line in lines if line.startswith("u ")]
     assert users == [service["User"]] == [service["Group"]]
 
 
-@needs("systemd-analyze")  # of the same package
+@needs("systemd-analyze")  # from the same package
 def test_sysusers_accepts_its_file() -> None:
     done = run("systemd-sysusers", "--dry-run", str(SYSTEMD / "smtpproxy.sysusers.conf"))
     assert done.returncode == 0, done.stderr

@@ -18,7 +18,7 @@ from smtpproxy.mail.address import (
 SAME = [
     ("Jeanne.Dupont@Example.ORG", "jeanne.dupont@example.org"),
     ("a!#$%&'*+/=?^_`{|}~-z@x", "a!#$%&'*+/=?^_`{|}~-z@x"),
-    # quotes go where they are not needed, and stay in the shortest form where they are
+    # unnecessary quotes are removed; necessary ones get their shortest form
     ('"john.doe"@x.y', "john.doe@x.y"),
     ('"John\\.Doe"@x.y', "john.doe@x.y"),
     ('"a b"@x', '"a b"@x'),
@@ -26,18 +26,18 @@ SAME = [
     ('"a@b"@x', '"a@b"@x'),
     ('"a\\"b\\\\"@x', '"a\\"b\\\\"@x'),
     ('""@x', '""@x'),
-    # dots anywhere: providers gave such addresses out
+    # dots anywhere: some providers issued such addresses
     ("a..b.@docomo.ne.jp", "a..b.@docomo.ne.jp"),
     ('"a..b."@docomo.ne.jp', "a..b.@docomo.ne.jp"),
-    # NFC and casefold
+    # NFC and casefolding
     ("STRASSE@x", "strasse@x"),
     ("straße@x", "strasse@x"),
     ("JOSE\u0301@x", "jos\u00e9@x"),
     ("Ἀθῆναι@x", unicodedata.normalize("NFC", "ἀθῆναι@x")),
-    # marks in another order are the same text
+    # combining marks in another order are the same text
     ("\u1fb4@x", "\u03ac\u03b9@x"),
     ("\u03b1\u0345\u0301@x", "\u03ac\u03b9@x"),
-    # a character that NFC turns into a special one is quoted then
+    # a character that NFC turns into a special one is then quoted
     ("a\u037eb@x", '"a;b"@x'),
     # the domain
     ("a@x.example.", "a@x.example"),
@@ -107,7 +107,7 @@ NO_ADDRESSES = [
 
 
 @pytest.mark.parametrize(("address", "said"), NO_ADDRESSES)
-def test_what_is_no_address_is_named(address: str, said: str) -> None:
+def test_an_invalid_address_is_reported(address: str, said: str) -> None:
     with pytest.raises(AddressError, match=said):
         canonical(address)
 
@@ -123,7 +123,7 @@ WIDENED = [
     ('"a b+tag"@x', '"a b"@x'),
     ('"a+ b"@x', "a@x"),
     ('"a. b"@gmail.com', '"a b"@gmail.com'),
-    # nothing would be left: then it is no tag and no filling
+    # a tag or dots stay if nothing else would be left
     ("+news@x", "+news@x"),
     ("...@gmail.com", "...@gmail.com"),
     ("josé+x@x", "josé@x"),
@@ -166,14 +166,14 @@ def _canonical(address: str) -> str | None:
 
 
 @given(st.one_of(st.text(), candidates))
-def test_only_its_own_error_comes_out_and_canonical_is_settled(address: str) -> None:
+def test_canonicalizing_raises_only_its_own_error_and_is_idempotent(address: str) -> None:
     once = _canonical(address)
     if once is not None:
         assert canonical(once) == once
 
 
 @given(candidates)
-def test_a_widened_key_is_an_address_and_settled(address: str) -> None:
+def test_a_widened_key_is_a_valid_address_and_idempotent(address: str) -> None:
     once = _canonical(address)
     if once is not None:
         key = widened(once)
@@ -197,8 +197,8 @@ def test_spellings_of_one_address_have_one_canonical_and_one_widened_form(
         assert widened(canonical(spelling)) == widened(first)
 
 
-def test_every_character_is_settled_after_one_pass() -> None:
-    """Casefolding can undo normalisation: U+0345 is where naive orders fail."""
+def test_canonicalizing_every_character_is_idempotent() -> None:
+    """Casefolding can undo normalization; U+0345 is where the naive order fails."""
     unsettled = []
     for code in range(0x80, 0x30000):
         if 0xD800 <= code < 0xE000:
@@ -214,7 +214,7 @@ def test_every_character_is_settled_after_one_pass() -> None:
 @example("a%b@b.test")
 @example('"a@b"@b.test')
 @example("a@b.uucp")
-def test_what_is_not_looked_through_has_no_other_readings(address: str) -> None:
+def test_the_fast_path_finds_the_same_readings(address: str) -> None:
     try:
         name = canonical(address)
         found = readings(name)

@@ -1,4 +1,4 @@
-"""What is cut out of a message leaves all the rest as it was, octet for octet."""
+"""Cutting pieces out of a message leaves the rest unchanged, octet for octet."""
 
 import re
 from base64 import b64decode, encodebytes
@@ -13,7 +13,7 @@ from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import EncodedText, read_texts
 
 TAG = b'<img src="https://t.example/o?id=1234567890" width="1" height="1">'
-assert len(TAG) % 3 == 0  # in base64, many beside each other are one piece
+assert len(TAG) % 3 == 0  # so that in base64 adjacent ones are one piece
 HEAD = b"Content-Type: text/html; charset=utf-8\r\nContent-Transfer-Encoding: %b\r\n\r\n"
 
 
@@ -37,8 +37,8 @@ def pieces_of(octets: bytes) -> list[Piece]:
 
 
 @pytest.mark.parametrize("encoding", [b"8bit", b"quoted-printable", b"base64"])
-def test_pieces_go_and_nothing_else(encoding: bytes) -> None:
-    """Wherever they stand, beside each other too."""
+def test_only_the_pieces_are_removed(encoding: bytes) -> None:
+    """Anywhere in the text, even side by side."""
     random = Random(27)
     head = HEAD % encoding
     for _ in range(400):
@@ -64,13 +64,13 @@ def test_pieces_go_and_nothing_else(encoding: bytes) -> None:
         assert re.sub(rb"<!-- {0,2}-->", TAG, left) == text.octets
         assert edited.count(b"\n") == edited.count(b"\r\n")
         assert all(len(line) <= 76 for line in edited.split(b"\r\n")) or encoding == b"8bit"
-        assert _decoded(head + edited) == left  # as another reader has it
+        assert _decoded(head + edited) == left  # as another parser reads it
         if encoding == b"base64":
             assert b64decode(edited.replace(b"\r\n", b""), validate=True) == left
 
 
 @pytest.mark.parametrize("encoding", [b"8bit", b"quoted-printable", b"base64"])
-def test_an_address_goes_from_within_its_tag(encoding: bytes) -> None:
+def test_an_address_is_removed_from_within_its_tag(encoding: bytes) -> None:
     random = Random(28)
     url, head = b"https://t.example/open?u=123456789", HEAD % encoding
     tags = [b'<td background="%b">' % url, b"<p style='background:url(%b)'>" % url]
@@ -94,7 +94,7 @@ def _decoded(message: bytes) -> bytes:
     return found
 
 
-def test_lines_that_the_piece_does_not_touch_stay_as_they_are() -> None:
+def test_lines_outside_the_piece_are_unchanged() -> None:
     lines = [b"=41 odd but right=20=\r\n", b"kept =3D\r\n", TAG.replace(b"=", b"=3D"), b"\r\nlast"]
     body = b"".join(lines)
     text = read(HEAD % b"quoted-printable", body)
@@ -122,15 +122,15 @@ def test_every_character_of_a_piece_may_be_escaped() -> None:
     assert cut(raw, text, [(1, 21, COMMENT)]) == b"a<!---->z"
 
 
-def test_what_stands_behind_the_text_stays() -> None:
+def test_octets_after_the_text_stay() -> None:
     body = b"--b\r\nContent-Type: text/html\r\n\r\n" + TAG + b"\r\n--b\r\n\r\ntwo\r\n--b--\r\n"
     head = HeaderBlock(b"Content-Type: multipart/mixed; boundary=b\r\n\r\n")
     (text, _), *_ = read_texts(head, body)
     assert cut(body, text, pieces_of(text.octets)) == body.replace(TAG, b"<!---->")
 
 
-def test_a_boundary_is_not_made() -> None:
-    """What followed the piece on its line does not begin one."""
+def test_no_boundary_is_created() -> None:
+    """The text after the piece must not become one at the start of a line."""
     body = b"x\r\n" + TAG + b"--edge\r\nContent-Type: text/plain\r\n\r\ny"
     text = read(HEAD % b"7bit", body)
     assert b"\r\n--edge" not in cut(body, text, pieces_of(text.octets))
@@ -143,7 +143,7 @@ def test_a_boundary_is_not_made() -> None:
         b"==" + TAG.replace(b"=", b"=3D"),
     ],
 )
-def test_what_programs_read_in_two_ways_is_left_alone(raw: bytes) -> None:
+def test_ambiguous_messages_are_left_alone(raw: bytes) -> None:
     text = read(HEAD % b"quoted-printable", raw)
     start = text.octets.index(b"<")
     try:

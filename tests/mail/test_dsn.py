@@ -51,17 +51,17 @@ def parsed(data: bytes) -> tuple[EmailMessage, list[EmailMessage]]:
 
 
 def groups(part: bytes) -> list[Message]:
-    """The groups of fields of a delivery-status part."""
+    """The field groups of a delivery-status part."""
     return [message_from_bytes(group, policy=SMTP) for group in part.strip().split(b"\r\n\r\n")]
 
 
 def raw_part(data: bytes, number: int) -> bytes:
-    """A part's body as it was sent."""
+    """The body of a part as sent."""
     part = data.split(f"--=_smtpproxy_{ID}".encode())[number + 1]
     return part.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n")
 
 
-def test_it_is_a_report_to_the_sender_that_nobody_answers() -> None:
+def test_a_notice_is_a_report_that_invites_no_answer() -> None:
     message, parts = parsed(notice())
     assert message["From"] == "Mail relay <MAILER-DAEMON@relay.example>"
     assert message["To"] == "News@Shop.Example"
@@ -78,14 +78,14 @@ def test_it_is_a_report_to_the_sender_that_nobody_answers() -> None:
     ]
 
 
-def test_people_read_who_was_refused_and_why() -> None:
+def test_the_text_says_who_was_refused_and_why() -> None:
     _, (text, _, _) = parsed(notice())
     content = text.get_content().replace("\r\n", "\n")
     for entry in (JEANNE, PAUL):
         assert f"  <{entry.address}>: {entry.reply.text}\n" in content
 
 
-def test_machines_read_a_group_for_the_message_and_for_each_recipient() -> None:
+def test_the_status_has_a_group_for_the_message_and_one_per_recipient() -> None:
     about_message, *recipients = groups(raw_part(notice(), 1))
     assert about_message["Reporting-MTA"] == "dns; relay.example"
     assert parsedate_to_datetime(about_message["Arrival-Date"]) == AT
@@ -111,7 +111,7 @@ def test_the_email_package_sees_the_same_groups() -> None:
     ]
 
 
-def test_the_header_goes_along_as_it_came() -> None:
+def test_the_original_header_is_included_unchanged() -> None:
     _, (_, _, headers) = parsed(notice())
     assert headers["Content-Transfer-Encoding"] == "7bit"
     assert raw_part(notice(), 2) == HEADER.removesuffix(b"\r\n")
@@ -127,7 +127,7 @@ def test_the_header_goes_along_as_it_came() -> None:
         b"X: " + b"x" * 990 + b"\r\nSubject: a=b \r\nY: \xe9\r\n\r\n",
     ],
 )
-def test_a_header_that_is_no_7_bit_text_is_encoded_and_comes_out_the_same(header: bytes) -> None:
+def test_a_header_that_is_not_7_bit_is_encoded_and_decodes_unchanged(header: bytes) -> None:
     data = notice(header=header)
     assert data.isascii()
     _, (_, _, headers) = parsed(data)
@@ -136,7 +136,7 @@ def test_a_header_that_is_no_7_bit_text_is_encoded_and_comes_out_the_same(header
 
 
 @pytest.mark.parametrize("header", [b"", b"\r\n", HEADER, b"X: " + b"x" * 995 + b"\r\n\r\n"])
-def test_a_header_that_is_7_bit_text_is_left_alone(header: bytes) -> None:
+def test_a_7_bit_header_is_not_encoded(header: bytes) -> None:
     assert raw_part(notice(header=header), 2) == header.rstrip(b"\r\n") + b"\r\n"
 
 
@@ -147,7 +147,7 @@ JOSE = refused("José@bücher.example")
     ("entries", "reverse_path"),
     [((JEANNE, JOSE), "News@Shop.Example"), ((JEANNE,), "némo@shop.example")],
 )
-def test_with_addresses_that_are_not_ascii_it_is_a_global_report(
+def test_non_ascii_addresses_make_it_a_global_report(
     entries: tuple[RefusedRecipient, ...], reverse_path: str
 ) -> None:
     data = notice(*entries, reverse_path=reverse_path)
@@ -183,7 +183,7 @@ LONG = refused(f"{'l' * 64}@{'.'.join(['d' * 61] * 3)}.ddd")
 
 @pytest.mark.parametrize("entry", [JEANNE, JOSE, LONG])
 @pytest.mark.parametrize("header", [HEADER, b"X: " + b"y" * 20_000 + b"\r\n", b"X: \xe9\r\n"])
-def test_its_lines_are_ended_and_short_enough_and_its_labels_right(
+def test_lines_are_terminated_and_short_and_encodings_are_declared(
     entry: RefusedRecipient, header: bytes
 ) -> None:
     data = notice(entry, header=header)
@@ -195,16 +195,16 @@ def test_its_lines_are_ended_and_short_enough_and_its_labels_right(
         assert raw_part(data, number).isascii() or encoding == "8bit"
 
 
-def test_parts_end_where_their_own_lines_end() -> None:
-    """The empty line before a boundary belongs to it: each part ends with one line end."""
+def test_parts_end_with_their_last_line() -> None:
+    """The line end before a boundary belongs to the boundary."""
     for number in range(3):
         part = raw_part(notice(), number)
         assert part.endswith(b"\r\n")
         assert not part.endswith(b"\r\n\r\n")
 
 
-def test_in_french_it_is_seven_bit_text_all_the_same() -> None:
-    """The next server may have no 8BITMIME."""
+def test_a_french_notice_is_still_7_bit() -> None:
+    """The next server may lack 8BITMIME."""
     data = notice(lang="fr")
     assert data.isascii()
     assert max(map(len, data.split(b"\r\n"))) <= 998

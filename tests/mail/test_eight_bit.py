@@ -1,4 +1,4 @@
-"""Which of 8BITMIME and SMTPUTF8 a content needs."""
+"""Whether content needs 8BITMIME or SMTPUTF8."""
 
 import pytest
 
@@ -44,7 +44,7 @@ FIELDS = frozenset({EIGHT_BIT, UTF8})
     ],
 )
 @pytest.mark.parametrize("size", [1, 7, 10_000])
-def test_what_a_content_needs(content: str, needs: frozenset[str], size: int) -> None:
+def test_which_extensions_content_needs(content: str, needs: frozenset[str], size: int) -> None:
     octets = content.encode()
     pieces = [octets[i : i + size] for i in range(0, len(octets), size)]
     assert needed_extensions(lambda: pieces) == needs

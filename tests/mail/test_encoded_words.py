@@ -10,21 +10,21 @@ DECODED = [
     ("=?UTF-8?b?Q2Fmw6k=?=", "Café"),
     ("=?UTF-8?b?Q2Fmw6k?=", "Café"),
     ("=?iso-8859-1?q?Caf=E9?= today", "Café today"),
-    ("=?iso-8859-1?q?L=92=E9t=E9?=", "L’été"),  # of Windows
+    ("=?iso-8859-1?q?L=92=E9t=E9?=", "L’été"),  # Windows characters
     ("=?iso-8859-15*fr?q?5_=A4?=", "5 €"),
     ("=?koi8-r?B?8NLJ18XU?=", "Привет"),
     ("a =?utf-8?q?b?= c =?utf-8?q?d?= e", "a b c d e"),
-    # white space between two encoded words is theirs
+    # white space between two encoded words is dropped
     ("=?utf-8?q?a?= \t =?utf-8?q?b?=", "ab"),
     ("=?utf-8?q?a?= =?iso-8859-1?q?=E9?=", "aé"),
     ("=?iso-8859-1?q?=E9?= =?utf-8?q?=C3=A9?=", "éé"),
-    # one character split between two words
+    # one character split across two words
     ("=?utf-8?q?Caf=C3?= =?utf-8?q?=A9?=", "Café"),
-    # a character set that is not known, or is none
+    # an unknown charset, or a codec that is not a charset
     ("=?x-none?q?abc=E9?=", "abcé"),
     ("=?idna?q?xn--mnchen-3ya?=", "xn--mnchen-3ya"),
     ("=?rot13?q?nop?=", "nop"),
-    # what cannot be decoded stays
+    # words that cannot be decoded stay
     ("=?utf-8?b?!?=", ""),
     ("=?utf-8?b?A?=", "=?utf-8?b?A?="),
     ("=?utf-8?x?a?=", "=?utf-8?x?a?="),

@@ -1,4 +1,4 @@
-"""Addresses as people write them, what MTAs read in them, and names of whole domains."""
+"""Addresses as people write them, how MTAs may read them, and whole domains."""
 
 import pytest
 from hypothesis import given
@@ -36,12 +36,12 @@ READ = [
     ("a%b.uucp@c", ["a@b.uucp", "a@b"]),
     ('"user@x.test.."@y', ["user@x.test"]),  # for Sendmail
     ("..x.test..!user@y", ["user@x.test"]),
-    ("user%vict\u200dim.test@x", None),  # some MTAs leave out what is not allowed
+    ("user%vict\u200dim.test@x", None),  # some MTAs drop characters that are not allowed
     ("fa\u1e9e.test!user@x", None),
     ("user%&a.x.test@y", None),  # below *.x.test, for Sendmail
     ("a_!b?.x.test!user@y", None),
     ("user%&a@y", []),
-    ("user%stra\u00dfe.test@x", None),  # its canonical form has ss
+    ("user%stra\u00dfe.test@x", None),  # the canonical form has ss
     ("\u03b2\u03cc\u03bb\u03bf\u03c2.test!user@x", None),
     ("stra\u00dfe%x.test@localhost", ["strasse@x.test"]),
     ("user%[192.0.2.1@x", None),
@@ -56,7 +56,7 @@ READ = [
 
 
 @pytest.mark.parametrize(("address", "expected"), READ, ids=[str(n) for n in range(len(READ))])
-def test_what_an_mta_may_read(address: str, expected: list[str] | None) -> None:
+def test_other_addresses_an_mta_may_read(address: str, expected: list[str] | None) -> None:
     if expected is None:
         with pytest.raises(AddressError):
             canonical(address)
@@ -64,7 +64,7 @@ def test_what_an_mta_may_read(address: str, expected: list[str] | None) -> None:
         assert sorted(readings(canonical(address))) == sorted(expected)
 
 
-def test_what_was_recorded_before_it_was_refused_has_a_form() -> None:
+def test_addresses_recorded_before_they_were_refused_have_a_form() -> None:
     assert recorded('"(X)anna"@Example.com') == '"(x)anna"@example.com'
     assert recorded(' "a B%c.test"@example.com,', entered) == '"a b%c.test"@example.com'
     assert recorded("A%\u2665\u200d.test@example.com") == "a%\u2665\u200d.test@example.com"
@@ -74,7 +74,7 @@ def test_what_was_recorded_before_it_was_refused_has_a_form() -> None:
             recorded(never)
 
 
-def test_the_most_readings() -> None:
+def test_too_many_readings_are_refused() -> None:
     most = "%".join(["u", *(f"d{n}" for n in range(MAX_READINGS))])
     assert len(readings(canonical(f"{most}@x"))) == MAX_READINGS
     with pytest.raises(AmbiguousAddress, match="more than 16 other addresses"):
@@ -82,7 +82,7 @@ def test_the_most_readings() -> None:
 
 
 @given(st.text('ab.%!@"', max_size=24))
-def test_every_reading_is_an_address_whose_readings_are_among_them(local: str) -> None:
+def test_readings_are_addresses_and_closed_under_reading(local: str) -> None:
     for address in (f"{local}@x", f'"{local}"@x'):
         try:
             settled = canonical(address)
@@ -109,7 +109,7 @@ WRITTEN = [
     ("jos\u0065\u0301@x.test", "josé@x.test"),
     ("user@bücher。test", "user@xn--bcher-kva.test"),
     ("user@ｘ.test", "user@x.test"),
-    ("o\ufb03ce@x.test", "office@x.test"),  # as mail to it is matched
+    ("o\ufb03ce@x.test", "office@x.test"),  # the way mail to it is matched
     ("ทำ@x.test", "ทำ@x.test"),
     ("և@x.test", "եւ@x.test"),
     ("한글@x.test", "한글@x.test"),
@@ -117,7 +117,7 @@ WRITTEN = [
 
 
 @pytest.mark.parametrize(("text", "expected"), WRITTEN)
-def test_what_stands_around_is_taken_off(text: str, expected: str) -> None:
+def test_surrounding_text_is_removed(text: str, expected: str) -> None:
     assert entered(text) == entered_name(text) == expected
 
 
@@ -143,7 +143,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("text", "said"), REFUSED)
-def test_what_could_never_match_is_named(text: str, said: str) -> None:
+def test_an_entry_that_could_never_match_is_reported(text: str, said: str) -> None:
     for read in (entered, entered_name):
         with pytest.raises(AddressError) as caught:
             read(text)
@@ -152,7 +152,7 @@ def test_what_could_never_match_is_named(text: str, said: str) -> None:
 
 
 @given(st.text(max_size=40) | st.text('@*."<>,;ab\u200b\uff42', max_size=12))
-def test_what_is_entered_is_settled(text: str) -> None:
+def test_an_entry_is_canonical(text: str) -> None:
     try:
         name = entered_name(text)
     except AddressError:
@@ -175,7 +175,7 @@ DOMAINS = [
 
 
 @pytest.mark.parametrize(("text", "expected"), DOMAINS)
-def test_a_whole_domain(text: str, expected: str) -> None:
+def test_an_entry_for_a_whole_domain(text: str, expected: str) -> None:
     assert entered_name(text) == expected
     with pytest.raises(AddressError, match="a single address is needed"):
         entered(text)
@@ -191,7 +191,7 @@ def test_any_other_pattern_is_refused(text: str) -> None:
         entered_name(text)
 
 
-def test_the_domains_that_an_address_is_under() -> None:
+def test_the_parent_domains_of_an_address() -> None:
     assert domains_over("a@x.y.test") == ("@x.y.test", "*.x.y.test", "*.y.test")
     assert domains_over("a@localhost") == ("@localhost",)
     assert domains_over("a@[192.0.2.1]") == ("@[192.0.2.1]",)

@@ -31,14 +31,14 @@ def test_values_are_unfolded_whatever_the_case_of_the_name() -> None:
 
 
 def test_a_space_before_the_colon_hides_no_field() -> None:
-    """RFC 5322 4.5.8: a reader behind us would see it too."""
+    """RFC 5322 4.5.8: other readers would see the field too."""
     headers = HeaderBlock(BLOCK)
     assert headers.values("X-Mail-Stream") == [b"offers", b"offers"]
     assert headers.raw_values("X-Mail-Stream") == [b" offers\r\n", b"\toffers \r\n"]
     assert headers.defect is None
 
 
-def test_without_takes_out_every_field_of_the_name_and_nothing_else() -> None:
+def test_without_removes_exactly_the_fields_of_that_name() -> None:
     left = HeaderBlock(BLOCK).without("x-mail-stream")
     gone = b"X-Mail-Stream : offers\r\nX-MAIL-STREAM:\toffers \r\n"
     assert left == BLOCK.replace(gone, b"")
@@ -58,11 +58,11 @@ def test_without_takes_out_every_field_of_the_name_and_nothing_else() -> None:
         (b"\r\nX: body", b"\r\nX: body"),
     ],
 )
-def test_without_at_the_edges(raw: bytes, left: bytes) -> None:
+def test_without_at_the_first_and_last_field(raw: bytes, left: bytes) -> None:
     assert HeaderBlock(raw).without("x") == left
 
 
-def test_fields_in_order_as_written() -> None:
+def test_fields_are_listed_in_order_as_written() -> None:
     fields = list(HeaderBlock(b"A : 1\r\nb:2\r\n 3\r\nno field\r\n\r\nC: body").fields())
     assert fields == [(b"A ", b" 1\r\n"), (b"b", b"2\r\n 3\r\n")]
 
@@ -76,7 +76,7 @@ def test_fields_in_order_as_written() -> None:
         (b"A: b :\r\n c :\r\n", 0),
     ],
 )
-def test_a_space_before_a_colon_is_named(raw: bytes, line: int) -> None:
+def test_a_space_before_a_colon_is_reported(raw: bytes, line: int) -> None:
     said = HeaderBlock(raw).spaced_colon
     assert said == (
         f"line {line} has a space before its colon, where some programs end the header"
@@ -113,7 +113,7 @@ def test_lines_that_an_mta_cuts(value: bytes, cut: bool) -> None:
         BLOCK,
     ],
 )
-def test_nothing_wrong(raw: bytes) -> None:
+def test_well_formed_headers_have_no_fault(raw: bytes) -> None:
     assert HeaderBlock(raw).defect is None
 
 
@@ -142,13 +142,13 @@ DEFECTS = [
 
 
 @pytest.mark.parametrize(("raw", "said"), DEFECTS)
-def test_what_cannot_be_read_is_named_with_its_line(raw: bytes, said: str) -> None:
+def test_a_fault_is_reported_with_its_line(raw: bytes, said: str) -> None:
     defect = HeaderBlock(raw).defect
     assert defect is not None
     assert defect.startswith(said)
 
 
-def test_what_follows_the_empty_line_is_no_header() -> None:
+def test_lines_after_the_empty_line_are_not_fields() -> None:
     headers = HeaderBlock(b"A: 1\r\n\r\nA: 2\r\nno field \0\r\n")
     assert headers.values("A") == [b"1"]
     assert headers.defect is None
@@ -175,7 +175,7 @@ def fields(draw: st.DrawFn) -> bytes:
 
 @settings(max_examples=times(40, 3_000), suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(fields(), max_size=6), st.sampled_from([b"", b"\r\n", b"\r\nbody\r\n"]))
-def test_a_good_block_is_its_fields_and_each_is_found(parts: list[bytes], rest: bytes) -> None:
+def test_every_field_of_a_well_formed_block_is_found(parts: list[bytes], rest: bytes) -> None:
     raw = b"".join(parts)
     headers = HeaderBlock(raw + rest)
     assert headers.defect is None
@@ -193,7 +193,7 @@ def test_a_good_block_is_its_fields_and_each_is_found(parts: list[bytes], rest: 
 
 
 @given(st.text("Ax:  \t\r\n\0\xe9", max_size=40).map(lambda text: text.encode("latin-1")))
-def test_any_octets_are_read_without_an_error_and_kept(raw: bytes) -> None:
+def test_any_octets_are_read_without_error_and_kept(raw: bytes) -> None:
     headers = HeaderBlock(raw)
     _ = headers.defect
     left = headers.without("A")
@@ -215,8 +215,8 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_a_megabyte_of_anything_is_read_in_linear_time(kind: str) -> None:
-    """Twice as much takes twice as long, give or take; a quadratic reader needs minutes."""
+def test_a_megabyte_of_any_input_is_read_in_linear_time(kind: str) -> None:
+    """A quadratic reader would need minutes."""
     seconds = []
     for size in (500_000, 1_000_000):
         raw = b"From:" + HOSTILE[kind] * (size // len(HOSTILE[kind]))

@@ -1,4 +1,4 @@
-"""What a reader sees of HTML."""
+"""The visible text of HTML."""
 
 import pytest
 
@@ -10,7 +10,7 @@ VOID = ["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "met
 SEEN = [
     ("<p>one<br>two</p>three", "one two three"),
     ("Un<b>sub</b><wbr>scribe", "Unsubscribe"),
-    # any element is within a line, but for those that break it
+    # elements are inline except those that break the line
     ("<nobr>1 rue A</nobr>, <st1:City w:st=on>Paris</st1:City>, <q>b</q>c", "1 rue A, Paris, bc"),
     *((f"a<{name}>b</{name}>c", "abc") for name in ("s", "strike", "label", "time", "x-y", "o:p")),
     *((f"a<{name}>b</{name}>c", "a b c") for name in ("p", "h4", "TD", "dt", "form", "button")),
@@ -27,7 +27,7 @@ SEEN = [
     ("a<span hidden>x</span>b<p hidden>y<p>c", "ab c"),
     ("a<span style='visibility:hidden'>x</span><font style=font-size:0px>y</font>b", "ab"),
     ("<span style='font-size:0.9em'>small</span>", "small"),
-    # templates set a size of 0 around columns, and another one within
+    # templates set font size 0 around columns, and another size inside
     (
         '<table><tr><td style="direction:ltr;font-size:0px;padding:20px 0;"><!--[if mso | IE]>'
         '<table><![endif]--><div class="mj-column-per-100" style="font-size:0px;width:100%;">'
@@ -45,11 +45,11 @@ SEEN = [
     ("<i style='opacity:0.9;max-height:20px;font-size:12px'>a</i>", "a"),
     ("<i style='opacity:.0'>a</i><i style='opacity: 0.00 !important'>b</i>c", "c"),
     ("<i style='display/**/:/* x */none'>a</i><b style='visibility:collapse'>b</b>c", "c"),
-    # of two declarations the last counts, unless the first is important
+    # the last of two declarations counts, unless the first is important
     ("<i style='display:none;DISPLAY:block'>a</i><i style='opacity:0;opacity:1'>b</i>", "ab"),
     ("<i style='display:none ! important;display:block'>a</i>", ""),
     ("<i style='display:none!important;display:block!important'>a</i>", "a"),
-    # and unless browsers do not understand it
+    # or unless browsers do not understand it
     ("<i style='display:none;display:x'>a</i><i style='opacity:0;opacity:1x'>b</i>c", "c"),
     ("<i style='max-height:0;max-height:9zz'>a</i><i style='font-size:0;font-size:x'>b</i>c", "c"),
     ("<i style='font-size:0;font-size:12zz'>a</i>b", "b"),
@@ -82,7 +82,7 @@ SEEN = [
     ("<p style='font-size:0'>a<i style='font-size:calc(1em + 9px)'>b</i>", "b"),
     ("<p style='font-size:0'>a</p><i style='mso-ansi-font-size:0'>b</i>", "b"),
     ("<a title='never closed>c", "c"),
-    # what real templates have: a quote too many, a head within the body or never closed
+    # as in real templates: a stray quote, a head inside the body or never closed
     ('<td height="1""><img src="a.gif" border=0">a</td><b c="d">e</b>', "a e"),
     ('<body background=""http://a.example/b.gif" class="c"><p>a</p>', "a"),
     ('<font color=#66FF66">a<font size="5">b', "ab"),
@@ -104,7 +104,7 @@ SEEN = [
 
 
 @pytest.mark.parametrize(("source", "text"), SEEN)
-def test_what_is_seen(source: str, text: str) -> None:
+def test_visible_text(source: str, text: str) -> None:
     assert " ".join(read_html(source).text.split()) == text
 
 
@@ -130,7 +130,7 @@ LINKS = [
 
 
 @pytest.mark.parametrize(("source", "links"), LINKS)
-def test_links(source: str, links: tuple[str, ...]) -> None:
+def test_visible_links(source: str, links: tuple[str, ...]) -> None:
     assert read_html(source).links == links
 
 
@@ -155,7 +155,7 @@ def test_most_readers_see_the_html() -> None:
     )
 
 
-def test_folding() -> None:
+def test_folding_of_text() -> None:
     assert folded("  SE\u00a0désInscrire\u200b\r\n ici ") == "se desinscrire ici"
     assert folded("De\u0301sinscrire") == folded("Désinscrire")
     assert folded("Straße") == "strasse"

@@ -1,4 +1,4 @@
-"""What Postfix makes of long lines."""
+"""Breaking long lines as Postfix does."""
 
 import pytest
 
@@ -33,6 +33,6 @@ def test_lines_of_more_than_998_octets_are_broken(line: bytes, lengths: list[int
             assert b"".join(piece.removeprefix(b" ") for piece in pieces) == line
 
 
-def test_a_body_of_short_lines_is_left_as_it_is() -> None:
+def test_a_body_of_short_lines_is_unchanged() -> None:
     for body in (b"", b"\r\n" * 5_000, (b"x" * 998 + b"\r\n") * 9, b"x" * 998):
         assert with_broken_lines(body) is None

@@ -26,9 +26,9 @@ READ = [
     (b"a@x, B <b@y> ,, c@z,", ["a@x", "b@y", "c@z"]),
     (b"Team: a@x, B <b@y>;", ["a@x", "b@y"]),
     (b"x" * 242 + b" <a@b.test>, " + b"x" * 242 + b" <a@b.test>", ["a@b.test"] * 2),
-    (b"xxx " * 84 + b"<a@b.test>", ["a@b.test"]),  # the name is left out
+    (b"xxx " * 84 + b"<a@b.test>", ["a@b.test"]),  # the display name is ignored
     (b"=?utf-8?q?" + b"=D0=BC" * 10 + b"?= " * 7 + b"<a@b.test>", ["a@b.test"]),
-    (b"Shop@Example.org <shop@example.org>", ["shop@example.org"]),  # whichever is read
+    (b"Shop@Example.org <shop@example.org>", ["shop@example.org"]),  # the same address either way
     (b"Team: a@x;, c@z, Others: ;", ["a@x", "c@z"]),
     (b"a\t<a@x>\t", ["a@x"]),
     (b"Undisclosed: ;", []),
@@ -38,7 +38,7 @@ READ = [
 
 
 @pytest.mark.parametrize(("value", "expected"), READ)
-def test_addresses_of_a_field(value: bytes, expected: list[str]) -> None:
+def test_the_addresses_of_a_field(value: bytes, expected: list[str]) -> None:
     assert list(addresses(value)) == expected
 
 
@@ -100,13 +100,13 @@ UNREADABLE = [
 
 
 @pytest.mark.parametrize(("value", "said"), UNREADABLE)
-def test_what_has_two_readings_has_none(value: bytes, said: str) -> None:
+def test_an_ambiguous_field_is_an_error(value: bytes, said: str) -> None:
     with pytest.raises(MailboxError, match=said):
         addresses(value)
 
 
 @given(st.text('aé <>@.,:;"\\()[]=?1\0', max_size=30))
-def test_only_its_own_error_comes_out(text: str) -> None:
+def test_only_its_own_error_is_raised(text: str) -> None:
     try:
         found = addresses(text.encode())
     except MailboxError:
@@ -129,7 +129,7 @@ def test_every_address_that_was_written_is_found(written: list[tuple[str, str, s
 @pytest.mark.parametrize(
     ("name", "folds", "left"), [("xx " * 77, 13, True), ("xx " * 77, 14, False)]
 )
-def test_line_ends_count_where_an_address_is_cut(name: str, folds: int, left: bool) -> None:
+def test_line_ends_count_when_mtas_cut_an_address(name: str, folds: int, left: bool) -> None:
     value = f"{name}<a@b.test>".encode()
     if left:
         assert addresses(value, folds) == ("a@b.test",)

@@ -1,4 +1,4 @@
-"""What of a message its readers see."""
+"""The parts and text of a message that its readers see."""
 
 import encodings
 import subprocess
@@ -56,10 +56,10 @@ def test_nested_multiparts_attachments_and_messages() -> None:
 BOUNDARIES = [
     # the preamble and the epilogue are not shown
     (b"pre\r\n--b\r\n\r\none\r\n--b\r\n\r\ntwo\r\n--b--\r\nepi", ["one", "two"]),
-    # a boundary that begins like another is another
+    # a boundary that starts like another is a different one
     (b"--b\r\n\r\none\r\n--bb\r\nx\r\n--b-- \t\r\n", ["one\n--bb\nx"]),
     (b"--b  \r\n\r\none\r\n--b--", ["one"]),
-    # never closed, as in a message that was cut off
+    # never closed, as in a truncated message
     (b"--b\r\n\r\none\r\n--b\r\nContent-Type: text/plain\r\n\r\ntw", ["one", "tw"]),
     (b"--b\r\nContent-Type: text/plain\r\n", []),
     (b"--b--\r\n\r\n--b\r\n\r\none", []),
@@ -84,22 +84,22 @@ LEFT_OUT = [
 
 
 @pytest.mark.parametrize("raw", LEFT_OUT)
-def test_what_cannot_be_read_is_said(raw: bytes) -> None:
+def test_unreadable_content_is_reported(raw: bytes) -> None:
     assert (read(raw).parts, read(raw).whole) == ((), False)
 
 
-def test_a_part_of_nothing_at_all_leaves_nothing_out() -> None:
+def test_an_empty_part_counts_as_read() -> None:
     raw = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n--b\r\n\r\none\r\n--b--"
     assert read(raw) == Body((TextPart(True, "one"),), whole=True)
 
 
 @pytest.mark.parametrize("encoding", [b"7bit", b"8BIT", b"Binary"])
-def test_text_that_is_not_encoded_is_read_as_it_is(encoding: bytes) -> None:
+def test_unencoded_text_is_read_as_is(encoding: bytes) -> None:
     raw = b"Content-Transfer-Encoding: " + encoding + b"\r\n\r\n=20 one"
     assert read(raw) == Body((TextPart(True, "=20 one"),), whole=True)
 
 
-def test_an_encoding_that_is_unknown_is_read_as_most_programs_show_it() -> None:
+def test_text_in_an_unknown_encoding_is_read_as_most_programs_show_it() -> None:
     raw = b"Content-Transfer-Encoding: utf-8\r\n\r\n=20 one"
     assert read(raw) == Body((TextPart(True, "=20 one"),), whole=False)
 
@@ -114,18 +114,18 @@ PIECES = [
 
 
 @pytest.mark.parametrize("pieces", PIECES)
-def test_a_boundary_may_be_in_pieces(pieces: bytes) -> None:
+def test_a_boundary_may_be_split_into_rfc_2231_pieces(pieces: bytes) -> None:
     head = b"Content-Type: multipart/mixed; " + pieces
     assert texts(head + b"\r\n\r\n--bc\r\n\r\none\r\n--bc--") == ["one"]
     assert read(head + b"; boundary=x\r\n\r\n--bc--").malformed is not None
 
 
-def test_an_apostrophe_in_a_later_piece_is_no_end_of_a_language() -> None:
+def test_an_apostrophe_in_a_later_piece_does_not_end_the_language() -> None:
     head = b"Content-Type: multipart/mixed; boundary*0*=us-ascii''b; boundary*1*=c'd\r\n\r\n"
     assert texts(head + b"--bc'd\r\n\r\none\r\n--bc'd--") == ["one"]
 
 
-def test_a_charset_is_the_same_in_capitals() -> None:
+def test_charset_names_ignore_case() -> None:
     for other in (b"charset=UTF-8", b"charset*=us-ascii'en'UTF-8", b"charset*0=Utf-; charset*1=8"):
         head = b"Content-Type: text/plain; charset=utf-8; " + other
         assert read(head + b"\r\n\r\none").malformed is None
@@ -151,7 +151,7 @@ SHOWN = [
     ("related; start=<2>", [*ROOT_SECOND, "text/html\r\nContent-ID: <2>"], [False, True, False]),
     ('related; start=" 2@x "', ["text/html", "text/html\r\ncontent-id: <2@x>"], [False, True]),
     ("related", ["text/html\r\nContent-ID: <1>", "text/html"], [True, False]),
-    ("related; start=<3>", ROOT_SECOND, [True, False]),  # no part is called so
+    ("related; start=<3>", ROOT_SECOND, [True, False]),  # no part has that id
     ("related; start=<>", ["text/html", "text/html\r\nContent-ID:"], [True, False]),
     ("related; start=<p>", ["text/html", "image/png\r\nContent-ID: <p>"], [False]),
     ("mixed; start=<2>", ROOT_SECOND, [True, True]),
@@ -166,7 +166,7 @@ def test_which_parts_most_programs_show(kind: str, parts: list[str], shown: list
     assert [one.shown for one in read(raw.encode()).parts] == shown
 
 
-def test_limits_hold_and_are_said() -> None:
+def test_limits_hold_and_are_reported() -> None:
     limits = MimeLimits(depth=3, parts=5, text=100)
     long = read(b"\r\n\r\n" + b"x" * 101, limits)
     assert long == Body((TextPart(True, "x" * 100),), whole=False)
@@ -182,7 +182,7 @@ def test_limits_hold_and_are_said() -> None:
     assert read(deep, MimeLimits(depth=4)) == Body((), whole=False)
 
 
-def test_broken_base64_gives_what_it_holds() -> None:
+def test_broken_base64_is_decoded_as_far_as_possible() -> None:
     head = b"Content-Transfer-Encoding: Base64 \r\n\r\n"
     for data in (b"b25l", b"b2\r\n5 l!", b"b25l=", b"b25lb", b"b25l==dHdv"):
         assert texts(head + data) == ["one"]
@@ -193,10 +193,10 @@ CHARSETS = [
     (b"caf\xe9", "", "café"),
     (b"caf\xe9", "us-ascii", "café"),
     (b"caf\xe9", "no-such-charset", "café"),
-    (b"caf\xc3\xa9", "punycode", "café"),  # Python's codecs that are no charsets
+    (b"caf\xc3\xa9", "punycode", "café"),  # Python codecs that are not charsets
     (b"caf\xc3\xa9", "unicode_escape", "café"),
     (b"caf\xc3\xa9", "zlib", "café"),
-    (b"\xc3\xa9 caf\xc3", "", "é caf"),  # cut inside of a letter
+    (b"\xc3\xa9 caf\xc3", "", "é caf"),  # cut inside a letter
     (b"caf\xc3", "utf-8", "caf\ufffd"),
     (b"+ZeU-", "utf-7", "日"),
     (b"\xc6\xfc", "euc-jp", "日"),
@@ -230,13 +230,13 @@ AS_WINDOWS = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_charset_has_all_the_names_that_python_gives_it(name: str) -> None:
+def test_charsets_have_all_their_python_names(name: str) -> None:
     for octet in range(128, 256):
         octets = bytes((octet, 0x41, 0x42))
         assert decode_text(octets, name) == octets.decode(AS_WINDOWS.get(name, name), "replace")
 
 
-def test_charsets_are_loaded_by_the_first_text_in_them_and_unknown_names_are_not_kept() -> None:
+def test_charsets_are_loaded_on_first_use_and_unknown_names_are_not_kept() -> None:
     code = (
         "import sys; from smtpproxy.mail import mime\n"
         "mime.decode_text(b'caf\\xe9', 'iso-8859-2')\n"
@@ -249,7 +249,7 @@ def test_charsets_are_loaded_by_the_first_text_in_them_and_unknown_names_are_not
         *("encodings.aliases", "encodings.utf_8", "encodings.ascii", "encodings.latin_1"),
         *("encodings.cp1252", "encodings.iso8859_15", "encodings.iso8859_2"),
     }
-    decode_text(b"caf\xe9", "")  # what is read instead
+    decode_text(b"caf\xe9", "")  # the fallback
     kept = set(encodings._cache)  # type: ignore[attr-defined]
     for number in range(100):
         decode_text(b"caf\xe9", f"charset-{number}")
@@ -264,10 +264,10 @@ UNCLEAR = [
     b"Content-Type: text/html charset=utf-8",  # which Thunderbird shows
     b"Content-Type: text/html, charset=utf-8",
     b'Content-Type: "text/html"',  # which mailparser and postal-mime show
-    b"Content-Type: text/plain; boundary*0=b",  # of which Sendmail and Claws know nothing
+    b"Content-Type: text/plain; boundary*0=b",  # unknown to Sendmail and Claws
     b"Content-Type: text/plain; x=1;\tBoundary*=b",
     b"Content-Type: text/plain;(c)boundary*0=b",
-    b"Content-Type: text/plain\xc2\xa0; charset=utf-8",  # no space to most
+    b"Content-Type: text/plain\xc2\xa0; charset=utf-8",  # not a space to most programs
     b"Content-Type: text/plain; x=" + b"x" * 970,  # which Sendmail and Postfix cut
     b'Content-Disposition: "attachment"',
     b"Content-Disposition: attachment\xc2\xa0; filename=a",
@@ -285,13 +285,13 @@ CLEAR = [
     b'Content-Type: text/plain; name="the boundary*.txt"',
     b"Content-Disposition: inline; filename=a",
     b"Content-Disposition: attachment",
-    b"Content-Transfer-Encoding: 8bit;",  # which some libraries write
+    b"Content-Transfer-Encoding: 8bit;",  # written by some libraries
     b"Content-Transfer-Encoding: 7BIT (c)",
     b"Content-Transfer-Encoding: binary; charset=utf-8",
     b"Content-Transfer-Encoding: BASE64 ",
     b"Content-Transfer-Encoding:",
     b"Content-Disposition:",
-    b"Content-Type: image / png",  # no text
+    b"Content-Type: image / png",  # not text
     b"Content-Type: application/pdf name=a.pdf",
     b"Content-Type: text/html5",
     b"X-Other: text /plain",
@@ -299,7 +299,7 @@ CLEAR = [
 
 
 @pytest.mark.parametrize("field", [*UNCLEAR, *CLEAR])
-def test_fields_of_a_text_that_not_all_programs_understand(field: bytes) -> None:
+def test_fields_that_some_programs_misread_are_reported(field: bytes) -> None:
     name = field.partition(b":")[0].decode()
     expected = f"some programs cannot read the {name} of a part" if field in UNCLEAR else None
     assert read_body(HeaderBlock(field + b"\r\n\r\n"), b"x").unclear == expected
@@ -309,8 +309,8 @@ def test_fields_of_a_text_that_not_all_programs_understand(field: bytes) -> None
 
 @pytest.mark.parametrize("space", [" ", "\t", "\x0b", "\x1c", "\xa0", "\u2003"])
 @pytest.mark.parametrize("start", ["Content-Type: text/html", "Content-Disposition: inline"])
-def test_fields_of_nothing_but_spaces_are_read_in_linear_time(space: str, start: str) -> None:
-    """In a pattern that takes a space for part of the word before it, each part took 0.2 s."""
+def test_fields_of_only_spaces_are_read_in_linear_time(space: str, start: str) -> None:
+    """A pattern that let words include spaces took 0.2 s for each part."""
     field = f'{start}{space * 1_300}"\r\n'.encode()
     body = b"--b\r\nContent-Type: text/html\r\n%b\r\n\r\n" % field * 150
     began = time.process_time()
@@ -339,7 +339,7 @@ def faults(part: bytes) -> tuple[str | None, str | None]:
 
 
 @pytest.mark.parametrize(("part", "differs"), TWICE)
-def test_what_is_there_twice_matters_if_a_program_may_show_another_text(
+def test_a_repeated_field_matters_if_programs_may_show_different_text(
     part: bytes, differs: bool
 ) -> None:
     assert (faults(part)[0] is not None) == differs
@@ -353,15 +353,15 @@ def test_what_is_there_twice_matters_if_a_program_may_show_another_text(
         *(part for part, _ in TWICE[:7]),
     ],
 )
-def test_an_attachment_is_no_text_to_any_program(field: bytes) -> None:
+def test_odd_fields_of_an_attachment_do_not_matter(field: bytes) -> None:
     assert faults(field + b"\r\n" + NO_TEXT) == (None, None)
     assert faults(NO_TEXT + b"\r\n" + field) == (None, None)
 
 
 @pytest.mark.parametrize("line", [b"text", b"--x: y", b" Content-Type: text/html", b"\xc3\xa9: x"])
 @pytest.mark.parametrize("end", [b"", b"\r\n"])
-def test_lines_in_the_header_of_a_part_that_are_no_fields(line: bytes, end: bytes) -> None:
-    """Python ends that header there, Sendmail too, when it writes the text for other MTAs."""
+def test_malformed_lines_in_the_header_of_a_part(line: bytes, end: bytes) -> None:
+    """Python ends the header there, and so does Sendmail when it rewrites text for other MTAs."""
     outer = HeaderBlock(b"Content-Type: multipart/mixed; boundary=b\r\n\r\n")
     part = b"\r\n--b\r\n" + line + b"\r\n" + NO_TEXT + b"\r\n" + end
     assert read_body(outer, part + b"x\r\n--b--\r\n").unclear is not None
@@ -369,17 +369,17 @@ def test_lines_in_the_header_of_a_part_that_are_no_fields(line: bytes, end: byte
     assert read_body(outer, part + b"x\r\n--b\r\nContent-Ty").unclear is not None
 
 
-def test_a_header_that_was_cut_off_is_no_fault_of_its_part() -> None:
+def test_a_truncated_header_is_not_a_fault_of_its_part() -> None:
     outer = HeaderBlock(b"Content-Type: multipart/mixed; boundary=b\r\n\r\n")
     assert read_body(outer, b"--b\r\n\r\nx\r\n--b\r\nContent-Ty").unclear is None
 
 
-def test_parts_within_an_attachment_are_texts() -> None:
+def test_parts_inside_an_attachment_count_as_text() -> None:
     part = b"Content-Type: multipart/mixed; boundary=c\r\n" + NO_TEXT
     assert faults(part + b"\r\n\r\n--c\r\n" + UNCLEAR[0]) != (None, None)
 
 
-def test_a_digest_is_of_messages_and_not_of_texts() -> None:
+def test_the_parts_of_a_digest_are_messages() -> None:
     body = (
         b"--b\r\n\r\nSubject: x\r\n\r\ny\r\n--b\r\nContent-Type: text/plain\r\n\r\nz\r\n--b--\r\n"
     )

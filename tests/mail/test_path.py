@@ -1,4 +1,4 @@
-"""Which characters a path may hold without quotes."""
+"""The characters a path may hold without quotes."""
 
 import string
 
@@ -8,7 +8,7 @@ from smtpproxy.mail.address import PathError, read_path
 
 LETTERS = set(string.ascii_letters + string.digits + "_\x80é\uffff\U00010000\U0010ffff")
 LABEL = LETTERS | {"-"}
-DOT_ATOM = LETTERS | set(".!#$%&'*+/=?^_`{|}~-")  # RFC 5322's atext and dots anywhere
+DOT_ATOM = LETTERS | set(".!#$%&'*+/=?^_`{|}~-")  # RFC 5322's atext, and dots anywhere
 ASCII_AND_SOME = [*map(chr, range(128)), "\x80", "é", "\uffff", "\U00010000", "\U0010ffff"]
 
 
@@ -29,6 +29,6 @@ def _taken(path: str) -> bool:
         ("<a@b{}.test>", LETTERS),
     ],
 )
-def test_each_character(written: str, allowed: set[str]) -> None:
+def test_each_character_in_a_path(written: str, allowed: set[str]) -> None:
     taken = {each for each in ASCII_AND_SOME if _taken(written.format(each))}
     assert taken == allowed

@@ -1,4 +1,4 @@
-"""Replies as they are sent."""
+"""SMTP replies as they are sent."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def test_every_line_has_the_code_and_the_enhanced_code(
     assert str(reply) == shown
 
 
-def test_the_text_is_of_all_lines() -> None:
+def test_the_text_joins_all_lines() -> None:
     assert Reply.of(550, "5.7.1", "no", "really").text == "no really"
 
 
@@ -42,7 +42,7 @@ def test_the_text_is_of_all_lines() -> None:
         (" ".join(["word"] * 200), (" ".join(["word"] * 100),) * 2),
     ],
 )
-def test_a_line_has_at_most_511_octets_and_is_divided_at_a_space(
+def test_a_line_has_at_most_511_octets_and_is_split_at_a_space(
     text: str, lines: tuple[str, ...]
 ) -> None:
     reply = Reply.of(550, "5.7.1", text)

@@ -1,4 +1,4 @@
-"""Return paths: what they say, and what is none of ours."""
+"""Return paths: what they encode, and recognising foreign ones."""
 
 import pytest
 
@@ -12,14 +12,14 @@ ADDRESS = PATHS.make(ID, "offers", JEANNE)
 LOCAL, _, DOMAIN = ADDRESS.partition("@")
 
 
-def test_it_says_the_decision_the_stream_and_the_recipient() -> None:
+def test_a_return_path_encodes_decision_stream_and_recipient() -> None:
     read = PATHS.read(LOCAL)
     assert (read.id, read.stream) == (ID, stream_tag("offers"))
     assert PATHS.concerns(read, JEANNE)
     assert not PATHS.concerns(read, "paul@example.org")
 
 
-def test_it_fits_a_local_part_and_case_says_nothing() -> None:
+def test_a_return_path_fits_a_local_part_and_ignores_case() -> None:
     longest = PATHS.make("7ZZZZZZZZZZZZZZZZZZZZZZZZZ", "s" * 64, "x" * 64 + "@" + "y" * 180)
     assert {len(each.partition("@")[0]) for each in (ADDRESS, longest)} == {64}
     assert DOMAIN == "bounces.example.com"
@@ -27,7 +27,7 @@ def test_it_fits_a_local_part_and_case_says_nothing() -> None:
     assert "jeanne" not in ADDRESS
 
 
-def test_two_messages_to_one_person_show_nothing_in_common() -> None:
+def test_return_paths_of_two_messages_to_one_person_share_nothing() -> None:
     other = PATHS.read(PATHS.make("01J9ZZZZZZ0123456789ABCDEG", "offers", JEANNE).partition("@")[0])
     assert other.person != PATHS.read(LOCAL).person
 
@@ -47,20 +47,20 @@ def test_two_messages_to_one_person_show_nothing_in_common() -> None:
         "b" + "ı" * 63,
     ],
 )
-def test_what_we_did_not_make_is_no_return_path(forged: str) -> None:
+def test_foreign_return_paths_are_not_recognised(forged: str) -> None:
     with pytest.raises(TokenError):
         PATHS.read(forged)
 
 
-def test_every_octet_counts() -> None:
-    for at in range(1, 63):  # the last character has bits that say nothing
+def test_changing_any_octet_invalidates_a_return_path() -> None:
+    for at in range(1, 63):  # the last character has unused bits
         for letter in "a7":
             if LOCAL[at] != letter:
                 with pytest.raises(TokenError):
                     PATHS.read(LOCAL[:at] + letter + LOCAL[at + 1 :])
 
 
-def test_a_new_key_makes_them_and_the_old_ones_are_read() -> None:
+def test_return_paths_are_made_with_the_new_key_and_read_with_old_ones() -> None:
     both = ReturnPaths({1: b"k" * 64, 2: b"n" * 64}, "bounces.example.com")
     new = both.make(ID, "offers", JEANNE).partition("@")[0]
     assert both.concerns(both.read(LOCAL), JEANNE)
@@ -71,6 +71,6 @@ def test_a_new_key_makes_them_and_the_old_ones_are_read() -> None:
         PATHS.read(new)
 
 
-def test_they_are_found_in_what_mail_systems_write() -> None:
+def test_return_paths_are_found_in_text_of_mail_systems() -> None:
     text = f"Return-Path: <{ADDRESS.upper()}>\nX: prvs=1234={ADDRESS}, {LOCAL}x {'b' * 65}"
     assert list(candidates(text)) == [LOCAL, LOCAL]

@@ -43,11 +43,11 @@ def test_received() -> None:
         ("unix", b"(unix)"),
     ],
 )
-def test_where_it_came_from(peer: str, shown: bytes) -> None:
+def test_the_from_clause(peer: str, shown: bytes) -> None:
     assert b"from client.example " + shown + b"\r\n" in field(peer=peer)
 
 
-def test_the_only_recipient_is_named_and_of_many_nobody() -> None:
+def test_a_single_recipient_is_named_and_several_are_not() -> None:
     assert b" id 01J9\r\n\tfor <Jeanne@people.example>;\r\n" in field(
         recipient="Jeanne@people.example"
     )
@@ -55,7 +55,7 @@ def test_the_only_recipient_is_named_and_of_many_nobody() -> None:
 
 
 def test_the_field_is_ascii() -> None:
-    """So that it can stand before a message of any kind."""
+    """It can then be put in front of any message."""
     data = field(helo="bücher.example", recipient="José@people.example")
     assert data.isascii()
     assert b"from b?cher.example (" in data
@@ -70,7 +70,7 @@ def test_lines_stay_short() -> None:
 
 @settings(deadline=None)
 @given(st.datetimes(datetime(1970, 1, 1), datetime(2199, 1, 1)))  # noqa: DTZ001
-def test_dates_are_read_by_others(moment: datetime) -> None:
+def test_dates_are_read_by_pythons_email_package(moment: datetime) -> None:
     moment = moment.replace(tzinfo=UTC)
     text = date_time(moment)
     assert parsedate_to_datetime(text) == moment.replace(microsecond=0)

@@ -18,7 +18,7 @@ READ = [
     (f"<{WEB}>, <{MAIL}>", (WEB,), (MAIL,)),
     (f"<{MAIL}>,<{WEB}>", (WEB,), (MAIL,)),
     (f"(to leave) <{WEB}> (or (write)),\t<{MAIL}> (!)", (WEB,), (MAIL,)),
-    # folding and poor mail programs put white space into URIs
+    # folding and careless mail programs put white space into URIs
     ("<https://shop.example/a \t b>", ("https://shop.example/ab",), ()),
     (
         "<HTTPS://SHOP.EXAMPLE>, <MAILTO:a@b.test>",
@@ -31,7 +31,7 @@ READ = [
         (),
         ("mailto:%61%40b.test", "mailto:a@b.test,c@d.test"),
     ),
-    # reading stops where the list ends
+    # reading stops at the end of the list
     (f"<{WEB}> or <{MAIL}>", (WEB,), ()),
     (f"<{WEB}>; <{MAIL}>", (WEB,), ()),
     (f"<{WEB}>, {MAIL}", (WEB,), ()),
@@ -62,7 +62,7 @@ FAULTS = [
     ("<mailto:?to=a@b.example>", "address", ""),
     ("<mailto:nobody>", "address", "nobody"),
     (f"<{WEB}>, <mailto:a@b.example,c>", "address", "c"),
-    # what a template left
+    # leftovers of a template
     ("<https://u.example/{{unsubscribe_token}}>", "placeholder", "{{unsubscribe_token}}"),
     ("<https://u.example/{{ token }}>", "placeholder", "{{token}}"),
     ("<https://u.example/{{{token}}}>", "placeholder", "{{token}}"),
@@ -87,7 +87,7 @@ FAULTS = [
     ("<https://u.example/##token##>", "placeholder", "##token##"),
     (f"<{WEB}>, <mailto:stop-{{id}}@shop.example>", "placeholder", "{id}"),
     ("<mailto:stop@shop.example>, <{{unsubscribe_url}}>", "placeholder", "{{unsubscribe_url}}"),
-    # no URI
+    # not a URI
     ("<https://caf\u00e9.example/>", "characters", "\u00e9"),
     (f"<https://shop.example/\u00e9>, <{MAIL}>", "characters", "\u00e9"),
     ("<https://shop.example/a|b>", "characters", "|"),
@@ -98,7 +98,7 @@ FAULTS = [
     ("<https://shop.example/?a[b]=c>", "characters", "["),
     ("<https://shop.example/#a#b>", "characters", "#"),
     ("<mailto:stop@shop.example?subject=caf\u00e9>", "characters", "\u00e9"),
-    # nobody else's network
+    # private networks
     ("<https://localhost/u>", "host", "localhost"),
     ("<https://localhost:8025/u>", "host", "localhost"),
     ("<https://localhost/u>, <{{unsubscribe_url}}>", "host", "localhost"),
@@ -124,7 +124,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("value", "kind", "found"), FAULTS)
-def test_what_leads_nobody_out(value: str, kind: str, found: str) -> None:
+def test_unusable_links(value: str, kind: str, found: str) -> None:
     fault = read_unsubscribe(value.encode()).fault
     assert fault is not None
     assert (fault.kind, fault.found) == (kind, found)
@@ -148,7 +148,7 @@ GOOD = [
 
 
 @pytest.mark.parametrize("uri", GOOD)
-def test_what_leads_out(uri: str) -> None:
+def test_usable_links(uri: str) -> None:
     read = read_unsubscribe(f"<{uri}>".encode())
     assert (read.fault, read.https + read.mailto) == (None, (uri,))
 
@@ -173,7 +173,7 @@ ENCODED = [
 
 
 @pytest.mark.parametrize("value", ENCODED)
-def test_encoded_words_are_decoded_and_told(value: str) -> None:
+def test_encoded_words_are_decoded_and_reported(value: str) -> None:
     assert read_unsubscribe(value.encode()) == UnsubscribeUris((WEB,), (), encoded=True)
 
 
@@ -213,7 +213,7 @@ def test_anything_else_is_not_one_click(value: bytes) -> None:
 
 
 @given(st.text("<>,() \\=?utf-8bqQA:/.@%4\xe9", max_size=60).map(str.encode))
-def test_any_value_is_read_and_what_is_usable_is_ascii_in_brackets(value: bytes) -> None:
+def test_any_value_is_read_and_usable_links_are_bracketed_ascii(value: bytes) -> None:
     read = read_unsubscribe(value)
     for uri in read.https + read.mailto:
         assert uri.isascii()
@@ -237,7 +237,7 @@ uri_parts = st.sampled_from(
 
 
 @given(st.lists(uri_parts, max_size=14).map("".join))
-def test_plain_fields_are_read_as_all_others_are(uris: str) -> None:
+def test_the_fast_path_for_plain_fields_reads_alike(uris: str) -> None:
     value = f"<{uris}>"
     assert read_unsubscribe(value.encode()) == unsubscribe._read_any(value)
 
@@ -246,5 +246,5 @@ def test_plain_fields_are_read_as_all_others_are(uris: str) -> None:
 @example("<https://u.shop.test/?t=?utf-8?q?x?=>")
 @example("<https://u.shop.test/__unsub_link__>")
 @example("<mailto:a@shop.test>, <https://example.com>")
-def test_what_looks_plain_is_read_as_all_others_are(value: str) -> None:
+def test_fields_that_only_look_plain_are_read_alike(value: str) -> None:
     assert read_unsubscribe(value.encode()) == unsubscribe._read_any(value)

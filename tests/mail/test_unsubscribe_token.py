@@ -1,4 +1,4 @@
-"""Tokens: whatever goes in comes out, and nothing else is taken for one."""
+"""Tokens of unsubscribe links: they decode to what they encode, and nothing else decodes."""
 
 import re
 
@@ -50,7 +50,7 @@ def addresses(draw: st.DrawFn) -> str:
 
 @given(addresses(), scopes, ids, st.binary(min_size=4, max_size=4))
 @settings(max_examples=times(60, 3_000), deadline=None)
-def test_every_address_comes_back_or_is_said_not_to_fit(
+def test_every_address_is_decoded_or_does_not_fit(
     address: str, scope: str, id: str, stream: bytes
 ) -> None:
     told = Unsubscription(address, scope, id, stream)
@@ -65,7 +65,7 @@ def test_every_address_comes_back_or_is_said_not_to_fit(
 
 
 @pytest.mark.parametrize("scope", ["marketing", "brand:shop", "purpose:offers"])
-def test_what_fits_is_what_has_room(scope: str) -> None:
+def test_an_address_fits_exactly_if_there_is_room(scope: str) -> None:
     domain = f"@{'d' * 63}.example"
     length = max(n for n in range(1, 250) if fits("a" * n + domain, scope))
     RING.seal(Unsubscription("a" * length + domain, scope, ID, OFFERS))
@@ -73,14 +73,14 @@ def test_what_fits_is_what_has_room(scope: str) -> None:
         RING.seal(Unsubscription("a" * (length + 1) + domain, scope, ID, OFFERS))
 
 
-def test_a_key_text_fits_beside_the_longest_purpose() -> None:
+def test_the_key_of_an_address_fits_beside_the_longest_purpose() -> None:
     told = Unsubscription(KEY_TEXT, "purpose:" + "p" * 63, ID)
     token = RING.seal(told)
     assert RING.open(token) == told
     assert len(token) <= LONGEST
 
 
-def test_usual_addresses_need_no_key_text() -> None:
+def test_ordinary_addresses_fit_by_themselves() -> None:
     assert fits("a" * 64 + "@subsidiary.company.example", "purpose:newsletter")
     assert fits("jeanne.dupont@people.example", "purpose:" + "p" * 49 + "-newsletter")
     assert not fits("a" * 64 + "@" + "d" * 63 + ".example", "purpose:newsletter")
@@ -102,7 +102,7 @@ def test_nothing_else_is_a_token(text: str) -> None:
         RING.open(text)
 
 
-def test_the_unused_bits_of_the_last_character_are_no_second_form() -> None:
+def test_unused_bits_of_the_last_character_must_be_zero() -> None:
     token = next(
         t
         for n in range(3)
@@ -116,20 +116,20 @@ def test_the_unused_bits_of_the_last_character_are_no_second_form() -> None:
 
 @given(addresses(), addresses(), ids, ids)
 @settings(max_examples=times(60, 3_000), deadline=None)
-def test_what_differs_has_different_tokens(a: str, b: str, one: str, two: str) -> None:
+def test_different_contents_have_different_tokens(a: str, b: str, one: str, two: str) -> None:
     told = [Unsubscription(x if fits(x, "marketing") else KEY_TEXT, "marketing", n, OFFERS)
             for x, n in ((a, one), (b, two))]  # fmt: skip
     assert (RING.seal(told[0]) == RING.seal(told[1])) == (told[0] == told[1])
 
 
-def test_nothing_of_the_person_can_be_read_in_it() -> None:
+def test_a_token_reveals_nothing_about_the_person() -> None:
     token = RING.seal(TOLD)
-    assert len(token) < 110  # of a usual address: a line of mail
+    assert len(token) < 110  # for an ordinary address: short enough for a line of mail
     for part in ("jeanne", "people", "offers", ID.lower()):
         assert part not in token.lower()
 
 
-def test_tokens_of_older_keys_are_read_and_those_of_lost_keys_are_not() -> None:
+def test_tokens_of_old_keys_are_read_and_those_of_lost_keys_are_not() -> None:
     old = RING.seal(TOLD)
     both = TokenRing({1: bytes(range(64)), 2: bytes(64)})
     assert both.open(old) == TOLD
@@ -142,7 +142,7 @@ def test_tokens_of_older_keys_are_read_and_those_of_lost_keys_are_not() -> None:
         TokenRing({1: bytes(64)}).open(old)
 
 
-def test_the_form_of_a_token_is_kept() -> None:
+def test_the_format_of_a_token_never_changes() -> None:
     """Links are followed years after they were sent."""
     token = RING.seal(TOLD)
     assert token == FROZEN

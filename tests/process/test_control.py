@@ -1,4 +1,4 @@
-"""The socket on which a relay takes commands, where two relays share a state_dir."""
+"""The control socket of a relay when two relays share a state_dir."""
 
 import asyncio
 import socket
@@ -27,7 +27,7 @@ def _opened_in_thread(folder: Path, is_open: threading.Event, over: threading.Ev
     asyncio.run(run())
 
 
-def test_of_relays_that_start_together_the_first_is_controlled(
+def test_the_first_of_two_relays_started_together_is_controlled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_open, over = threading.Event(), threading.Event()
@@ -40,7 +40,7 @@ def test_of_relays_that_start_together_the_first_is_controlled(
         found.append(result)
         if len(found) == 1:
             thread.start()
-            is_open.wait(0.3)  # without a lock, the second takes the place meanwhile
+            is_open.wait(0.3)  # without a lock, the second would take its place meanwhile
         return result
 
     async def run() -> None:
@@ -59,7 +59,7 @@ def test_of_relays_that_start_together_the_first_is_controlled(
 
 
 @pytest.mark.parametrize("answer", [b"", b"\0\0", b"\0\0\0\x10", b"\0\0\0\x10half"])
-def test_a_relay_that_ends_while_it_answers(tmp_path: Path, answer: bytes) -> None:
+def test_a_relay_that_ends_while_answering_is_reported(tmp_path: Path, answer: bytes) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / control.NAME))
         listening.listen()
@@ -77,7 +77,7 @@ def test_a_relay_that_ends_while_it_answers(tmp_path: Path, answer: bytes) -> No
         thread.join()
 
 
-async def test_a_command_that_breaks_off_keeps_no_other_from_its_answer(tmp_path: Path) -> None:
+async def test_an_aborted_command_does_not_block_another(tmp_path: Path) -> None:
     async def answered(request: Request) -> control.Answer:
         return control.Response(told={"mode": "enforce"}), []
 

@@ -1,4 +1,4 @@
-"""What processes give back of the memory that they have freed, and what a fork copies."""
+"""Freed memory that processes return to the system, and memory that a fork copies."""
 
 import asyncio
 import ctypes
@@ -32,7 +32,7 @@ class Given:
         self.times += 1
 
 
-def test_memory_is_given_back_once_in_each_pause() -> None:
+def test_memory_is_returned_once_per_pause() -> None:
     given = Given()
     trimmer = IdleTrimmer(given)
     for messages, times in ((5, 0), (5, 0), (9, 0), (9, 0), (9, 1), (9, 1), (10, 1), (10, 1)):
@@ -42,7 +42,7 @@ def test_memory_is_given_back_once_in_each_pause() -> None:
     assert given.times == 2
 
 
-def test_what_the_start_left_is_given_back_before_the_first_message() -> None:
+def test_memory_freed_at_the_start_is_returned_before_the_first_message() -> None:
     given = Given()
     trimmer = IdleTrimmer(given)
     for _ in range(3):
@@ -58,23 +58,23 @@ def ended() -> None:
     raise Ended
 
 
-def test_a_process_that_has_no_room_and_gets_nothing_done_ends_after_five_seconds() -> None:
+def test_a_process_without_memory_or_progress_ends_after_five_seconds() -> None:
     watch = MemoryWatch(ended, lambda octets: False)
-    for messages in (0, 0, 0, 0, 7, 7, 7, 8, 8, 8, 8):  # with small ones it gets on
+    for messages in (0, 0, 0, 0, 7, 7, 7, 8, 8, 8, 8):  # small messages are progress
         watch.beat(messages)
     watch.failed()
     with pytest.raises(Ended):
         watch.beat(8)
 
 
-def test_one_that_has_room_in_between_goes_on() -> None:
+def test_a_process_that_has_memory_in_between_goes_on() -> None:
     room = iter([False] * 4 + [True] + [False] * 4)
     watch = MemoryWatch(ended, lambda octets: next(room))
     for _ in range(9):
         watch.beat(0)
 
 
-def test_room_is_what_the_system_gives() -> None:
+def test_available_memory_is_what_the_system_grants() -> None:
     code = (
         "import resource\nfrom smtpproxy.process.memory import has_room\n"
         "before = has_room(1 << 28)\n"
@@ -84,7 +84,9 @@ def test_room_is_what_the_system_gives() -> None:
     assert run(sys.executable, "-c", code).stdout == "True False\n"
 
 
-async def test_a_worker_without_memory_for_its_beat_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_worker_without_memory_for_its_heartbeat_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class Exhausted:
         snapshots = 0
 
@@ -101,7 +103,9 @@ async def test_a_worker_without_memory_for_its_beat_ends(monkeypatch: pytest.Mon
     assert exhausted.snapshots == 5
 
 
-async def test_so_does_any_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_any_process_without_memory_for_its_heartbeat_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     waits: list[float] = []
 
     async def wait(seconds: float) -> None:
@@ -116,7 +120,7 @@ async def test_so_does_any_other_process(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @of_glibc
-def test_a_fork_finds_no_gaps_to_fill() -> None:
+def test_a_fork_inherits_no_fragmented_memory() -> None:
     code = """
 from ctypes import CDLL
 from smtpproxy.process.memory import _HeapState, fill_gaps
@@ -132,7 +136,7 @@ print(found.fordblks - found.keepcost, found.ordblks)
     )
     free, gaps = map(int, done.stdout.split())
     assert free < 4_096
-    assert gaps < 10  # hundreds otherwise
+    assert gaps < 10  # there would be hundreds
 
 
 _LOADING = """
@@ -168,7 +172,7 @@ _OF_THE_WEB = {"h11", "jinja2", "prometheus_client", "smtplib", "starlette", "uv
 
 
 @pytest.mark.parametrize("with_web", [False, True])
-def test_what_workers_share_is_loaded_once_and_nothing_else(tmp_path: Path, with_web: bool) -> None:
+def test_only_what_workers_share_is_loaded_before_the_fork(tmp_path: Path, with_web: bool) -> None:
     relay = RelayProcess(tmp_path, "127.0.0.1:1", {"web": {}} if with_web else {})
     done = run(sys.executable, "-c", _LOADING, "serve", "--config", str(relay.config_path))
     found = {line.split()[0]: set(line.split()[1:]) for line in done.stdout.splitlines() if line}
@@ -179,7 +183,7 @@ def test_what_workers_share_is_loaded_once_and_nothing_else(tmp_path: Path, with
     assert "rich.console" not in found["LOADED"]
 
 
-def test_where_domains_are_looked_up_the_resolver_is_loaded_once(tmp_path: Path) -> None:
+def test_the_resolver_is_loaded_once_where_domains_are_looked_up(tmp_path: Path) -> None:
     relay = RelayProcess(tmp_path, "127.0.0.1:1", {"policy": {"check_recipient_domain": True}})
     done = run(sys.executable, "-c", _LOADING, "serve", "--config", str(relay.config_path))
     loaded, later = [set(line.split()[1:]) for line in done.stdout.splitlines() if line]
@@ -195,7 +199,7 @@ def private(pid: int) -> int:
 
 @of_glibc
 @needs("smtp-source", "smtp-sink")
-def test_memory_of_large_messages_is_given_back(tmp_path: Path) -> None:
+def test_memory_of_large_messages_is_returned(tmp_path: Path) -> None:
     with SmtpSink(count=False) as sink:
         relay = RelayProcess(tmp_path, sink.address, {"server": {"log_level": "warning"}})
         relay.config["listener"][0]["default_stream"] = "receipts"

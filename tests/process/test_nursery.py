@@ -1,4 +1,4 @@
-"""Where child processes come from: what comes along, and what is known of their end."""
+"""The process that starts children: what they inherit, and how their end is reported."""
 
 import asyncio
 import os
@@ -39,23 +39,23 @@ def nursery(settings: Settings) -> Iterator[Nursery]:
 
 
 async def started(nursery: Nursery, settings: Settings) -> tuple[ChildProcess, socket.socket]:
-    """A purge, which ends when nobody is at the other end of its channel."""
+    """Start a purge, which ends when its channel is closed."""
     ours, theirs = socket.socketpair()
     with theirs:
         return await nursery.start(Start("purge", 0, settings), theirs, {}), ours
 
 
 def of(pid: int) -> list[str]:
-    """What a process has open: files and sockets, but for what it writes its log to."""
+    """The files and sockets a process has open, except its log."""
     found = []
     for file in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(FileNotFoundError):  # closed meanwhile
+        with suppress(FileNotFoundError):  # it was closed meanwhile
             if int(file.name) > 2 and (to := str(file.readlink())) != os.devnull:
                 found.append(to)
     return found
 
 
-async def test_how_a_child_ends_is_known(nursery: Nursery, settings: Settings) -> None:
+async def test_the_end_of_a_child_is_reported(nursery: Nursery, settings: Settings) -> None:
     nursery.open(lambda _: None)
     first, ours = await started(nursery, settings)
     with ours:
@@ -64,10 +64,10 @@ async def test_how_a_child_ends_is_known(nursery: Nursery, settings: Settings) -
     with ours:
         second.kill()
         assert await asyncio.wait_for(second.wait(), 30) == -signal.SIGKILL
-    second.kill()  # whoever has its number now is spared
+    second.kill()  # must not kill a process that has its number now
 
 
-async def test_who_gave_up_on_a_child_gets_no_other_one_for_it(
+async def test_a_cancelled_start_does_not_get_the_next_child(
     nursery: Nursery, settings: Settings
 ) -> None:
     nursery.open(lambda _: None)
@@ -80,10 +80,10 @@ async def test_who_gave_up_on_a_child_gets_no_other_one_for_it(
         assert await asyncio.wait_for(child.wait(), 30) == -signal.SIGKILL
 
 
-async def test_ctrl_c_is_for_the_supervisor(
+async def test_only_the_supervisor_reacts_to_ctrl_c(
     nursery: Nursery, settings: Settings, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A terminal sends it to all of its processes."""
+    """A terminal sends the signal to all its processes."""
     lost: list[int] = []
     nursery.open(lost.append)
     child, ours = await started(nursery, settings)
@@ -97,7 +97,7 @@ async def test_ctrl_c_is_for_the_supervisor(
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
-async def test_how_it_ends_itself_is_known(nursery: Nursery, settings: Settings) -> None:
+async def test_the_end_of_the_nursery_is_reported(nursery: Nursery, settings: Settings) -> None:
     lost: list[int] = []
     nursery.open(lost.append)
     child, ours = await started(nursery, settings)
@@ -108,13 +108,13 @@ async def test_how_it_ends_itself_is_known(nursery: Nursery, settings: Settings)
     assert lost == [-signal.SIGKILL]
 
 
-def test_nothing_of_the_supervisor_comes_along(tmp_path: Path) -> None:
+def test_nothing_of_the_supervisor_is_inherited(tmp_path: Path) -> None:
     with FakeUpstream() as mta, RelayProcess(tmp_path, mta.address) as relay:
         assert [name(pid) for pid in descendants(relay.pid)] == ["nursery", "worker-0"]
         nursing, worker = descendants(relay.pid)
-        assert len(list(Path(f"/proc/{nursing}/task").iterdir())) == 1  # no thread
+        assert len(list(Path(f"/proc/{nursing}/task").iterdir())) == 1  # no other thread
         sockets = {pid: {each for each in of(pid) if "socket" in each} for pid in relay.pids}
-        assert len(of(nursing)) == 3, "its socket, what it waits with, and the end of one child"
+        assert len(of(nursing)) == 3, "its socket, its selector, and the pidfd of one child"
         assert len(sockets[nursing]) == 1
         assert not sockets[nursing] & (sockets[relay.pid] | sockets[worker])
 
@@ -144,8 +144,8 @@ main()
 """
 
 
-def test_it_begins_while_there_is_one_thread(tmp_path: Path) -> None:
-    """What another one has locked at that moment would be locked in each child for ever."""
+def test_the_nursery_starts_while_there_is_only_one_thread(tmp_path: Path) -> None:
+    """A lock held by another thread at that moment would stay locked in every child."""
     relay = RelayProcess(tmp_path, "127.0.0.1:1")
     done = run(sys.executable, "-c", _FORKING, "serve", "--config", str(relay.config_path))
     assert done.stdout.splitlines()[-1] == "1 ['MainThread']", done.stdout + done.stderr
@@ -166,7 +166,7 @@ main()
 @pytest.mark.parametrize(
     ("call", "said"), [("fork", "temporarily unavailable"), ("pidfd_open", "Linux 5.3 or newer")]
 )
-def test_where_no_process_can_be_made_the_relay_says_so(
+def test_the_relay_reports_that_it_cannot_start_processes(
     tmp_path: Path, call: str, said: str
 ) -> None:
     relay = RelayProcess(tmp_path, "127.0.0.1:1")
@@ -178,7 +178,7 @@ def test_where_no_process_can_be_made_the_relay_says_so(
     assert "Traceback" not in done.stderr
 
 
-async def test_a_child_whose_end_would_not_show_does_not_live_on(
+async def test_a_child_that_cannot_be_watched_is_ended(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = descendants(os.getpid())
@@ -201,8 +201,8 @@ async def test_a_child_whose_end_would_not_show_does_not_live_on(
         nursery.close()
 
 
-def test_where_the_nursery_is_killed_the_relay_drains_and_ends(tmp_path: Path) -> None:
-    """systemd starts it again; a relay whose workers nobody replaces must not go on."""
+def test_the_relay_drains_and_ends_when_the_nursery_is_killed(tmp_path: Path) -> None:
+    """A relay that cannot replace its workers must not go on; systemd restarts it."""
     with FakeUpstream() as mta, RelayProcess(tmp_path, mta.address) as relay:
         send = ("jeanne@people.example",)
         assert relay.send(message(stream="receipts"), *send, sender="a@shop.example")[0] == 250

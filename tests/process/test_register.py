@@ -1,4 +1,4 @@
-"""What a relay reports about itself to the others, and about its keys to whoever watches it."""
+"""What a relay reports to the other relays, and about its keys to monitoring."""
 
 import asyncio
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from tests.kit.toml import to_toml
 
 
 class Failing:
-    """A store that answers `tell` with an error, or the question for its keys."""
+    """A store that fails at `tell`, or when asked for its keys."""
 
     def __init__(self, told: Exception | None, keys: Exception) -> None:
         self._told = told
@@ -41,7 +41,7 @@ class Failing:
         (None, 1),
     ],
 )
-async def test_a_store_that_cannot_be_told_is_no_missing_key(
+async def test_a_failing_store_is_not_reported_as_a_missing_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Exception | None, missing: int
 ) -> None:
     settings = parse(to_toml(relay_config(tmp_path, "127.0.0.1:25")), "x.toml")

@@ -1,4 +1,4 @@
-"""Other settings, another version, a restart: no client is refused, and no mail is lost."""
+"""Reloads, upgrades and restarts refuse no client and lose no mail."""
 
 import contextlib
 import json
@@ -60,8 +60,8 @@ def enforce(config: dict[str, Any]) -> None:
     config["policy"]["mode"] = "enforce"
 
 
-def test_the_mode_of_the_file_counts_from_the_reload_on(relay: RelayProcess) -> None:
-    """The first client who connects after it was told meets no worker of before."""
+def test_the_mode_in_the_file_applies_from_the_reload_on(relay: RelayProcess) -> None:
+    """No client that connects after the reload gets an old worker."""
     assert relay.send(marketing(), PERSON)[0] == 550
     for mode, change, code in (("observe", observe, 250), ("enforce", enforce, 550)) * 3:
         configure(relay, change)
@@ -70,16 +70,16 @@ def test_the_mode_of_the_file_counts_from_the_reload_on(relay: RelayProcess) -> 
         assert relay.send(marketing(), PERSON)[0] == code
 
 
-def test_it_is_told_when_workers_of_before_have_let_go(relay: RelayProcess) -> None:
+def test_a_reload_is_done_once_the_old_workers_no_longer_accept(relay: RelayProcess) -> None:
     (former,) = relay.workers
     heard = threading.Event()
 
     def hear() -> None:
         heard.set()
-        with contextlib.suppress(ProcessLookupError):  # it is gone already
+        with contextlib.suppress(ProcessLookupError):  # it may be gone already
             os.kill(former, signal.SIGCONT)
 
-    later = threading.Timer(1.2, hear)  # less than the relay waits
+    later = threading.Timer(1.2, hear)  # before the relay stops waiting
     os.kill(former, signal.SIGSTOP)
     later.start()
     try:
@@ -90,7 +90,9 @@ def test_it_is_told_when_workers_of_before_have_let_go(relay: RelayProcess) -> N
         hear()
 
 
-def test_a_message_goes_on_with_what_it_began_with(relay: RelayProcess, mta: FakeUpstream) -> None:
+def test_a_message_is_finished_under_the_settings_it_began_with(
+    relay: RelayProcess, mta: FakeUpstream
+) -> None:
     configure(relay, observe)
     relay.command("reload")
     with smtplib.SMTP(LOOPBACK, relay.port(), timeout=30) as client:
@@ -101,9 +103,9 @@ def test_a_message_goes_on_with_what_it_began_with(relay: RelayProcess, mta: Fak
         code, _, _ = relay.command("reload")
         assert code == 0
         assert client.data(marketing())[0] == 250
-        assert client.mail(SENDER)[0] == 421  # it is asked to come again
+        assert client.mail(SENDER)[0] == 421  # the client is asked to reconnect
     wait_for(lambda: status_of(relay)["draining"] == 0, "the worker of before to end")
-    assert status_of(relay)["messages"] == {"offers": {"allow": 1}}, "what it did at last counts"
+    assert status_of(relay)["messages"] == {"offers": {"allow": 1}}, "its last events are counted"
     assert relay.send(marketing(), PERSON)[0] == 550
 
 
@@ -111,14 +113,14 @@ def status_of(relay: RelayProcess) -> Any:
     return json.loads(relay.command("status", "--json")[1])
 
 
-def test_many_at_once_are_few(relay: RelayProcess) -> None:
+def test_many_reload_requests_are_combined(relay: RelayProcess) -> None:
     for _ in range(50):
         os.kill(relay.pid, signal.SIGHUP)
         time.sleep(0.002)
     configure(relay, observe)
     relay.must("reload")
-    assert relay.send(marketing(), PERSON)[0] == 250, "it was read after it was asked for"
-    assert sum(line["event"] == "ready" for line in relay.log) < 25, "of 52"
+    assert relay.send(marketing(), PERSON)[0] == 250, "the file was read after the request"
+    assert sum(line["event"] == "ready" for line in relay.log) < 25, "out of 52 requests"
 
 
 def test_listeners_come_and_go(relay: RelayProcess) -> None:
@@ -145,13 +147,13 @@ def taken(config: dict[str, Any], port: int) -> None:
     config["listener"].append(listener("second", "receipts") | {"address": f"{LOOPBACK}:{port}"})
 
 
-def test_what_cannot_be_done_is_told_and_all_is_as_before(relay: RelayProcess) -> None:
+def test_a_reload_that_fails_is_reported_and_changes_nothing(relay: RelayProcess) -> None:
     with socket.create_server((LOOPBACK, 0)) as other:
         configure(relay, lambda config: (observe(config), taken(config, other.getsockname()[1])))
         code, shown, _ = relay.command("reload")
     assert code == 1
     assert '"second" cannot listen on' in shown
-    assert relay.send(marketing(), PERSON)[0] == 550  # the mode is what it was
+    assert relay.send(marketing(), PERSON)[0] == 550  # the mode is unchanged
 
 
 def test_a_file_with_a_fault_changes_nothing(relay: RelayProcess) -> None:
@@ -166,7 +168,7 @@ def test_a_file_with_a_fault_changes_nothing(relay: RelayProcess) -> None:
     assert relay.send(marketing(), PERSON)[0] == 550
 
 
-def test_the_state_directory_stays(relay: RelayProcess, tmp_path: Path) -> None:
+def test_the_state_directory_cannot_change_in_a_reload(relay: RelayProcess, tmp_path: Path) -> None:
     old = relay.config_path.read_text()
     configure(relay, lambda config: config["server"].update(state_dir=str(tmp_path / "other")))
     os.kill(relay.pid, signal.SIGHUP)
@@ -177,7 +179,7 @@ def test_the_state_directory_stays(relay: RelayProcess, tmp_path: Path) -> None:
 
 
 class Load:
-    """Clients that send one message after another, each over a connection of its own."""
+    """Clients that keep sending messages, each over a new connection."""
 
     def __init__(self, port: int, clients: int = 3) -> None:
         self.replies: Counter[object] = Counter()
@@ -206,7 +208,7 @@ class Load:
             thread.join(40)
 
 
-def test_no_client_is_refused_and_nothing_lost_by_reloads_and_a_new_process(
+def test_reloads_and_a_new_process_refuse_no_client_and_lose_nothing(
     tmp_path: Path, mta: FakeUpstream
 ) -> None:
     relay = RelayProcess(tmp_path, f"{LOOPBACK}:{mta.port}", OBSERVED)
@@ -225,8 +227,8 @@ def test_no_client_is_refused_and_nothing_lost_by_reloads_and_a_new_process(
     assert len(mta.messages) == load.replies[250]
 
 
-def test_one_process_alone_takes_what_comes_back(tmp_path: Path, mta: FakeUpstream) -> None:
-    """Also while the workers of before still drain: two would act on a bounce twice."""
+def test_only_one_process_handles_bounces(tmp_path: Path, mta: FakeUpstream) -> None:
+    """Even while old workers drain: two would act on a bounce twice."""
     mailbox = f"{LOOPBACK}:{free_port()}"
     more = {"feedback": {"domain": "bounces.shop.example", "address": mailbox}}
 
@@ -254,7 +256,7 @@ def test_one_process_alone_takes_what_comes_back(tmp_path: Path, mta: FakeUpstre
 
 @contextmanager
 def activated(relay: RelayProcess, listening: socket.socket) -> Iterator[Running]:
-    """The relay as systemd starts it with a socket unit."""
+    """The relay as started by systemd with a socket unit."""
     wait_then = f'LISTEN_PID=$$ LISTEN_FDS=1 exec {sys.executable} -m smtpproxy serve --config "$1"'
     number = listening.fileno()
     command = f"exec 3<&{number}; {wait_then}"
@@ -272,7 +274,7 @@ def activated(relay: RelayProcess, listening: socket.socket) -> Iterator[Running
         process.wait(30)
 
 
-def test_connections_wait_in_the_socket_of_a_unit_while_the_relay_restarts(
+def test_connections_wait_in_the_units_socket_while_the_relay_restarts(
     tmp_path: Path, mta: FakeUpstream
 ) -> None:
     relay = RelayProcess(tmp_path, f"{LOOPBACK}:{mta.port}", OBSERVED)
@@ -280,7 +282,7 @@ def test_connections_wait_in_the_socket_of_a_unit_while_the_relay_restarts(
         for _ in range(2):
             client = smtplib.SMTP(timeout=60)
             waiting = threading.Thread(target=client.connect, args=(LOOPBACK, relay.port()))
-            waiting.start()  # before there is a relay
+            waiting.start()  # before the relay starts
             with activated(relay, listening):
                 waiting.join(60)
                 assert client.sendmail(SENDER, [PERSON], marketing()) == {}
@@ -288,7 +290,7 @@ def test_connections_wait_in_the_socket_of_a_unit_while_the_relay_restarts(
     assert len(mta.messages) == 2
 
 
-def test_a_socket_of_a_unit_that_no_listener_has_is_named(
+def test_a_socket_of_the_unit_without_a_listener_is_reported(
     tmp_path: Path, mta: FakeUpstream
 ) -> None:
     relay = RelayProcess(tmp_path, f"{LOOPBACK}:{mta.port}")
@@ -298,7 +300,7 @@ def test_a_socket_of_a_unit_that_no_listener_has_is_named(
         assert "which has no listener" in relay.output
 
 
-def test_status_tells_how_it_is(relay: RelayProcess) -> None:
+def test_status_reports_the_state_of_the_relay(relay: RelayProcess) -> None:
     relay.send(marketing(), PERSON)
     relay.send(marketing(stream="secret"), PERSON)
     code, told, _ = relay.command("status", "--json")
@@ -308,7 +310,7 @@ def test_status_tells_how_it_is(relay: RelayProcess) -> None:
     assert found["refusals"] == {"no_record": 1, "stream_not_permitted": 1}
     assert (found["workers"], found["alive"], found["mode"]) == (1, 1, "enforce")
     assert found["store_copy"] == []
-    assert found["ready"] is None  # there is no [web]
+    assert found["ready"] is None  # without [web]
     with sqlite3.connect(relay.root / "state" / "smtpproxy.db") as store:
         store.execute("CREATE TRIGGER copying_1 AFTER INSERT ON contact BEGIN SELECT 1; END")
     assert "offers" in (text := relay.command("status")[1])
@@ -321,7 +323,7 @@ def test_status_tells_how_it_is(relay: RelayProcess) -> None:
     assert (seen["alive"], seen["rates"]["refuse"]) == (1, 0)
 
 
-def test_status_tells_how_long_it_runs_though_the_clock_was_set_back(
+def test_status_reports_the_uptime_though_the_clock_was_set_back(
     relay: RelayProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = status.ask
@@ -335,8 +337,8 @@ def test_status_tells_how_long_it_runs_though_the_clock_was_set_back(
     assert 0 <= json.loads(relay.must("status", "--json"))["uptime_seconds"] < 3_600
 
 
-def test_status_tells_how_it_is_although_the_file_has_faults(relay: RelayProcess) -> None:
-    """A health check that asks for it must not end a relay that works, and cannot start again."""
+def test_status_works_although_the_file_has_faults(relay: RelayProcess) -> None:
+    """A health check must not end a working relay that could not start again."""
     assert "the file was changed" not in relay.command("status")[1]
     configure(relay, observe)
     assert "the file was changed since: smtpproxy reload" in relay.command("status")[1]
@@ -356,10 +358,10 @@ def test_status_tells_how_it_is_although_the_file_has_faults(relay: RelayProcess
 
 
 @pytest.mark.parametrize("text", [None, "no TOML"])
-def test_status_shows_no_other_relay_where_the_file_does_not_say_which(
+def test_status_shows_no_other_relay_when_the_file_names_none(
     tmp_path: Path, text: str | None
 ) -> None:
-    """`/var/lib/smtpproxy` is that of the unit, and of files that can be read and name none."""
+    """The default `/var/lib/smtpproxy` is only for the unit and for readable files."""
     path = tmp_path / "typo.toml"
     if text is not None:
         path.write_text(text)
@@ -369,7 +371,7 @@ def test_status_shows_no_other_relay_where_the_file_does_not_say_which(
     assert "no relay runs" not in done.stderr
 
 
-def test_a_file_that_the_relay_does_not_read_is_not_what_was_reloaded(relay: RelayProcess) -> None:
+def test_reload_reports_that_the_relay_read_another_file(relay: RelayProcess) -> None:
     other = relay.config_path.with_name("other.toml")
     other.write_text(relay.config_path.read_text())
     assert CliRunner().invoke(main, ["reload", "--config", str(other)]).exit_code == 0
@@ -379,7 +381,7 @@ def test_a_file_that_the_relay_does_not_read_is_not_what_was_reloaded(relay: Rel
     assert "has read its own file, which differs" in told.stderr
 
 
-def test_only_the_relays_own_user_reaches_it_and_nothing_is_left_behind(
+def test_only_the_relays_user_can_control_it_and_no_socket_is_left(
     relay: RelayProcess,
 ) -> None:
     control = relay.root / "state" / "control"
@@ -392,7 +394,7 @@ def test_only_the_relays_own_user_reaches_it_and_nothing_is_left_behind(
         assert "no relay runs" in told
 
 
-def test_there_is_no_state_directory_yet(tmp_path: Path) -> None:
+def test_commands_report_a_missing_state_directory(tmp_path: Path) -> None:
     relay = RelayProcess(tmp_path, f"{LOOPBACK}:1")
     (tmp_path / "state").rmdir()
     for command in ("status", "reload"):
@@ -401,15 +403,15 @@ def test_there_is_no_state_directory_yet(tmp_path: Path) -> None:
         assert "no relay runs" in told
 
 
-def test_a_deep_state_directory(tmp_path: Path, mta: FakeUpstream) -> None:
-    """A socket's path has 107 octets at most."""
+def test_a_deep_state_directory_works(tmp_path: Path, mta: FakeUpstream) -> None:
+    """The path of a socket has at most 107 octets."""
     deep = tmp_path / ("d" * 100) / ("e" * 100)
     deep.mkdir(parents=True)
     with RelayProcess(deep, f"{LOOPBACK}:{mta.port}") as relay:
         assert relay.command("reload")[0] == 0
 
 
-def test_status_leaves_out_the_silent_streams_of_many(tmp_path: Path, mta: FakeUpstream) -> None:
+def test_status_omits_idle_streams_if_there_are_many(tmp_path: Path, mta: FakeUpstream) -> None:
     streams = [{"name": f"s{n}", "class": "transactional"} for n in range(60)]
     with RelayProcess(tmp_path, f"{LOOPBACK}:{mta.port}", {"stream": streams}) as relay:
         relay.send(message(stream="s41"), PERSON)
@@ -418,17 +420,17 @@ def test_status_leaves_out_the_silent_streams_of_many(tmp_path: Path, mta: FakeU
         assert "60 more streams had no mail" in told  # s0 to s59 without s41, and `default`
 
 
-def test_status_names_the_part_that_keeps_mail_from_being_relayed(tmp_path: Path) -> None:
+def test_status_names_the_part_that_stops_mail(tmp_path: Path) -> None:
     nobody = f"{LOOPBACK}:{free_port()}"
     with RelayProcess(tmp_path, nobody, {"web": {"address": f"{LOOPBACK}:{free_port()}"}}) as relay:
         code, told, _ = relay.command("status", "--json")
         works = dict.fromkeys(("listeners", "store", "audit"), "ok")
         assert json.loads(told)["ready"] == {**works, "upstream": "failing"}
         assert "no: upstream failing" in relay.command("status")[1]
-        assert code == 0  # all workers run
+        assert code == 0  # all workers are running
 
 
-def test_status_tells_of_the_mailbox_and_of_keys(tmp_path: Path, mta: FakeUpstream) -> None:
+def test_status_reports_the_mailbox_and_the_keys(tmp_path: Path, mta: FakeUpstream) -> None:
     key = KeyFile(tmp_path, "s1", "shop.example")
     mailbox = f"{LOOPBACK}:{free_port()}"
     more = {

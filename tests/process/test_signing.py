@@ -1,4 +1,4 @@
-"""The processes that sign for a worker: signatures in order, and what happens when one ends."""
+"""The signing processes of a worker: order of signatures, and what happens when one ends."""
 
 import asyncio
 import os
@@ -63,7 +63,7 @@ def verify(key: SigningKey, signature: bytes, digest: bytes) -> None:
 
 
 def test_each_request_gets_its_own_signature(keyring: Keyring, processes: SigningProcesses) -> None:
-    """More requests at once than a process is sent, with two keys."""
+    """More requests at once than a process is given, with two keys."""
     rsa, _, other = keyring.keys
 
     async def work() -> None:
@@ -76,7 +76,7 @@ def test_each_request_gets_its_own_signature(keyring: Keyring, processes: Signin
     run(processes, work)
 
 
-def test_given_up_requests_do_not_confuse_the_others(
+def test_cancelled_requests_do_not_confuse_the_others(
     keyring: Keyring, processes: SigningProcesses
 ) -> None:
     rsa, *_ = keyring.keys
@@ -96,7 +96,7 @@ def test_given_up_requests_do_not_confuse_the_others(
     assert faults == []
 
 
-def test_a_key_that_fails_fails_its_message_alone(tmp_path: Path) -> None:
+def test_a_failing_key_fails_only_its_message(tmp_path: Path) -> None:
     file = KeyFile(tmp_path)
     key = read_key(file.path)
 
@@ -121,7 +121,7 @@ def test_a_key_that_fails_fails_its_message_alone(tmp_path: Path) -> None:
     run(processes, work)
 
 
-def test_when_the_process_has_ended_threads_sign(
+def test_threads_sign_when_the_process_has_ended(
     keyring: Keyring, processes: SigningProcesses, capfd: pytest.CaptureFixture[str]
 ) -> None:
     rsa, *_ = keyring.keys
@@ -139,7 +139,7 @@ def test_when_the_process_has_ended_threads_sign(
     run(processes, work)
 
 
-def test_a_process_that_does_not_answer_is_given_up(
+def test_an_unresponsive_process_times_out(
     keyring: Keyring, processes: SigningProcesses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_LATE", 0.05)
@@ -147,7 +147,7 @@ def test_a_process_that_does_not_answer_is_given_up(
 
     async def work() -> None:
         (pid,) = wait_for(signing, "the process to have its name")
-        for digest in DIGESTS:  # for longer than that
+        for digest in DIGESTS:  # longer than that
             verify(rsa, await processes.sign(rsa, digest), digest)
         os.kill(pid, signal.SIGSTOP)
         with pytest.raises(OSError, match="does not answer"):
@@ -158,7 +158,7 @@ def test_a_process_that_does_not_answer_is_given_up(
     run(processes, work)
 
 
-def test_no_process_without_an_rsa_key(tmp_path: Path) -> None:
+def test_no_process_is_started_without_an_rsa_key(tmp_path: Path) -> None:
     file = KeyFile(tmp_path, kind="ed25519")
     settings = DkimSettings(file.domain, file.selector, file.path)
     SigningProcesses(Keyring({settings: read_key(file.path)}), 7, processors=8)
@@ -193,7 +193,7 @@ def relay(tmp_path: Path, upstream: FakeUpstream, file: KeyFile) -> Iterator[Rel
         yield relay
 
 
-def test_the_process_has_only_its_socket_and_ends_with_its_worker(relay: RelayProcess) -> None:
+def test_the_process_inherits_only_its_socket_and_ends_with_its_worker(relay: RelayProcess) -> None:
     (pid,) = relay.children("signing")
     open_files = [str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()]
     assert len([each for each in open_files if "socket" in each]) == 1
@@ -203,8 +203,8 @@ def test_the_process_has_only_its_socket_and_ends_with_its_worker(relay: RelayPr
     wait_for(lambda: relay.children("signing"), "that of the next worker")
 
 
-def test_the_process_of_a_killed_worker_is_no_zombie(relay: RelayProcess) -> None:
-    """Where the relay is the first process of a container nobody else waits for its orphans."""
+def test_the_process_of_a_killed_worker_does_not_become_a_zombie(relay: RelayProcess) -> None:
+    """If the relay is process 1 of a container, it alone can reap orphans."""
     (pid,) = relay.children("signing")
     os.kill(pid, signal.SIGSTOP)
     os.kill(relay.workers[0], signal.SIGKILL)

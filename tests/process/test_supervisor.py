@@ -1,4 +1,4 @@
-"""The supervisor when its children cannot be started, or are told to end at once."""
+"""The supervisor when children cannot be started or are told to end at once."""
 
 import asyncio
 import os
@@ -40,7 +40,7 @@ from tests.kit.upstream import FakeUpstream
 
 
 class Told(Notifier):
-    """What systemd would be told."""
+    """Records the messages to systemd."""
 
     def __init__(self) -> None:
         super().__init__({})
@@ -63,8 +63,8 @@ def nursery(settings: Settings) -> Iterator[Nursery]:
     nursery.close()
 
 
-def test_a_listener_may_be_called_as_a_table_with_a_socket_is(tmp_path: Path) -> None:
-    """`web` and `feedback` have sockets of their own."""
+def test_a_listener_may_have_the_name_of_a_table_with_a_socket(tmp_path: Path) -> None:
+    """The tables `web` and `feedback` have sockets too."""
     names = ("web", "feedback")
     for_mail = [listener(name, "offers", default="offers") for name in names]
     tables = {
@@ -98,7 +98,7 @@ def test_mail_and_web_are_served_whatever_the_listener_is_called(tmp_path: Path)
 
 
 async def greeting(settings: Settings) -> bytes:
-    """What the relay says first; waits for a worker that takes the connection."""
+    """The relay's greeting, once a worker accepts the connection."""
     address: Any = settings.listeners[0].address
     reader, writer = await asyncio.open_connection(address.host, address.port)
     try:
@@ -122,7 +122,7 @@ async def supervised(
     return code, result
 
 
-async def test_a_child_that_cannot_be_started_is_tried_again(
+async def test_a_child_that_cannot_be_started_is_retried(
     settings: Settings, nursery: Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries = 0
@@ -143,7 +143,7 @@ async def test_a_child_that_cannot_be_started_is_tried_again(
     assert tries >= 3
 
 
-async def test_a_worker_whose_message_could_not_be_handled_does_not_live_on_beside_the_next(
+async def test_a_worker_whose_report_failed_ends_before_its_replacement(
     settings: Settings, nursery: Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin, heard = nursery.start, Supervisor._heard
@@ -173,7 +173,7 @@ async def test_a_worker_whose_message_could_not_be_handled_does_not_live_on_besi
 
 
 @pytest.mark.parametrize(("drain_timeout", "code"), [(0.2, -signal.SIGKILL), (30.0, 0)])
-async def test_a_worker_that_does_not_end_in_the_drain_time_is_killed(
+async def test_a_worker_that_outlasts_the_drain_is_killed(
     settings: Settings,
     nursery: Nursery,
     monkeypatch: pytest.MonkeyPatch,
@@ -204,7 +204,7 @@ async def test_a_worker_that_does_not_end_in_the_drain_time_is_killed(
     assert [worker.returncode for worker in workers] == [code]
 
 
-async def test_a_child_that_is_only_slow_to_start_is_waited_for(
+async def test_a_child_that_is_slow_to_start_is_waited_for(
     settings: Settings, nursery: Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin, tries = nursery.start, 0
@@ -222,21 +222,21 @@ async def test_a_child_that_is_only_slow_to_start_is_waited_for(
     assert (code, tries) == (0, 2), "a worker and the web process"
 
 
-def test_a_slow_try_is_no_time_without_a_worker() -> None:
-    """The watchdog would have systemd restart the whole relay, which is as slow."""
+def test_a_slow_start_does_not_count_as_time_without_a_worker() -> None:
+    """The watchdog would make systemd restart the whole relay, which is just as slow."""
     child = module.Child("worker", 0)
     assert child.down_for(1_000.0) == 0.0
     child.down_since, child.began = 100.0, 101.0
-    assert child.down_for(200.0) == 100.0, "between two tries"
+    assert child.down_for(200.0) == 100.0, "between two attempts"
     child.channel = Channel.__new__(Channel)
     assert child.down_for(200.0) == 1.0
     assert child.down_for(101.0 + SLOWEST_START) == SLOWEST_START + 1.0
 
 
-async def test_a_worker_that_works_again_was_never_down_for_the_watchdog(
+async def test_a_replaced_worker_no_longer_concerns_the_watchdog(
     settings: Settings, nursery: Nursery
 ) -> None:
-    """Otherwise systemd would restart the whole relay, minutes after one worker was replaced."""
+    """Otherwise systemd would restart the whole relay minutes after the replacement."""
     generation = module.Generation(
         settings, {}, 0.0, nursery=nursery, heard=lambda *_: None, ended=lambda *_: None
     )
@@ -255,10 +255,10 @@ async def test_a_worker_that_works_again_was_never_down_for_the_watchdog(
 
 
 @pytest.mark.parametrize("missing", [["worker-0", "web"], ["web"]])
-async def test_a_generation_that_does_not_start_leaves_the_one_before_at_work(
+async def test_workers_that_fail_to_start_leave_the_old_ones_running(
     settings: Settings, nursery: Nursery, monkeypatch: pytest.MonkeyPatch, missing: list[str]
 ) -> None:
-    """What did start of it takes no mail: it has settings that were not applied."""
+    """New workers that did start accept no mail, since their settings were not applied."""
     broken = False
     begin, started = nursery.start, list[ChildProcess]()
 
@@ -293,7 +293,7 @@ async def test_a_generation_that_does_not_start_leaves_the_one_before_at_work(
     assert code == 0
 
 
-async def test_a_reload_without_a_thread_changes_nothing_and_says_so(
+async def test_a_reload_without_a_thread_changes_nothing_and_is_reported(
     settings: Settings, nursery: Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_thread(*given: object) -> None:
@@ -328,10 +328,10 @@ async def test_children_run_no_code_from_the_working_directory(
     assert code == 0
 
 
-async def test_a_worker_that_is_being_started_while_its_generation_ends_is_told(
+async def test_a_worker_still_starting_when_its_generation_ends_is_ended_too(
     settings: Settings, nursery: Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would go on with the settings of before a reload, until it is killed."""
+    """It would keep the settings from before the reload until killed."""
     begin, starting = nursery.start, asyncio.Event()
 
     async def slowly(start: Start, *given: Any) -> ChildProcess:
@@ -360,7 +360,7 @@ async def test_a_worker_that_is_being_started_while_its_generation_ends_is_told(
     sockets.close()
 
 
-async def test_told_to_end_while_starting_it_ends_and_was_never_ready(
+async def test_a_relay_told_to_end_while_starting_is_never_ready(
     settings: Settings,
     nursery: Nursery,
     capfd: pytest.CaptureFixture[str],
@@ -380,8 +380,8 @@ async def test_told_to_end_while_starting_it_ends_and_was_never_ready(
     assert "Traceback" not in capfd.readouterr().err
 
 
-async def test_whoever_asks_the_web_process_while_it_ends_is_answered() -> None:
-    """A balancer asks /readyz all the time: its question must not hold up the end."""
+async def test_requests_are_answered_while_the_web_process_ends() -> None:
+    """A balancer polls /readyz all the time, which must not delay the end."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.setblocking(False)

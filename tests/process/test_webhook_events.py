@@ -1,4 +1,4 @@
-"""Summaries of refusals and trials of campaigns: logged once each, whoever is killed meanwhile."""
+"""Summaries of refusals and campaign trials: each sent once, even if workers are killed."""
 
 import json
 import re
@@ -49,7 +49,7 @@ async def logged(store: TrialStore) -> list[Mapping[str, Any]]:
 
 
 class Recorded:
-    """A journal that a test writes, and what sums it up."""
+    """A journal written by a test, and its summarizer."""
 
     def __init__(self, folder: Path, store: TrialStore) -> None:
         self.clock = journal.Clock()
@@ -86,9 +86,9 @@ def recorded(tmp_path: Path, store: TrialStore) -> Recorded:
     return Recorded(tmp_path / "audit", store)
 
 
-async def test_a_summary_says_what_became_of_recipients_on_each_stream(recorded: Recorded) -> None:
+async def test_a_summary_counts_outcomes_for_each_stream(recorded: Recorded) -> None:
     await recorded.write(UNKNOWN)
-    assert await recorded.look(minutes=10) == [], "what was before nobody asked for"
+    assert await recorded.look(minutes=10) == [], "earlier decisions were not requested"
     await recorded.write(ALLOWED, UNKNOWN, UNKNOWN)
     await recorded.write(ALLOWED, stream=RECEIPTS, worker=1)
     await recorded.write(CAPPED, stream=TRIAL, observed=True)
@@ -115,12 +115,12 @@ async def test_a_summary_says_what_became_of_recipients_on_each_stream(recorded:
 
 
 async def test_each_decision_is_in_one_summary(recorded: Recorded) -> None:
-    """Also with one who was killed and one who comes anew, and whatever the journal holds."""
+    """Even if a worker is killed and another starts, and whatever the journal holds."""
     await recorded.look()
     for hour in range(1, 5):
         for worker in range(2):
             await recorded.write(*[UNKNOWN] * hour, worker=worker)
-        if hour == 3:  # nobody looked for an hour
+        if hour == 3:  # no summary ran for an hour
             recorded.clock.tick(hours=1)
             continue
         recorded.summaries = recorded.another()
@@ -135,7 +135,7 @@ async def test_each_decision_is_in_one_summary(recorded: Recorded) -> None:
     assert told[-1]["streams"] == []
 
 
-async def test_relays_of_one_store_and_one_host_name_tell_of_their_own_mail(
+async def test_relays_with_one_store_and_host_name_report_their_own_mail(
     recorded: Recorded, tmp_path: Path, store: TrialStore
 ) -> None:
     other = Recorded(tmp_path / "other", store)
@@ -151,7 +151,7 @@ async def test_relays_of_one_store_and_one_host_name_tell_of_their_own_mail(
     ]
 
 
-async def test_who_is_told_to_end_logs_nothing_and_counts_anew(recorded: Recorded) -> None:
+async def test_a_summarizer_told_to_end_logs_nothing_and_starts_over(recorded: Recorded) -> None:
     await recorded.look()
     await recorded.write(UNKNOWN)
     recorded.ending.set()
@@ -164,7 +164,7 @@ TRIED = Trial(10, wait=3600.0)
 
 
 class Tried:
-    """Campaigns that a test counts, and what tells of them."""
+    """Campaigns counted by a test, and their reporter."""
 
     def __init__(self, store: TrialStore, folder: Path) -> None:
         self.counts = open_stream_counts(StoreSettings(f"sqlite://{folder}/smtpproxy.db"))
@@ -197,10 +197,10 @@ def tried(store: TrialStore, tmp_path: Path) -> Iterator[Tried]:
     tried.counts.close()
 
 
-async def test_a_trial_is_told_when_it_begins_and_when_it_ends(tried: Tried) -> None:
+async def test_the_beginning_and_end_of_a_trial_are_reported(tried: Tried) -> None:
     await tried.look()
     await tried.send("spring", *range(9))
-    assert await tried.look() == [], "a text for some is no campaign"
+    assert await tried.look() == [], "a text to a few people is no campaign"
     tried.now += HOUR
     await tried.send("spring", 9)
     begun = ("spring", "trial_begun", "2026-03-01T10:00:00Z", "")
@@ -210,10 +210,10 @@ async def test_a_trial_is_told_when_it_begins_and_when_it_ends(tried: Tried) -> 
     ended = ("spring", "trial_ended", "2026-03-01T11:00:00Z", None)
     assert await tried.look() == [begun, ended]
     tried.trials = tried.another()
-    assert await tried.look() == [begun, ended], "once, whoever was killed"
+    assert await tried.look() == [begun, ended], "once, even after a kill"
 
 
-async def test_until_when_the_others_wait_is_told_and_when_that_changes(tried: Tried) -> None:
+async def test_the_end_of_the_wait_is_reported_and_so_are_changes(tried: Tried) -> None:
     await tried.look()
     id = await tried.send("spring", *range(20), strangers=12)
     assert (await tried.look())[1:] == [
@@ -228,7 +228,7 @@ async def test_until_when_the_others_wait_is_told_and_when_that_changes(tried: T
     assert (await tried.look())[2:] == [later]
 
 
-async def test_what_was_over_before_anybody_asked_is_not_told(tried: Tried) -> None:
+async def test_trials_over_before_the_first_request_are_not_reported(tried: Tried) -> None:
     await tried.send("spring", *range(20))
     tried.now += HOUR
     assert await tried.look() == []
@@ -236,7 +236,7 @@ async def test_what_was_over_before_anybody_asked_is_not_told(tried: Tried) -> N
     assert {one[0] for one in await tried.look()} == {"summer"}
 
 
-async def test_many_campaigns_are_told_little_by_little(tried: Tried) -> None:
+async def test_many_campaigns_are_reported_in_batches(tried: Tried) -> None:
     await tried.look()
     for n in range(120):
         await tried.send(f"c{n}", *range(20))
@@ -246,7 +246,7 @@ async def test_many_campaigns_are_told_little_by_little(tried: Tried) -> None:
 
 
 def documented() -> dict[str, list[dict[str, Any]]]:
-    """The changes in the examples of docs/propagation.md, by the type of their message."""
+    """The changes in the examples of docs/propagation.md, by type of message."""
     text = Path("docs/propagation.md").read_text()
     found: dict[str, list[dict[str, Any]]] = {}
     for block in re.findall(r"```json\n(\{\"type\".*?)```", text, re.DOTALL):
@@ -256,7 +256,7 @@ def documented() -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-async def test_the_documented_examples_are_what_is_sent(tried: Tried, recorded: Recorded) -> None:
+async def test_the_documented_examples_match_what_is_sent(tried: Tried, recorded: Recorded) -> None:
     await tried.look()
     await recorded.look()
     event = StreamEvent(tried.now, "stream:offers", "paused", "complaint", 61, 20_000, 3_000)
@@ -287,7 +287,7 @@ async def test_the_documented_examples_are_what_is_sent(tried: Tried, recorded: 
 
 
 def shape(value: Any) -> Any:
-    """What keys an object has, and of what kind their values are; counts by reason are alike."""
+    """The keys of an object and the types of their values; counts by reason are alike."""
     if isinstance(value, dict):
         if all(type(each) is int for each in value.values()):
             return "counts"
@@ -297,7 +297,7 @@ def shape(value: Any) -> Any:
     return type(value).__name__
 
 
-async def test_what_no_webhook_wants_any_more_is_forgotten_and_nothing_else(
+async def test_only_event_sources_no_webhook_wants_are_forgotten(
     store: TrialStore,
 ) -> None:
     wanted, theirs = f"{REFUSALS}:mine:3600", f"{REFUSALS}:theirs:60"

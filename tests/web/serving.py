@@ -31,7 +31,7 @@ from tests.kit.store import TrialStore
 def token(
     name: str, *may: str, per_minute: int = 600, brands: frozenset[str] = frozenset()
 ) -> TokenSettings:
-    """A token whose secret is its name."""
+    """A token whose secret is its own name."""
     digest = sha256(name.encode()).hexdigest()
     return TokenSettings(name, digest, frozenset(may), brands, per_minute)  # type: ignore[arg-type]
 
@@ -48,7 +48,7 @@ class Answer:
 
 
 class Site:
-    """The application on a port, with a store behind it."""
+    """The application on a port, with a store."""
 
     def __init__(self, store: TrialStore, port: int, stop: asyncio.Event) -> None:
         self.store = store
@@ -96,7 +96,7 @@ S = TypeVar("S", bound=Site)
 
 
 def api_over(store: TrialStore, settings: Settings, **more: Any) -> Api:
-    """The API over a store, whose folder has all else that it keeps."""
+    """The API over a store, whose folder holds everything else it keeps."""
     folder = Path(store.folder.name)
     kept = StoreSettings(f"sqlite://{folder}/store.db")
     settings = replace(settings, server=replace(settings.server, state_dir=folder), store=kept)
@@ -131,7 +131,7 @@ def _app(store: Store, settings: Settings, api: Api) -> Starlette:
 
 @contextmanager
 def served_aside(settings: Settings) -> Iterator[str]:
-    """Serve the API in a thread, over the store and in the folder of the settings; the URL."""
+    """Serve the API in a thread, with the store and folder of the settings; yield its URL."""
     sock = socket.create_server(("127.0.0.1", 0))
     loops: Queue[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Queue()
 

@@ -1,4 +1,4 @@
-"""The API over real HTTP: who may ask, what is answered, and what a wrong request is told."""
+"""The API over real HTTP: who may ask, the answers, and the errors for wrong requests."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ TOKENS = (
 
 
 class Served(Site):
-    """The application on a port, with a store behind it."""
+    """The application on a port, with a store."""
 
     async def check(self, asked: object, who: str | None = "shop") -> Answer:
         return await self.post(CHECK, asked, who)
@@ -82,7 +82,7 @@ async def test_changes_are_read_page_by_page(served: Served) -> None:
     assert end.json == {"changes": [], "next": 3, "more": False}
 
 
-async def test_who_asks_must_be_known_and_have_the_right(served: Served) -> None:
+async def test_a_caller_needs_a_known_token_with_the_right(served: Served) -> None:
     for who, error in ((None, "token_missing"), ("wrong", "token_unknown"), ("", "token_unknown")):
         answer = await served.ask(CHANGES, who)
         assert (answer.status, answer.json["error"]) == (401, error)
@@ -97,7 +97,7 @@ async def test_who_asks_must_be_known_and_have_the_right(served: Served) -> None
     assert shown[row % "shop"] == 1
 
 
-async def test_a_token_that_asks_too_often_is_told_when_to_come_back(served: Served) -> None:
+async def test_a_token_over_its_rate_is_told_when_to_retry(served: Served) -> None:
     asked = [await served.ask(CHANGES, "often") for _ in range(3)]
     assert [answer.status for answer in asked] == [200, 200, 429]
     assert {answer.headers["ratelimit-policy"] for answer in asked} == {'"token";q=2;w=60'}
@@ -121,7 +121,9 @@ async def test_a_wrong_parameter_is_named(served: Served, query: str) -> None:
     assert query.partition("=")[0] in answer.json["detail"]
 
 
-async def test_what_was_trimmed_is_gone_and_how_to_begin_anew_is_said(served: Served) -> None:
+async def test_trimmed_changes_are_gone_and_the_answer_says_how_to_start_over(
+    served: Served,
+) -> None:
     await served.add("a", "b", "c")
     await served.store.trim_changes(datetime.now(UTC) + timedelta(days=1))
     answer = await served.ask(f"{CHANGES}?since=1")
@@ -131,7 +133,7 @@ async def test_what_was_trimmed_is_gone_and_how_to_begin_anew_is_said(served: Se
     assert (await served.ask(f"{CHANGES}?since=9")).status == 410
 
 
-async def test_a_long_poll_answers_as_soon_as_there_is_something(served: Served) -> None:
+async def test_a_long_poll_answers_as_soon_as_there_is_a_change(served: Served) -> None:
     polls = [asyncio.create_task(served.ask(f"{CHANGES}?since=0&wait=60")) for _ in range(3)]
     await asyncio.sleep(0.2)
     assert not any(poll.done() for poll in polls)
@@ -143,14 +145,14 @@ async def test_a_long_poll_answers_as_soon_as_there_is_something(served: Served)
     assert (empty.status, empty.json["changes"]) == (200, [])
 
 
-async def test_a_long_poll_does_not_keep_the_relay_from_ending(served: Served) -> None:
+async def test_a_long_poll_does_not_delay_shutdown(served: Served) -> None:
     poll = asyncio.create_task(served.ask(f"{CHANGES}?since=0&wait=60"))
     await asyncio.sleep(0.3)
     served.stop.set()
     assert (await asyncio.wait_for(poll, 30)).status == 200
 
 
-async def test_addresses_can_be_asked_about(served: Served) -> None:
+async def test_addresses_can_be_checked(served: Served) -> None:
     await served.add("anna", scope="purpose:offers")
     await served.add("carl", scope="all", origin=Origin.COMPLAINT)
     asked = ["Anna@People.example", "carl+tag@people.example", "new@people.example", "no address"]
@@ -214,7 +216,7 @@ async def test_the_scope_of_the_mailing_decides_what_counts(
         ({"brand": "other"}, ["dora"]),
     ],
 )
-async def test_an_order_about_a_brand_counts_where_the_mailing_may_be_its(
+async def test_a_brands_suppression_counts_where_the_mailing_may_be_that_brands(
     served: Served, asked: dict[str, str], suppressed: list[str]
 ) -> None:
     await served.add("anna", scope="brand:shop")
@@ -252,7 +254,7 @@ async def test_a_wrong_body_is_answered_with_what_is_wrong(
     assert said in answer.json["detail"]
 
 
-async def test_a_store_that_does_not_answer_is_503(served: Served) -> None:
+async def test_a_store_that_does_not_answer_gives_503(served: Served) -> None:
     served.store.fail_with = "locked"
     for answer in (
         await served.ask(CHANGES),
@@ -271,7 +273,7 @@ async def test_other_methods_are_refused(served: Served) -> None:
     assert (await served.ask(CHECK, "shop")).status == 405
 
 
-async def test_the_description_is_of_what_is_there(served: Served) -> None:
+async def test_the_description_matches_the_api(served: Served) -> None:
     described = (await served.ask("/v1/openapi.json", None)).json
     assert described["openapi"].startswith("3.1")
     for path, methods in described["paths"].items():
@@ -289,7 +291,7 @@ async def test_the_description_is_of_what_is_there(served: Served) -> None:
         for parameter in (
             one for method in methods.values() for one in method.get("parameters", ())
         ):
-            assert "null" not in str(parameter["schema"])  # a URL has no way to say it
+            assert "null" not in str(parameter["schema"])  # a URL cannot express null
     request = schemas["CheckRequest"]
     assert (request["required"], request["additionalProperties"]) == (["addresses"], False)
 
@@ -305,12 +307,12 @@ async def test_links_lead_to_the_api_below_any_path_of_a_proxy(served: Served, p
     assert urljoin(f"{proxy}/v1/openapi.json", described["servers"][0]["url"]) == f"{proxy}/"
 
 
-async def test_every_route_is_described_and_nothing_else(served: Served) -> None:
+async def test_exactly_the_existing_routes_are_described(served: Served) -> None:
     api = api_over(served.store, settings())
     own = {"/v1/openapi.json", "/v1/docs"}
     routes = {(route.path, method.lower()) for route in api.routes if route.path not in own
               for method in (route.methods or ()) if method != "HEAD"}  # fmt: skip
-    assert "_document" not in vars(api)  # made when asked for: it takes two megabytes
+    assert "_document" not in vars(api)  # made on demand, as it takes two megabytes
     described = document([operation for operation, _ in api.operations], "0")
     assert routes == {
         (path, method) for path, methods in described["paths"].items() for method in methods
@@ -327,7 +329,7 @@ async def test_every_route_is_described_and_nothing_else(served: Served) -> None
     assert [path for path, name in fields if name == "If-Match"] == ["/v1/contacts"]
 
 
-async def test_the_page_loads_nothing_from_elsewhere(served: Served) -> None:
+async def test_the_documentation_page_loads_nothing_from_elsewhere(served: Served) -> None:
     answer = await served.ask("/v1/docs", None)
     assert answer.status == 200
     assert answer.headers["content-type"].startswith("text/html")
@@ -337,7 +339,7 @@ async def test_the_page_loads_nothing_from_elsewhere(served: Served) -> None:
     assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 
-async def test_the_lag_of_webhooks_is_shown_whoever_delivers(served: Served) -> None:
+async def test_the_lag_of_webhooks_is_shown_whichever_process_delivers(served: Served) -> None:
     await served.add("a")
     dead = DeadLetter(
         "dead", "msg_1", b"{}", 1, datetime.now(UTC) - timedelta(hours=3), T0, 1, "HTTP 500"
@@ -352,7 +354,7 @@ async def test_the_lag_of_webhooks_is_shown_whoever_delivers(served: Served) -> 
     assert shown['smtpproxy_webhook_deadline_seconds{webhook="crm"}'] == 48 * 3600
 
 
-def test_a_bucket_fills_again_with_time() -> None:
+def test_a_rate_bucket_refills_over_time() -> None:
     bucket = Bucket(60)
     assert [bucket.take(0.0) for _ in range(60)] == [0.0] * 60
     assert bucket.take(0.0) == pytest.approx(1.0)
@@ -363,7 +365,7 @@ def test_a_bucket_fills_again_with_time() -> None:
     assert bucket.take(1e9) > 0
 
 
-def test_only_the_bearer_scheme_and_the_whole_token_count() -> None:
+def test_only_the_bearer_scheme_with_the_whole_token_is_accepted() -> None:
     gate = Gate(TOKENS, lambda: 0.0)
     assert gate.who("Bearer crm") == TOKENS[0]
     assert gate.who("bearer  crm ") == TOKENS[0]

@@ -1,4 +1,4 @@
-"""What the API answers about mail: verdicts, decisions, streams; and what is asked twice."""
+"""Verdicts, decisions and streams by the API, and requests that are repeated."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Writes]:
         yield served
 
 
-async def test_the_relay_s_verdict_is_told(site: Writes) -> None:
+async def test_a_check_gives_the_relays_verdict(site: Writes) -> None:
     at = datetime(2026, 11, 1, tzinfo=UTC)
     act = ConsentAct("offers", at, method="unticked_box", evidence=Evidence("Yes"), brand="shop")
     anna = Contact(ANNA, source=Source.DIRECT, brand="shop", acts=(act,))
@@ -61,7 +61,7 @@ async def test_the_relay_s_verdict_is_told(site: Writes) -> None:
         assert "gazette" not in answer.text
 
 
-async def test_an_order_about_a_brand_that_is_gone_bears_on_all(site: Writes) -> None:
+async def test_a_suppression_for_a_removed_brand_counts_for_all(site: Writes) -> None:
     gone = SuppressionEntry(ANNA, "brand:gone", Origin.OBJECTION, datetime.now(UTC))
     await site.store.add_suppressions([gone])
     assert await site.known("shop") == [("brand:gone", "objection")]
@@ -80,7 +80,7 @@ async def test_an_order_about_a_brand_that_is_gone_bears_on_all(site: Writes) ->
 
 
 async def recorded(site: Writes) -> list[str]:
-    """Put five decisions about Anna on record, the fourth on the mill's stream; return the ids."""
+    """Record five decisions about Anna, the fourth on the mill's stream; return the ids."""
     clock = Clock()
     clock.time = datetime.now(UTC) - timedelta(days=2)
     log = journal(Path(site.store.folder.name) / "audit", clock)
@@ -132,7 +132,7 @@ async def test_decisions_are_found_within_a_period_and_on_a_stream(site: Writes)
         assert [each["id"] for each in found] == expected, more
 
 
-async def test_a_brand_sees_the_decisions_on_its_streams(site: Writes) -> None:
+async def test_a_brand_sees_only_the_decisions_on_its_streams(site: Writes) -> None:
     ids = await recorded(site)
     found = (await site.post(SEARCH, {"recipient": ANNA}, "shop")).json["decisions"]
     assert [each["id"] for each in found] == [ids[4], ids[2], ids[1], ids[0]]
@@ -164,7 +164,7 @@ WITHOUT_ZONE = b64encode(msgspec.msgpack.encode(("2026-03-01T10:00:00", "", "", 
         {"recipient": ANNA, "limit": 101},
     ],
 )
-async def test_a_wrong_search_is_told_so(site: Writes, asked: dict[str, Any]) -> None:
+async def test_a_wrong_search_is_rejected(site: Writes, asked: dict[str, Any]) -> None:
     answer = await site.post(SEARCH, asked, "all")
     assert (answer.status, answer.json["error"]) == (400, "body_wrong")
     for id in ("x", "é" * 26, "!" * 26):
@@ -190,7 +190,7 @@ async def test_a_stream_is_paused_and_resumed(site: Writes) -> None:
     assert resumed.json["resumed"] is False
 
 
-async def test_a_verdict_knows_of_a_pause_at_once(site: Writes) -> None:
+async def test_a_pause_shows_in_verdicts_at_once(site: Writes) -> None:
     consent = {"address": ANNA, "purpose": "offers", "brand": "shop", "source": "direct"}
     await site.post(RECORD, consent | {"method": "unticked_box", "wording": "Yes"}, "all")
 
@@ -205,7 +205,7 @@ async def test_a_verdict_knows_of_a_pause_at_once(site: Writes) -> None:
     assert [before, meanwhile, await told()] == ["allow", "defer", "allow"]
 
 
-async def test_a_brand_s_streams_are_paused_by_itself_alone(site: Writes) -> None:
+async def test_only_a_brands_own_token_can_pause_its_streams(site: Writes) -> None:
     seen = (await site.ask(STREAMS, "shop")).json["streams"]
     assert {one["brand"] for one in seen} == {"shop"}
     for name in ("grain", "brand:mill", "default", "nowhere", "brand:"):
@@ -217,13 +217,13 @@ async def test_a_brand_s_streams_are_paused_by_itself_alone(site: Writes) -> Non
     assert [pause.subject for pause in await site.store.pauses()] == ["brand:shop"]
 
 
-async def test_a_pause_that_is_over_is_none(site: Writes) -> None:
+async def test_a_pause_that_is_over_does_not_count(site: Writes) -> None:
     for until in ("2020-01-01T00:00:00Z", "soon"):
         answer = await site.post(f"{STREAMS}/pause", {"stream": "offers", "until": until}, "all")
         assert (answer.status, answer.json["error"]) == (400, "body_wrong")
 
 
-# What is asked twice.
+# Repeated requests.
 
 KEY = {"Idempotency-Key": "8e03978e-40d5-43dd-bc93-6894a57f9324"}
 CONSENT = {"address": ANNA, "purpose": "offers", "brand": "shop", "method": "unticked_box",
@@ -235,13 +235,13 @@ async def acts(site: Writes) -> int:
     return 0 if contact is None else len(contact.acts)
 
 
-async def test_what_is_asked_again_with_its_key_is_done_once(site: Writes) -> None:
+async def test_a_repeated_request_with_the_same_key_is_done_once(site: Writes) -> None:
     first = await site.post(RECORD, CONSENT, "all", KEY)
     again = await site.post(RECORD, CONSENT, "all", KEY)
     assert (first.status, first.text) == (again.status, again.text)
     assert await acts(site) == 1
     await site.post(RECORD, CONSENT, "all")
-    assert await acts(site) == 2, "without the key it is another act"
+    assert await acts(site) == 2, "without the key it is a new act"
     made = await site.post(CONTACT, {"address": "b@x.example", "brand": "shop"}, "all",
                            {"Idempotency-Key": "b"})  # fmt: skip
     once = await site.post(CONTACT, {"address": "b@x.example", "brand": "shop"}, "all",
@@ -250,7 +250,7 @@ async def test_what_is_asked_again_with_its_key_is_done_once(site: Writes) -> No
     assert once.json == made.json
 
 
-async def test_a_key_is_of_one_request_and_one_token(site: Writes) -> None:
+async def test_a_key_belongs_to_one_request_and_one_token(site: Writes) -> None:
     await site.post(RECORD, CONSENT, "all", KEY)
     other = await site.post(RECORD, CONSENT | {"wording": "No"}, "all", KEY)
     assert (other.status, other.json["error"]) == (422, "key_reused")
@@ -263,21 +263,21 @@ async def test_a_key_is_of_one_request_and_one_token(site: Writes) -> None:
         assert (answer.status, answer.json["error"]) == (400, "parameter_wrong")
 
 
-async def test_what_was_not_done_can_be_asked_again_with_its_key(site: Writes) -> None:
+async def test_a_failed_request_can_be_repeated_with_its_key(site: Writes) -> None:
     site.store.fail_with = "locked"
     assert (await site.post(RECORD, CONSENT, "all", KEY)).status == 503
     site.store.fail_with = None
     assert (await site.post(RECORD, CONSENT, "all", KEY)).json["recorded"] is True
 
 
-async def test_two_at_once_with_one_key_are_one(site: Writes) -> None:
+async def test_two_concurrent_requests_with_one_key_are_one(site: Writes) -> None:
     answers = await asyncio.gather(*(site.post(RECORD, CONSENT, "all", KEY) for _ in range(8)))
     assert {answer.status for answer in answers} <= {200, 409}
     assert len({answer.text for answer in answers if answer.status == 200}) == 1
     assert await acts(site) == 1
 
 
-async def test_no_kept_answer_has_an_address(site: Writes) -> None:
+async def test_no_stored_answer_holds_an_address(site: Writes) -> None:
     await site.post(RECORD, CONSENT, "all", KEY)
     asked = {"suppressions": [{"address": ANNA}]}
     await site.post(SUPPRESS, asked, "all", {"Idempotency-Key": "s"})
@@ -287,7 +287,7 @@ async def test_no_kept_answer_has_an_address(site: Writes) -> None:
     assert not [file for file in kept if b"anna" in file.read_bytes()]
 
 
-async def test_what_is_not_there_is_a_problem_too(site: Writes) -> None:
+async def test_an_unknown_path_is_answered_with_a_problem(site: Writes) -> None:
     for path, method, status, error in (
         ("/v1/nothing", "GET", 404, "not_found"),
         ("/v1/contacts/anna%2fb", "GET", 404, "not_found"),
@@ -302,7 +302,7 @@ async def test_what_is_not_there_is_a_problem_too(site: Writes) -> None:
     assert json.loads((await site.ask("/nothing", None)).text) == {"error": "Not Found"}
 
 
-async def test_what_takes_a_setting_says_so_where_it_is_not_set(site: Writes) -> None:
+async def test_a_request_that_needs_an_unset_setting_names_it(site: Writes) -> None:
     answer = await site.post("/v1/consents", {"address": ANNA, "purpose": "offers"}, "all")
     assert answer.status == 404
     assert "[confirmation]" in answer.json["detail"]
@@ -318,7 +318,7 @@ async def test_what_takes_a_setting_says_so_where_it_is_not_set(site: Writes) ->
         ("/v1/suppressions/check", {"addresses": [], "brand": "shpo"}, "known: mill, shop"),
     ],
 )  # fmt: skip
-async def test_a_word_that_is_none_is_answered_with_those_that_are(
+async def test_an_unknown_word_is_answered_with_the_known_ones(
     site: Writes, path: str, body: Any, right: str
 ) -> None:
     answer = await site.post(path, body, "all")
@@ -326,7 +326,7 @@ async def test_a_word_that_is_none_is_answered_with_those_that_are(
     assert right in answer.json["detail"]
 
 
-async def test_who_wrote_is_on_record(site: Writes) -> None:
+async def test_the_author_of_each_write_is_recorded(site: Writes) -> None:
     await site.suppress({"address": ANNA, "scope": "brand:shop"}, who="shop")
     act = {"address": ANNA, "purpose": "offers", "brand": "shop"}
     await site.post(RECORD, act | {"method": "unticked_box", "wording": "Yes"}, "all")

@@ -1,4 +1,4 @@
-"""What a token for one brand never learns of others, and requests that are wrong at their edges."""
+"""A token for one brand learns nothing about others; odd requests are refused."""
 
 import asyncio
 import base64
@@ -47,7 +47,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Writes]:
         yield served
 
 
-async def test_the_place_of_a_page_tells_of_no_other_brand(site: Writes) -> None:
+async def test_page_positions_reveal_nothing_about_other_brands(site: Writes) -> None:
     for n in range(4):
         for scope in ("brand:mill", "brand:shop"):
             await site.suppress({"address": f"a{n}@people.example", "scope": scope})
@@ -71,7 +71,7 @@ async def test_the_place_of_a_page_tells_of_no_other_brand(site: Writes) -> None
         (CONTACT, {"consents": [{"purpose": "grain", "given_at": "2026-01-01T00:00:00Z"}]}),
     ],
 )
-async def test_faults_name_nothing_of_other_brands(
+async def test_errors_reveal_nothing_about_other_brands(
     site: Writes, path: str, asked: dict[str, str]
 ) -> None:
     answer = await site.post(path, {"address": ANNA, **asked}, "shop")
@@ -83,7 +83,7 @@ async def test_faults_name_nothing_of_other_brands(
     assert "offers" in said or "shop" in said
 
 
-async def test_a_period_before_all_time_is_a_wrong_one(site: Writes) -> None:
+async def test_a_period_before_the_calendar_is_rejected(site: Writes) -> None:
     for until in ("0001-01-01T00:00:00Z", "0001-01-03"):
         answer = await site.post(SEARCH, {"recipient": ANNA, "until": until}, "all")
         assert answer.status in (200, 400)
@@ -101,13 +101,13 @@ async def test_blank_wording_is_no_proof(site: Writes) -> None:
     assert not (known.get("evidence") or {}).get("wording")
 
 
-async def test_a_withdrawal_is_from_a_purpose_as_imports_read_it(site: Writes) -> None:
+async def test_a_withdrawal_needs_a_purpose_that_imports_would_accept(site: Writes) -> None:
     for purpose in ("a\nb", "a\0b", "x" * 201):
         answer = await site.post(WITHDRAW, {"address": ANNA, "purpose": purpose}, "all")
         assert answer.status == 400
 
 
-async def test_what_is_changed_meanwhile_suppresses_nobody(site: Writes) -> None:
+async def test_a_rejected_stale_update_suppresses_nobody(site: Writes) -> None:
     withdrawal = {"purpose": "lottery", "withdrawn_at": "2026-01-01T00:00:00Z"}
     line = json.dumps({"address": ANNA, "consents": [withdrawal]}).encode()
     answer = await site.post(CONTACT, line, "all", {"If-Match": '"0"'})
@@ -115,7 +115,7 @@ async def test_what_is_changed_meanwhile_suppresses_nobody(site: Writes) -> None
     assert await site.known() == []
 
 
-async def test_a_text_with_nul_is_wrong_for_every_store(site: Writes) -> None:
+async def test_text_with_nul_is_rejected_with_every_store(site: Writes) -> None:
     asked = {"address": ANNA, "note": "a\0b", "scope": "marketing"}
     answer = await site.post(SUPPRESS, {"suppressions": [asked], "keep_notes": True}, "all")
     assert (answer.status, answer.json["error"]) == (400, "body_wrong")
@@ -128,7 +128,7 @@ async def test_a_text_with_nul_is_wrong_for_every_store(site: Writes) -> None:
     assert answer.status == 400
 
 
-async def test_a_consent_that_was_taken_back_since_or_is_restricted_says_so(site: Writes) -> None:
+async def test_recording_a_consent_that_will_not_count_warns(site: Writes) -> None:
     act = {"address": ANNA, "brand": "shop", "purpose": "offers", "method": "unticked_box"}
     act |= {"wording": "x", "source": "direct"}
     await site.post(WITHDRAW, {"address": ANNA, "purpose": "offers", "brand": "shop"}, "all")
@@ -162,7 +162,7 @@ def of_the_mill(address: str = BERT, **more: Any) -> Contact:
         Contact(BERT, acts=(ConsentAct("grain", _AT, withdrawal=True, brand="mill"),)),
     ],
 )
-async def test_a_verdict_tells_nobody_that_another_brand_knows_the_person(
+async def test_a_verdict_does_not_reveal_that_another_brand_knows_the_person(
     site: Writes, known: Contact
 ) -> None:
     await site.store.put_contacts([known])
@@ -176,7 +176,7 @@ async def test_a_verdict_tells_nobody_that_another_brand_knows_the_person(
 
 
 async def test_a_verdict_is_true_where_the_reason_is_hidden(site: Writes) -> None:
-    """An address of an organisation may be mailed, but not one that is on record as a person's."""
+    """An organisation's address may be mailed, but not one recorded as a person's."""
     await site.store.put_contacts([of_the_mill("info@works.example", audience=Audience.CONSUMER)])
     asked = {"stream": "offers", "addresses": ["info@works.example", "info@other.example"]}
     works, other = (await site.post(VERDICTS, asked, "shop")).json["verdicts"]
@@ -184,7 +184,7 @@ async def test_a_verdict_is_true_where_the_reason_is_hidden(site: Writes) -> Non
     assert (other["verdict"], other["basis"]) == ("allow", "generic_address")
 
 
-async def test_what_holds_for_all_mail_is_told_of_whomever_others_know(site: Writes) -> None:
+async def test_orders_about_all_mail_are_shown_whoever_knows_the_person(site: Writes) -> None:
     await site.store.put_contacts([of_the_mill()])
     await site.store.add_suppressions([SuppressionEntry(BERT, "all", Origin.COMPLAINT, _AT)])
     asked = {"stream": "offers", "addresses": [BERT]}
@@ -192,7 +192,7 @@ async def test_what_holds_for_all_mail_is_told_of_whomever_others_know(site: Wri
     assert (told["reason"], told["since"]) == ("suppressed_complaint", "2026-03-01")
 
 
-async def test_a_decision_tells_nobody_that_another_brand_knows_the_person(site: Writes) -> None:
+async def test_a_decision_does_not_reveal_that_another_brand_knows_the_person(site: Writes) -> None:
     clock = Clock()
     clock.time = datetime.now(UTC) - timedelta(days=1)
     log = journal(Path(site.store.folder.name) / "audit", clock)
@@ -218,7 +218,7 @@ async def test_a_decision_tells_nobody_that_another_brand_knows_the_person(site:
             assert who == "all" or "mill" not in answer.text
 
 
-async def test_a_withdrawal_tells_of_no_purpose_of_others(site: Writes) -> None:
+async def test_a_withdrawal_reveals_no_purpose_of_other_brands(site: Writes) -> None:
     asked = {"address": BERT, "purpose": "grain"}
     answer = await site.post(WITHDRAW, asked, "shop")
     unknown = await site.post(WITHDRAW, {**asked, "purpose": "nowhere"}, "shop")
@@ -226,7 +226,7 @@ async def test_a_withdrawal_tells_of_no_purpose_of_others(site: Writes) -> None:
     assert answer.text.replace("grain", "nowhere") == unknown.text
 
 
-async def test_what_a_proxy_may_read_otherwise_is_refused(site: Writes) -> None:
+async def test_json_that_parsers_read_differently_is_refused(site: Writes) -> None:
     for body in (
         b'{"suppressions": [{"address": "a@x.example", "address": "b@x.example"}]}',
         b'{"suppressions": [], "suppressions": [{"address": "b@x.example"}]}',
@@ -248,7 +248,7 @@ async def test_what_a_proxy_may_read_otherwise_is_refused(site: Writes) -> None:
         (["Authorization: Bearer all", "Transfer-Encoding: chunked"], None),
     ],
 )
-async def test_a_field_that_counts_comes_once(
+async def test_a_header_that_matters_may_occur_once(
     site: Writes, fields: list[str], error: str | None
 ) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", site.port)

@@ -1,4 +1,4 @@
-"""What is written through the API: suppressions, consents, contacts; by whom, of which brand."""
+"""Writes through the API: suppressions, consents and contacts, by whom and for which brand."""
 
 import asyncio
 import json
@@ -116,12 +116,12 @@ async def test_one_wrong_suppression_adds_none(site: Writes) -> None:
     assert (many.status, many.json["error"]) == (413, "too_large")
 
 
-async def test_what_no_stream_is_for_counts_for_all_marketing(site: Writes) -> None:
+async def test_a_suppression_for_an_unused_purpose_counts_for_all_marketing(site: Writes) -> None:
     answer = await site.suppress({"address": ANNA, "scope": "purpose:lotery"})
     assert answer.json["results"] == [{"result": "added", "scope": "marketing"}]
 
 
-async def test_an_erasure_stops_marketing_and_no_suppression_counts_from_tomorrow(
+async def test_an_erasure_stops_marketing_and_no_suppression_starts_in_the_future(
     site: Writes,
 ) -> None:
     answer = await site.suppress({"address": ANNA, "origin": "erasure", "since": "2999-01-01"})
@@ -167,14 +167,14 @@ async def test_a_consent_is_recorded_confirmed_and_withdrawn(site: Writes) -> No
     ]
 
 
-async def test_who_withdraws_from_what_no_stream_is_for_gets_no_marketing(site: Writes) -> None:
+async def test_withdrawing_from_an_unused_purpose_stops_all_marketing(site: Writes) -> None:
     asked = {"address": ANNA, "purpose": "lotery"}
     told = (await site.post(WITHDRAW, asked, "all")).json
     assert told["warnings"] == ["no stream has the purpose: it counts as all marketing"]
     assert [scope for scope, _ in await site.known()] == ["marketing"]
 
 
-async def test_a_consent_counts_from_the_beginning_of_a_day_a_withdrawal_from_its_end(
+async def test_a_dated_consent_counts_from_midnight_and_a_withdrawal_from_the_end_of_the_day(
     site: Writes,
 ) -> None:
     asked = {"address": ANNA, "purpose": "offers", "brand": "shop"}
@@ -189,7 +189,7 @@ async def test_a_consent_counts_from_the_beginning_of_a_day_a_withdrawal_from_it
     ]
 
 
-async def test_a_consent_that_proves_nothing_says_so(site: Writes) -> None:
+async def test_recording_a_consent_without_proof_warns(site: Writes) -> None:
     await site.suppress({"address": ANNA, "scope": "all", "origin": "complaint"})
     asked = {"address": ANNA, "purpose": "offers", "brand": "shop", "method": "unticked_box"}
     warnings = (await site.post(RECORD, asked, "all")).json["warnings"]
@@ -215,7 +215,9 @@ async def test_a_consent_that_proves_nothing_says_so(site: Writes) -> None:
         ({"channels": []}, "body_wrong"),
     ],
 )
-async def test_a_wrong_consent_is_none(site: Writes, more: dict[str, Any], error: str) -> None:
+async def test_a_malformed_consent_is_not_recorded(
+    site: Writes, more: dict[str, Any], error: str
+) -> None:
     asked = {"address": ANNA, "purpose": "offers", "brand": "shop", "method": "unticked_box"}
     answer = await site.post(RECORD, asked | more, "all")
     assert (answer.status, answer.json["error"]) == (400, error)
@@ -236,7 +238,7 @@ async def test_a_contact_is_written_shown_and_erased(site: Writes) -> None:
     assert await site.known() == [("marketing", "erasure")]
 
 
-async def test_a_brand_says_what_somebody_is_to_it_alone(site: Writes) -> None:
+async def test_a_brand_describes_a_person_only_for_itself(site: Writes) -> None:
     await facts_of_both(site)
     asked = {"address": ANNA, "brand": "shop", "source": "direct", "audience": "professional"}
     made = await site.post(CONTACT, asked | {"occupations": ["miller"]}, "shop")
@@ -249,7 +251,7 @@ async def test_a_brand_says_what_somebody_is_to_it_alone(site: Writes) -> None:
     }
 
 
-async def test_whoever_was_erased_comes_back_by_no_upsert(site: Writes) -> None:
+async def test_an_upsert_does_not_bring_an_erased_person_back(site: Writes) -> None:
     await site.post(ERASE, {"address": ANNA}, "all")
     given = {"purpose": "offers", "given_at": "2026-03-01T10:00:00Z", "method": "unticked_box"}
     back = await site.post(CONTACT, {"address": ANNA, "brand": "shop", "consents": [given]}, "all")
@@ -257,7 +259,7 @@ async def test_whoever_was_erased_comes_back_by_no_upsert(site: Writes) -> None:
     assert await site.store.contact(ANNA) is None
 
 
-async def test_an_update_that_others_would_lose_is_refused(site: Writes) -> None:
+async def test_an_update_that_would_overwrite_another_is_refused(site: Writes) -> None:
     made = await site.post(CONTACT, {"address": ANNA, "brand": "shop", "language": "fr"}, "all")
     there = await site.post(
         CONTACT, {"address": ANNA, "language": "de"}, "all", {"If-None-Match": "*"}
@@ -270,7 +272,7 @@ async def test_an_update_that_others_would_lose_is_refused(site: Writes) -> None
     )
     assert sorted(answer.status for answer in both) == [200, 412]
     now = both[0 if both[0].status == 200 else 1].json["version"]
-    for tag in (f'W/"{now}"', f'"{now}-gzip"', f'"0", "{now}"'):  # as proxies rewrite them
+    for tag in (f'W/"{now}"', f'"{now}-gzip"', f'"0", "{now}"'):  # as rewritten by proxies
         answer = await site.post(CONTACT, {"address": ANNA}, "all", {"If-Match": tag})
         assert (answer.status, answer.json.get("result")) == (200, "unchanged"), tag
     none = {"If-Match": "*"}
@@ -290,11 +292,11 @@ async def test_hostile_bodies_are_problems(site: Writes, body: bytes) -> None:
         assert (denied.status, denied.json["error"]) == (403, "not_permitted"), path
 
 
-# A token of one brand, and the facts of another.
+# A token of one brand, and facts of another.
 
 
 async def facts_of_both(site: Writes) -> None:
-    """Anna has to do with both brands, Carl with the mill alone."""
+    """Anna is known to both brands, Carl only to the mill."""
     await site.store.add_suppressions(
         [
             SuppressionEntry(ANNA, "brand:shop", Origin.UNSUBSCRIBE, T0, "link of the shop"),
@@ -317,7 +319,7 @@ def replace_act(act: ConsentAct, purpose: str, brand: str) -> ConsentAct:
     return ConsentAct(purpose, act.at, method=act.method, evidence=act.evidence, brand=brand)
 
 
-async def test_a_brand_sees_what_bears_on_its_mail_and_no_more(site: Writes) -> None:
+async def test_a_brand_sees_only_what_affects_its_mail(site: Writes) -> None:
     await facts_of_both(site)
     assert sorted(await site.known("shop")) == [
         ("brand:shop", "unsubscribe"),
@@ -337,7 +339,7 @@ async def test_a_brand_sees_what_bears_on_its_mail_and_no_more(site: Writes) -> 
     assert (answer.status, answer.json["error"]) == (403, "not_of_your_brand")
 
 
-async def test_a_brand_sees_its_own_part_of_a_contact(site: Writes) -> None:
+async def test_a_brand_sees_only_its_own_part_of_a_contact(site: Writes) -> None:
     await facts_of_both(site)
     shown = (await site.contact("shop")).json["contact"]
     assert [one["purpose"] for one in shown["consents"]] == ["offers"]
@@ -403,7 +405,7 @@ async def test_a_brand_changes_nothing_of_another(
     assert await site.store.suppressions(ANNA) == stood
 
 
-async def test_a_brand_does_with_its_own_what_it_may(site: Writes) -> None:
+async def test_a_brand_can_change_its_own_facts(site: Writes) -> None:
     await facts_of_both(site)
     mill = await site.store.contact("carl@people.example")
     own = {"address": ANNA, "scope": "purpose:offers", "origin": "unsubscribe"}
@@ -436,8 +438,8 @@ async def test_no_address_is_logged(site: Writes) -> None:
     assert "anna" not in str(logs)
 
 
-async def test_the_loop_goes_on_while_a_write_waits(site: Writes) -> None:
-    """A write that another process holds up keeps nobody else waiting."""
+async def test_other_requests_are_served_while_a_write_waits(site: Writes) -> None:
+    """The write waits for another process."""
     path = Path(site.store.folder.name) / "store.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -450,7 +452,7 @@ async def test_the_loop_goes_on_while_a_write_waits(site: Writes) -> None:
     assert (await waiting).status == 200
 
 
-async def test_who_was_recorded_by_an_address_refused_since_keeps_their_rights(
+async def test_people_recorded_under_an_address_now_refused_keep_their_rights(
     site: Writes,
 ) -> None:
     refused = '"(x)anna"@people.example'

@@ -1,4 +1,4 @@
-"""/metrics, /healthz and /readyz over real HTTP, served as the relay serves them."""
+"""/metrics, /healthz and /readyz over real HTTP, served as by the relay."""
 
 import asyncio
 import gc
@@ -37,7 +37,7 @@ from tests.kit.traffic import busy_minute, settings
 
 @dataclass
 class Relay:
-    """What the web process would ask the supervisor and the store."""
+    """Stands in for the supervisor and the store that the web process asks."""
 
     metrics: Metrics = field(default_factory=Metrics)
     health: Health = field(default_factory=lambda: Health(workers=2, alive=2))
@@ -134,7 +134,7 @@ def relay() -> Relay:
     return relay
 
 
-async def test_metrics_are_the_workers_the_stores_and_the_parts(relay: Relay) -> None:
+async def test_metrics_cover_workers_store_and_parts(relay: Relay) -> None:
     relay.readiness = Readiness("ok", "ok", "failing")
     async with served(relay) as get:
         answer = await get("/metrics")
@@ -150,8 +150,8 @@ async def test_metrics_are_the_workers_the_stores_and_the_parts(relay: Relay) ->
     assert shown['smtpproxy_ready{part="workers"}'] == 1
 
 
-async def test_others_are_answered_while_metrics_are_written(relay: Relay) -> None:
-    """With 500 streams that takes a quarter of a second, and an unsubscribe must not wait."""
+async def test_other_requests_are_served_while_metrics_are_rendered(relay: Relay) -> None:
+    """With 500 streams that takes a quarter of a second; an unsubscribe must not wait."""
     begun, answered = threading.Event(), threading.Event()
     in_time = []
 
@@ -168,7 +168,7 @@ async def test_others_are_answered_while_metrics_are_written(relay: Relay) -> No
         answered.set()
         pages = [await scrape for scrape in scrapes]
     assert in_time == [True] * 4
-    for number, page in enumerate(pages):  # each in the format that it asked for
+    for number, page in enumerate(pages):  # each in the format it asked for
         assert page.headers["content-type"].startswith(("application/openm", "text/")[number % 2])
         assert page.body.endswith("# EOF\n") is (number % 2 == 0)
 
@@ -183,7 +183,7 @@ async def test_metrics_move_from_scrape_to_scrape(relay: Relay) -> None:
     assert after == before + 2
 
 
-async def test_openmetrics_to_who_asks_for_it(relay: Relay) -> None:
+async def test_openmetrics_is_served_on_request(relay: Relay) -> None:
     async with served(relay) as get:
         answer = await get("/metrics", Accept="application/openmetrics-text;version=1.0.0")
         plain = await get("/metrics", Accept="text/plain")
@@ -193,10 +193,10 @@ async def test_openmetrics_to_who_asks_for_it(relay: Relay) -> None:
     assert "# TYPE smtpproxy_connections_total counter" in plain.body
 
 
-async def test_a_page_is_compressed_for_who_takes_it_so(relay: Relay) -> None:
+async def test_a_page_is_compressed_for_clients_that_accept_it(relay: Relay) -> None:
     async with served(relay) as get:
         plain = await get("/metrics")
-        small = await get("/metrics", Accept_Encoding="gzip")  # as Prometheus asks
+        small = await get("/metrics", Accept_Encoding="gzip")  # as Prometheus does
     assert "content-encoding" not in plain.headers
     assert small.headers["content-encoding"] == "gzip"
     assert int(small.headers["content-length"]) < int(plain.headers["content-length"]) / 5
@@ -204,14 +204,14 @@ async def test_a_page_is_compressed_for_who_takes_it_so(relay: Relay) -> None:
 
 
 @needs("promtool")
-async def test_promtool_finds_nothing_to_say(relay: Relay) -> None:
+async def test_promtool_has_no_complaints(relay: Relay) -> None:
     async with served(relay) as get:
         answer = await get("/metrics")
     done = run("promtool", "check", "metrics", stdin=answer.body.encode())
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-async def test_metrics_without_the_workers_numbers_fail_the_scrape(relay: Relay) -> None:
+async def test_a_scrape_without_the_workers_numbers_fails(relay: Relay) -> None:
     relay.failure = ConnectionError("supervisor is gone: /run/private.sock")
     async with served(relay) as get:
         answer = await get("/metrics")
@@ -226,7 +226,7 @@ async def test_the_store_is_not_counted_at_every_scrape(relay: Relay) -> None:
     assert relay.counted == 1
 
 
-async def test_a_store_that_can_not_be_counted_costs_only_its_own_rows(relay: Relay) -> None:
+async def test_a_store_that_cannot_be_counted_loses_only_its_own_rows(relay: Relay) -> None:
     async def broken() -> tuple[int, dict[tuple[str, str], int]]:
         raise OSError("disk I/O error")
 
@@ -252,7 +252,7 @@ async def test_readiness_does_not_wait_for_a_count(relay: Relay) -> None:
     assert counting.is_set()
 
 
-async def test_healthz_while_all_workers_live(relay: Relay) -> None:
+async def test_healthz_is_ok_while_all_workers_live(relay: Relay) -> None:
     async with served(relay) as get:
         answer = await get("/healthz")
     assert answer.status == 200
@@ -261,7 +261,7 @@ async def test_healthz_while_all_workers_live(relay: Relay) -> None:
     assert answer.json == {"status": "ok", "workers": {"configured": 2, "alive": 2}}
 
 
-async def test_healthz_tells_of_a_missing_worker_and_metrics_too(relay: Relay) -> None:
+async def test_healthz_and_metrics_show_a_missing_worker(relay: Relay) -> None:
     relay.health = Health(workers=2, alive=1)
     async with served(relay) as get:
         answer = await get("/healthz")
@@ -315,7 +315,7 @@ async def test_one_worker_is_enough_to_take_mail(relay: Relay) -> None:
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
-async def test_a_question_that_fails_is_503_without_the_why(relay: Relay, path: str) -> None:
+async def test_a_failing_check_gives_503_without_details(relay: Relay, path: str) -> None:
     relay.failure = PermissionError("/var/lib/smtpproxy/secret")
     async with served(relay) as get:
         answer = await get(path)
@@ -323,9 +323,7 @@ async def test_a_question_that_fails_is_503_without_the_why(relay: Relay, path: 
     assert answer.json == {"status": "failing"}
 
 
-async def test_a_question_that_hangs_is_given_up(
-    relay: Relay, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_check_that_hangs_times_out(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web_app, "ANSWER_TIMEOUT", 0.1)
 
     async def never() -> Readiness:
@@ -356,7 +354,7 @@ async def test_errors_are_plain_json(relay: Relay) -> None:
     assert (head.status, head.body) == (200, "")
 
 
-async def test_it_does_not_say_what_it_is_made_of(relay: Relay) -> None:
+async def test_the_server_does_not_name_its_software(relay: Relay) -> None:
     async with served(relay) as get:
         for path in ("/metrics", "/healthz", "/nowhere"):
             answer = await get(path)
@@ -364,15 +362,15 @@ async def test_it_does_not_say_what_it_is_made_of(relay: Relay) -> None:
             assert "uvicorn" not in str(answer.headers)
 
 
-async def test_it_serves_quietly(relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
+async def test_serving_logs_nothing(relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
         async with served(relay) as get:
             await get("/healthz")
     assert [r for r in caplog.records if r.name.startswith("uvicorn")] == []
 
 
-def test_it_leaves_the_signals_to_its_process(relay: Relay) -> None:
-    """In the main thread, on uvloop, as the web process runs it."""
+def test_the_server_leaves_signals_to_its_process(relay: Relay) -> None:
+    """In the main thread on uvloop, as in the web process."""
     received = []
 
     async def main() -> None:
@@ -403,7 +401,7 @@ def health_app(relay: Relay) -> Starlette:
     return create_app(monitoring.routes)
 
 
-async def test_a_unix_socket_does_as_well(relay: Relay, tmp_path: Path) -> None:
+async def test_the_server_can_use_a_unix_socket(relay: Relay, tmp_path: Path) -> None:
     path = tmp_path / "web.sock"
     sock = socket.socket(socket.AF_UNIX)
     sock.bind(str(path))
@@ -431,8 +429,10 @@ async def until_listening(path: Path) -> None:
 
 
 @pytest.mark.parametrize("begun", [False, True])
-async def test_who_connected_before_it_stops_is_answered(relay: Relay, begun: bool) -> None:
-    """As at a reload: the successor has the socket, and nobody told this client to wait."""
+async def test_a_client_that_connected_before_the_stop_is_answered(
+    relay: Relay, begun: bool
+) -> None:
+    """At a reload the successor has the socket, and this client knows nothing of it."""
     request = b"GET /healthz HTTP/1.1\r\nHost: relay\r\n\r\n"
     sock = socket.create_server(("127.0.0.1", 0))
     address, stop = sock.getsockname(), asyncio.Event()
@@ -445,12 +445,12 @@ async def test_who_connected_before_it_stops_is_answered(relay: Relay, begun: bo
     await asyncio.sleep(0.3)
     writer.write(request[20:] if begun else request)
     assert (await reader.readline()).split()[1] == b"200"
-    assert b'"status":"ok"' in await asyncio.wait_for(reader.read(), 10), "and it ends"
+    assert b'"status":"ok"' in await asyncio.wait_for(reader.read(), 10), "and the server ends"
     writer.close()
     await asyncio.wait_for(serving, 10)
 
 
-async def test_a_client_that_asks_for_nothing_does_not_keep_it_from_stopping(
+async def test_an_idle_client_does_not_keep_the_server_from_stopping(
     relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("smtpproxy.web.server.FIRST_WITHIN", 0.2)
@@ -466,10 +466,10 @@ async def test_a_client_that_asks_for_nothing_does_not_keep_it_from_stopping(
 
 
 @pytest.mark.parametrize(("asks", "warned"), [(True, []), (False, ["timeout"])])
-async def test_a_connection_that_was_served_and_is_kept_open_ends_without_a_warning(
+async def test_a_kept_alive_connection_ends_without_a_warning(
     relay: Relay, monkeypatch: pytest.MonkeyPatch, asks: bool, warned: list[str]
 ) -> None:
-    """Prometheus keeps one from scrape to scrape: that is nothing to look into."""
+    """Prometheus keeps one from scrape to scrape, which is not worth a warning."""
     for phase in ("idle", "header"):
         monkeypatch.setitem(web_server.WITHIN, phase, 0.2)
     sock = socket.create_server(("127.0.0.1", 0))
@@ -488,10 +488,10 @@ async def test_a_connection_that_was_served_and_is_kept_open_ends_without_a_warn
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/metrics", "/nothing"])
-async def test_a_closed_connection_is_free_at_once_and_errors_need_no_thread(
+async def test_a_closed_connection_is_freed_at_once_and_errors_need_no_thread(
     relay: Relay, path: str
 ) -> None:
-    """Without a collection: else those of thousands of clients wait for it."""
+    """Otherwise the memory of thousands of clients would await a collection."""
 
     def left() -> int:
         return sum(type(each) is web_server.HttpConnection for each in gc.get_objects())

@@ -1,4 +1,4 @@
-"""smtpproxy.client: each operation is a method, and a retry is done once."""
+"""smtpproxy.client has a method for each operation, and retries have a single effect."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -33,14 +33,14 @@ async def site(tmp_path: Path) -> AsyncIterator[Writes]:
         yield served
 
 
-async def test_each_operation_is_a_method() -> None:
+async def test_each_operation_has_a_method() -> None:
     async with TrialStore() as store:
         operations = [each for each, _ in api_over(store, settings()).operations]
     names = {each.name for each in operations} | {"start_consent", "permission_links"}
     assert not [name for name in names if not hasattr(Client, name)]
 
 
-async def test_what_a_program_does_all_day(site: Writes) -> None:
+async def test_the_client_covers_everyday_use(site: Writes) -> None:
     await asyncio.to_thread(_day, f"http://127.0.0.1:{site.port}")
 
 
@@ -78,7 +78,7 @@ def _day(url: str) -> None:
         assert api.erase_contact(Erasing(ANNA)).erased
 
 
-async def test_a_request_that_got_no_answer_is_asked_again_and_done_once() -> None:
+async def test_a_request_without_an_answer_is_retried_and_done_once() -> None:
     """The server hangs up on the first request; the second has the same key."""
     heard: list[bytes] = []
 
@@ -104,7 +104,7 @@ async def test_a_request_that_got_no_answer_is_asked_again_and_done_once() -> No
 
 
 class Scripted:
-    """Answers with one text after the other, and hangs up; None: without an answer."""
+    """Gives one answer per connection and hangs up; None is no answer."""
 
     def __init__(self, *answers: tuple[int, str, bytes] | None) -> None:
         self.answers = list(answers)
@@ -137,7 +137,7 @@ DONE = (200, "", b'{"recorded":true,"warnings":[]}')
 BUSY = (503, "Retry-After: 5\r\n", b"<html>")
 
 
-async def test_what_is_to_be_asked_again_is_with_the_same_key() -> None:
+async def test_retries_use_the_same_key() -> None:
     script = Scripted(BUSY, None, (502, "", b"<html>"), DONE)
     assert await script.ask(retries=3) is True
     assert script.waited == [5, 1, 1]
@@ -158,16 +158,16 @@ async def test_what_is_to_be_asked_again_is_with_the_same_key() -> None:
         ([(500, "", b"oops")], ApiProblem),
     ],
 )
-async def test_what_is_not_done_is_an_error_of_a_kind(
+async def test_each_failure_has_its_exception(
     answers: list[tuple[int, str, bytes] | None], kind: type[client.ApiError]
 ) -> None:
     script = Scripted(*answers)
     assert type(await script.ask()) is kind
-    assert script.answers == [], "asked as often as it makes sense"
+    assert script.answers == [], "retried as often as makes sense"
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b'{"error":"Not Found"}'])
-async def test_a_proxy_that_knows_no_such_page_does_not_say_that_there_is_no_contact(
+async def test_a_404_by_a_proxy_does_not_mean_that_there_is_no_contact(
     body: bytes,
 ) -> None:
     def get(port: int) -> None:
@@ -181,7 +181,7 @@ async def test_a_proxy_that_knows_no_such_page_does_not_say_that_there_is_no_con
         await asyncio.to_thread(get, server.sockets[0].getsockname()[1])
 
 
-def test_what_is_no_url_is_told() -> None:
+def test_a_malformed_url_is_reported() -> None:
     with pytest.raises(ValueError, match="not an http or https URL"):
         Client("consent.example.com", "x")
     assert set(client.__all__) >= {"Client", "ApiProblem"}

@@ -1,4 +1,4 @@
-"""The page behind a confirm link: what it says, when it acts, and for how long."""
+"""The page behind a confirm link: its text, when it acts, and for how long it is valid."""
 
 import asyncio
 import json
@@ -68,7 +68,7 @@ def configured(folder: Path, **more: Any) -> Settings:
 
 @dataclass
 class Site:
-    """The links over a store, and the mail that would go out."""
+    """The links, a store, and the mail that would go out."""
 
     settings: Settings
     now: datetime = T0
@@ -110,7 +110,7 @@ class Site:
         return Reply(250, "ok")
 
     async def asked(self, **more: Any) -> str:
-        """The path of the link of a request that was made now."""
+        """The path of the link for a request made now."""
         request = ConsentRequest(LEA, "offers", "default", **more)
         assert (await self.by_mail.start(request)).state == "sent"
         return self.path(Confirmation("consent", LEA, "default", "offers", self.now,
@@ -133,7 +133,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
     await found.store.close()
 
 
-async def test_a_look_changes_nothing(site: Site) -> None:
+async def test_looking_at_the_page_changes_nothing(site: Site) -> None:
     path = await site.asked()
     for method in ("GET", "HEAD"):
         assert (await site.client.request(method, path)).status_code == 200
@@ -143,7 +143,7 @@ async def test_a_look_changes_nothing(site: Site) -> None:
 
 
 @pytest.mark.parametrize("lang", PAGE_LANGS)
-async def test_what_was_agreed_to_is_kept_as_it_was_read(site: Site, lang: str) -> None:
+async def test_the_text_agreed_to_is_kept_as_it_was_shown(site: Site, lang: str) -> None:
     path = await site.asked(lang=lang)
     assert site.mails[0].message.count(b"Content-Language: " + lang.encode()) == 1
     page = (await site.client.get(path, headers={"Accept-Language": lang})).text
@@ -158,7 +158,7 @@ async def test_what_was_agreed_to_is_kept_as_it_was_read(site: Site, lang: str) 
     assert act.evidence.version.endswith(f" {lang}")
 
 
-async def test_the_page_names_purposes_as_people_know_them(site: Site) -> None:
+async def test_the_page_shows_the_labels_of_purposes(site: Site) -> None:
     path = await site.asked()
     page = await site.client.get(path, headers={"Accept-Language": "fr"})
     assert "nos offres" in page.text
@@ -166,7 +166,7 @@ async def test_the_page_names_purposes_as_people_know_them(site: Site) -> None:
     assert LEA not in page.text
 
 
-async def test_two_clicks_at_once_are_one_act(site: Site) -> None:
+async def test_two_concurrent_clicks_are_one_act(site: Site) -> None:
     path = await site.asked()
     answers = await asyncio.gather(*(site.client.post(path, data=YES) for _ in range(5)))
     assert {answer.status_code for answer in answers} == {200}
@@ -188,14 +188,14 @@ async def test_each_link_is_for_its_own_request(site: Site) -> None:
 @pytest.mark.parametrize(
     ("after", "status"), [(timedelta(days=7), 200), (timedelta(days=7, microseconds=1), 410)]
 )
-async def test_its_time(site: Site, after: timedelta, status: int) -> None:
+async def test_a_link_expires(site: Site, after: timedelta, status: int) -> None:
     path = await site.asked()
     site.now += after
     assert (await site.client.get(path)).status_code == status
     assert (await site.client.post(path, data=YES)).status_code == status
 
 
-async def test_a_permission_of_somebody_who_is_gone(site: Site) -> None:
+async def test_a_permission_link_of_an_unknown_person(site: Site) -> None:
     told = Confirmation("permission", LEA, "default", "offers", T0, T0 + timedelta(days=30), "en")
     path = site.path(told)
     assert (await site.client.post(path, data=YES)).status_code == 410
@@ -218,7 +218,7 @@ async def test_a_permission_of_somebody_who_is_gone(site: Site) -> None:
     ],
 )
 @pytest.mark.parametrize("kind", ["consent", "permission"])
-async def test_who_objected_since_is_promised_nothing(
+async def test_somebody_who_objected_since_is_promised_nothing(
     site: Site, kind: Kind, origin: Origin, scope: str, status: int
 ) -> None:
     path = await site.asked()
@@ -235,13 +235,13 @@ async def test_who_objected_since_is_promised_nothing(
     assert (await site.acts() == before) is (status == 410)
 
 
-async def test_a_link_outlives_another_key(site: Site) -> None:
+async def test_a_link_survives_a_new_key(site: Site) -> None:
     path = await site.asked()
     add_link_key(site.folder, T0.date())
     assert (await site.client.post(path, data=YES)).status_code == 200
 
 
-async def test_trouble_is_said_and_nothing_recorded(site: Site) -> None:
+async def test_a_failure_is_shown_and_nothing_is_recorded(site: Site) -> None:
     path = await site.asked()
     site.down = True
     answer = await site.client.post(path, data=YES)
@@ -250,10 +250,10 @@ async def test_trouble_is_said_and_nothing_recorded(site: Site) -> None:
     assert site.links.snapshot().counters["web_failures_total"] == {("confirmation",): 1}
     site.down = False
     (site.folder / LINK_KEY_FILE).unlink()
-    assert (await site.client.post(path, data=YES)).status_code == 200, "the key is in memory"
+    assert (await site.client.post(path, data=YES)).status_code == 200, "the key is kept in memory"
 
 
-async def test_one_link_too_often(site: Site) -> None:
+async def test_a_link_used_too_often_is_limited(site: Site) -> None:
     path = await site.asked()
     codes = [(await site.client.post(path, data={})).status_code for _ in range(PER_MINUTE + 1)]
     assert codes == [200] * PER_MINUTE + [429]
@@ -266,7 +266,9 @@ async def test_one_link_too_often(site: Site) -> None:
     ("forwarded", "same"),
     [("192.0.2.7", True), ("192.0.2.9, 192.0.2.7", True), ("192.0.2.9", False)],
 )
-async def test_where_from_is_kept_as_a_keyed_hash(site: Site, forwarded: str, same: bool) -> None:
+async def test_the_clients_address_is_kept_as_a_keyed_hash(
+    site: Site, forwarded: str, same: bool
+) -> None:
     path = await site.asked(evidence=Evidence(ip="192.0.2.7"))
     await site.client.post(path, data=YES, headers={"X-Forwarded-For": forwarded})
     request, act = await site.acts()
@@ -283,12 +285,12 @@ async def test_where_from_is_kept_as_a_keyed_hash(site: Site, forwarded: str, sa
         (None, Source.WEB, "refused"),
         (Contact(LEA), None, "sent"),
         (Contact(LEA, source=Source.WEB), None, "refused"),
-        (Contact(LEA, source=Source.WEB), Source.DIRECT, "sent"),  # now they come by themselves
+        (Contact(LEA, source=Source.WEB), Source.DIRECT, "sent"),  # now given by themselves
         (Contact(LEA, source=Source.DIRECT), None, "sent"),
         (Contact(LEA, tags=frozenset({"restricted"})), Source.DIRECT, "refused"),
     ],
 )
-async def test_how_the_address_was_obtained(
+async def test_a_confirmation_records_how_the_address_was_obtained(
     site: Site, known: Contact | None, claimed: Source | None, state: str
 ) -> None:
     await site.store.put_contacts([known] if known else [])
@@ -296,7 +298,7 @@ async def test_how_the_address_was_obtained(
     done = await site.by_mail.start(asked)
     assert done.state == state
     before = await site.store.contact(LEA)
-    assert (before and before.source) == (known and known.source), "anybody may have asked"
+    assert (before and before.source) == (known and known.source), "anybody could have asked"
     if claimed is Source.DIRECT and state == "sent":
         told = Confirmation(
             "consent", LEA, "default", "offers", T0, T0 + timedelta(days=7), "en", "direct"
@@ -308,7 +310,7 @@ async def test_how_the_address_was_obtained(
         assert verdict.basis == "consent"
 
 
-async def test_each_brand_asks_in_its_own_name(tmp_path: Path) -> None:
+async def test_each_brand_asks_under_its_own_name(tmp_path: Path) -> None:
     brands = [
         {"name": "shoes", "title": "Shoes & Co", "help": "help@shoes.example", "languages": ["fr"]},
         {"name": "hats", "title": "Hats Ltd", "from_domains": ["shop.example"]},
@@ -330,7 +332,7 @@ async def test_each_brand_asks_in_its_own_name(tmp_path: Path) -> None:
     assert [act.brand for act in await site.acts()] == ["shoes", "hats"]
     complaint = SuppressionEntry(LEA, "brand:hats", Origin.COMPLAINT, site.now)
     await site.store.add_suppressions([complaint])
-    for brand in ("shoes", "hats"):  # who complained about one is not asked by another either
+    for brand in ("shoes", "hats"):  # a complaint about one stops the other from asking too
         asked = ConsentRequest(LEA, f"{brand}-news", brand, source=Source.DIRECT)
         assert (await site.by_mail.start(asked)).state == "refused"
     await site.client.aclose()
@@ -338,7 +340,7 @@ async def test_each_brand_asks_in_its_own_name(tmp_path: Path) -> None:
     await site.store.close()
 
 
-async def test_the_bounds_are_of_a_day(tmp_path: Path) -> None:
+async def test_the_limits_apply_per_day(tmp_path: Path) -> None:
     limit = open_confirmation_limit(configured(tmp_path).store)
     (tmp_path / "state").mkdir(exist_ok=True)
     bounds = {"per_address": 2, "per_day": 3}
@@ -353,7 +355,7 @@ async def test_the_bounds_are_of_a_day(tmp_path: Path) -> None:
     limit.close()
 
 
-async def test_the_api_describes_what_it_takes(site: Site) -> None:
+async def test_the_api_describes_the_request(site: Site) -> None:
     api = api_over(site.store, site.settings, by_mail=site.by_mail)
     described = document([operation for operation, _ in api.operations], "0")
     assert {"/v1/consents", "/v1/permission-links"} <= set(described["paths"])
@@ -363,7 +365,7 @@ async def test_the_api_describes_what_it_takes(site: Site) -> None:
     assert "/v1/consents" not in {route.path for route in without.routes}
 
 
-async def test_a_yes_to_a_brand_that_is_gone_is_no_yes_to_the_one_that_is_left(
+async def test_a_yes_to_a_removed_brand_does_not_count_for_the_remaining_one(
     tmp_path: Path,
 ) -> None:
     site = Site(configured(tmp_path, brand=[{"name": "hats", "title": "Hats Ltd"}]))

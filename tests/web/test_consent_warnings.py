@@ -1,4 +1,4 @@
-"""What is said of a consent that was just recorded is what the relay then does."""
+"""The warnings about a consent just recorded match what the relay then does."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -65,7 +65,7 @@ def test_only_streams_that_refuse_are_named(
 
 
 @pytest.mark.parametrize("wording", [None, " ", "\u200b"])
-def test_what_states_nothing_is_named_as_missing(settings: Settings, wording: str | None) -> None:
+def test_blank_evidence_is_reported_as_missing(settings: Settings, wording: str | None) -> None:
     act = changed(AGREED, evidence=Evidence(wording))
     contact = changed(PERSON, acts=(act,))
     assert list(unproven(settings, act, contact)) == [("wording", ())]

@@ -1,4 +1,4 @@
-"""Suppressions of many requests in one commit."""
+"""Suppressions from many requests share one commit."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -43,7 +43,7 @@ def entry(number: int, name: str | None = None) -> SuppressionEntry:
     )
 
 
-async def test_requests_that_wait_share_a_commit(store: TrialStore) -> None:
+async def test_waiting_requests_share_a_commit(store: TrialStore) -> None:
     disk = SlowDisk(store)
     commits = GroupCommit(lambda: disk)  # type: ignore[arg-type, return-value]
     stood = await asyncio.gather(*(commits.add([entry(n)]) for n in range(300)))
@@ -52,13 +52,15 @@ async def test_requests_that_wait_share_a_commit(store: TrialStore) -> None:
     assert (await store.counts())[1]["marketing", "unsubscribe"] == 300
 
 
-async def test_the_same_person_in_one_commit_is_new_once(store: TrialStore) -> None:
+async def test_a_person_twice_in_one_commit_is_added_once(store: TrialStore) -> None:
     commits = GroupCommit(lambda: store)
     stood = await asyncio.gather(*(commits.add([entry(1)]) for _ in range(3)))
     assert stood == [[None], [T0], [T0]]
 
 
-async def test_a_disk_that_fails_fails_all_that_wait_and_nobody_later(store: TrialStore) -> None:
+async def test_a_failing_disk_fails_all_waiting_requests_but_no_later_one(
+    store: TrialStore,
+) -> None:
     disk = SlowDisk(store)
     disk.broken = True
     commits = GroupCommit(lambda: disk)  # type: ignore[arg-type, return-value]
@@ -70,7 +72,7 @@ async def test_a_disk_that_fails_fails_all_that_wait_and_nobody_later(store: Tri
     assert await commits.add([entry(1)]) == [None]
 
 
-async def test_a_link_that_is_void_takes_no_other_with_it(store: TrialStore) -> None:
+async def test_an_invalid_entry_does_not_fail_the_others(store: TrialStore) -> None:
     commits = GroupCommit(lambda: store)
     void = "hmac:00000000:" + "0" * 32 + ":" + "0" * 64
     answers = await asyncio.gather(
@@ -83,7 +85,7 @@ async def test_a_link_that_is_void_takes_no_other_with_it(store: TrialStore) -> 
     assert isinstance(answers[1], ValueError)
 
 
-async def test_whoever_hangs_up_does_not_stop_the_others(store: TrialStore) -> None:
+async def test_a_client_that_hangs_up_does_not_stop_the_others(store: TrialStore) -> None:
     commits = GroupCommit(lambda: store)
     gone = asyncio.create_task(commits.add([entry(1)]))
     stays = asyncio.create_task(commits.add([entry(2)]))

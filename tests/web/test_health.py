@@ -1,4 +1,4 @@
-"""How readiness is found out."""
+"""How readiness is determined."""
 
 import asyncio
 import os
@@ -69,14 +69,14 @@ async def test_a_part_that_hangs_is_failing_in_time() -> None:
     assert await asyncio.wait_for(ready(), 5) == Readiness("ok", "ok", "failing")
 
 
-async def test_the_listeners_are_asked_every_time() -> None:
+async def test_listeners_are_probed_every_time() -> None:
     states: list[State] = ["ok", "draining"]
     ready = ReadinessProbe(listeners=lambda: states.pop(0), store=works, upstream=works)
     assert (await ready()).listeners == "ok"
     assert (await ready()).listeners == "draining"
 
 
-async def test_many_callers_cost_one_probe() -> None:
+async def test_many_callers_share_one_probe() -> None:
     calls = 0
 
     async def upstream() -> None:
@@ -89,7 +89,7 @@ async def test_many_callers_cost_one_probe() -> None:
     assert calls == 1
 
 
-async def test_a_caller_that_leaves_does_not_end_it_for_the_others() -> None:
+async def test_a_caller_that_leaves_does_not_end_the_probe_for_others() -> None:
     go = asyncio.Event()
 
     async def upstream() -> None:
@@ -103,7 +103,7 @@ async def test_a_caller_that_leaves_does_not_end_it_for_the_others() -> None:
     assert (await stays).ok
 
 
-async def test_it_is_asked_again_and_recovers() -> None:
+async def test_a_part_is_probed_again_and_recovers() -> None:
     broken = True
 
     async def upstream() -> None:
@@ -135,14 +135,14 @@ def answering(greeting: bytes, heard: list[bytes]) -> Handler:
     return handler
 
 
-async def test_greet_says_goodbye() -> None:
+async def test_a_probe_of_smtp_ends_with_quit() -> None:
     heard: list[bytes] = []
     async with smtp_server(answering(b"220 mta.example ESMTP\r\n", heard)) as upstream:
         await greet(upstream)
     assert heard == [b"QUIT\r\n"]
 
 
-async def test_greet_speaks_tls_from_the_first_octet_where_the_relay_does(tmp_path: Path) -> None:
+async def test_a_probe_uses_implicit_tls_where_the_relay_does(tmp_path: Path) -> None:
     heard: list[bytes] = []
     authority = Authority(tmp_path)
     pair = authority.issue("mta.example")
@@ -156,7 +156,7 @@ async def test_greet_speaks_tls_from_the_first_octet_where_the_relay_does(tmp_pa
 
 
 @pytest.mark.parametrize("greeting", [b"421 too busy\r\n", b"554 no\r\n", b""])
-async def test_an_upstream_that_does_not_want_us_does_not_work(greeting: bytes) -> None:
+async def test_an_upstream_that_refuses_us_is_failing(greeting: bytes) -> None:
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(greeting)
         writer.close()
@@ -166,14 +166,14 @@ async def test_an_upstream_that_does_not_want_us_does_not_work(greeting: bytes) 
             await greet(upstream)
 
 
-async def test_nobody_listens() -> None:
+async def test_a_closed_port_is_failing() -> None:
     async with smtp_server(answering(b"", [])) as upstream:
         pass
     with pytest.raises(OSError, match=r"refused|failed"):
         await greet(upstream)
 
 
-async def test_greet_over_a_unix_socket(tmp_path: Path) -> None:
+async def test_a_probe_over_a_unix_socket(tmp_path: Path) -> None:
     heard: list[bytes] = []
     path = tmp_path / "mta.sock"
     server = await asyncio.start_unix_server(answering(b"220 mta\r\n", heard), path)

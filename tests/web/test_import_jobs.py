@@ -1,4 +1,4 @@
-"""Imports that are sent, and wait: what is refused, what is asked twice, and who works on them."""
+"""Import jobs: refusals, repeated requests, and the relays that work on them."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ def nothing_left(desk: Desk) -> Iterator[None]:
     yield
     desk.work()
     folder = desk.folder / "state" / "imports"
-    assert not [path.name for path in folder.glob(".*")], "no upload is left half"
+    assert not [path.name for path in folder.glob(".*")], "no partial upload may be left"
 
 
 def refused(desk: Desk, who: str = "all", text: str = "address\n") -> ApiProblem:
@@ -50,14 +50,16 @@ def refused(desk: Desk, who: str = "all", text: str = "address\n") -> ApiProblem
     return error.value
 
 
-def test_a_file_for_which_there_is_no_room(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_room_on_disk_is_refused(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(uploads, "RESERVE", 2**62)
     error = refused(desk)
     assert (error.problem.status, error.error) == (507, "disk_full")
     assert "no room" in error.problem.detail
 
 
-def test_a_disk_that_fails_is_told_without_its_names(
+def test_a_failing_disk_is_reported_without_file_names(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(path: Path, *_: str, **__: object) -> None:
@@ -70,7 +72,7 @@ def test_a_disk_that_fails_is_told_without_its_names(
     assert str(desk.folder) not in error.problem.detail
 
 
-def test_an_erasure_takes_a_person_out_of_what_was_rejected(
+def test_an_erasure_removes_a_person_from_rejected_lines(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = (
@@ -93,7 +95,7 @@ def test_an_erasure_takes_a_person_out_of_what_was_rejected(
         assert [one.line for one in api.rejected_lines(id)] == [3]
 
 
-def test_what_has_imported_nothing_is_not_undone_and_what_has_ended_not_cancelled(
+def test_only_finished_imports_are_undone_and_only_unfinished_cancelled(
     desk: Desk,
 ) -> None:
     def undone(id: str) -> tuple[str, str]:
@@ -113,7 +115,7 @@ def test_what_has_imported_nothing_is_not_undone_and_what_has_ended_not_cancelle
     assert undone(shown.id) == ("not_undoable", "it is complete, or was a dry run")
 
 
-def test_rejected_lines_come_page_by_page(desk: Desk) -> None:
+def test_rejected_lines_are_listed_page_by_page(desk: Desk) -> None:
     id = desk.send("all", "address,source\n" + "x,?\n" * 5, CONTACTS)
     desk.work()
     lines, after = [], 0
@@ -126,14 +128,16 @@ def test_rejected_lines_come_page_by_page(desk: Desk) -> None:
     assert (lines, after) == ([[2, 3], [4, 5], [6]], None)
 
 
-def test_a_brand_that_is_not_configured_is_refused_before_the_file_is_read(desk: Desk) -> None:
+def test_an_unknown_brand_is_refused_before_the_file_is_read(desk: Desk) -> None:
     with Client(desk.url, "all", retries=0) as api, pytest.raises(ApiProblem) as error:
         api.start_import(Path(desk.file("people.csv", "")), ImportQuery("contacts", brand="no"))
     assert error.value.error == "parameter_wrong"
     assert error.value.problem.detail.startswith("brand: ")
 
 
-def test_only_so_many_wait(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_waiting_imports_is_limited(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(import_jobs, "MOST_WAITING", 2)
     for _ in range(2):
         desk.send("all", "address\n", CONTACTS)
@@ -145,18 +149,18 @@ def test_only_so_many_wait(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "address\n"])
-def test_a_file_without_rows_has_failed(desk: Desk, text: str) -> None:
+def test_an_import_without_rows_fails(desk: Desk, text: str) -> None:
     shown = desk.imported("all", text, CONTACTS)
     assert shown.state == "failed"
     assert "no rows" in str(shown.error)
 
 
-def test_who_may_not_is_told_so_however_large_the_file_is(desk: Desk) -> None:
+def test_a_missing_right_is_reported_however_large_the_file_is(desk: Desk) -> None:
     text = "address\n" + "a@people.example\n" * 500_000
     assert type(refused(desk, "asks", text)) is NotPermitted
 
 
-def test_a_file_that_is_sent_again_with_its_key_is_imported_once(desk: Desk) -> None:
+def test_a_file_sent_again_with_its_key_is_imported_once(desk: Desk) -> None:
     text = f"{HEADER}\na@p.example,{SAID}\n"
 
     def post(body: str, query: str = "kind=contacts", key: str = "k1") -> tuple[int, str]:
@@ -177,13 +181,13 @@ def test_a_file_that_is_sent_again_with_its_key_is_imported_once(desk: Desk) -> 
     assert post(text, key="k2")[0] == 202
     assert len(ImportJobs(desk.folder / "state").waiting()) == 2
     desk.work()
-    assert post(text) == first, "the answer is that of the first time"
+    assert post(text) == first, "the answer is the first one"
 
 
-async def test_two_relays_work_on_one_at_a_time(
+async def test_two_relays_never_work_on_the_same_job(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On one folder, as when a new relay takes over from an old one."""
+    """They share a folder when a new relay takes over from an old one."""
     settings = load(desk.config_path)
     for _ in range(3):
         await asyncio.to_thread(desk.send, "all", "address\n", CONTACTS)
@@ -201,7 +205,7 @@ async def test_two_relays_work_on_one_at_a_time(
         return 0
 
     def no_faults() -> tuple[str, ...]:
-        time.sleep(0.06)  # the other relay ends a job meanwhile
+        time.sleep(0.06)  # the other relay finishes a job meanwhile
         return ()
 
     monkeypatch.setattr(ImportRunner, "_run_command", run)
@@ -243,7 +247,7 @@ async def test_a_job_whose_process_dies_is_tried_three_times(
 async def test_work_waits_while_the_configuration_has_faults(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As while somebody edits it: the command for it would refuse to act."""
+    """Somebody may be editing it, and the import command would refuse to act."""
     whole = desk.config_path.read_text()
     id = await asyncio.to_thread(desk.send, "all", "address\na@p.example\n", CONTACTS)
     monkeypatch.setenv("SMTPPROXY_CONFIG", str(desk.config_path))
@@ -293,8 +297,8 @@ async def test_an_undo_that_fails_is_tried_again(
     assert ran == runs
 
 
-def test_what_goes_while_it_is_looked_at_is_no_fault(tmp_path: Path) -> None:
-    """Two relays, and an erasure, look at one folder."""
+def test_files_that_vanish_while_examined_are_no_fault(tmp_path: Path) -> None:
+    """Two relays and an erasure use the same folder."""
     jobs = ImportJobs(tmp_path)
     jobs.ask_undo("01JKB3Q00020CT1R0RZ1H6E7A9", "me")
     (tmp_path / "imports/01JKB3Q00020CT1R0RZ1H6E7A8.undo").symlink_to("gone")

@@ -1,4 +1,4 @@
-"""Imports by a token for some brands: what of a file is taken in, and what they are told."""
+"""Imports by a token for some brands: the lines accepted and what the token learns."""
 
 import json
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def token(name: str, *brands: str) -> dict[str, Any]:
 
 
 class Desk(Stored):
-    """The API over a store, and what works on its jobs: in this process."""
+    """The API over a store, and the worker of its jobs, all in this process."""
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         super().__init__(folder)
@@ -47,7 +47,7 @@ class Desk(Stored):
             return api.start_import(Path(self.file(name, text)), asked).id
 
     def work(self) -> None:
-        """Do all that waits."""
+        """Do all waiting jobs."""
         jobs = ImportJobs(self.folder / "state")
         for id, by in jobs.undos():
             self.run("import", "undo", id, f"--job={id} {by}")
@@ -102,7 +102,7 @@ def agreed_with(desk: Desk, address: str) -> set[str]:
     return {act.get("brand", contact["brand"]) for act in contact["consents"]}
 
 
-def test_a_brand_imports_its_own_people_and_learns_of_no_others(desk: Desk) -> None:
+def test_a_brand_imports_its_people_and_learns_nothing_about_others(desk: Desk) -> None:
     theirs = desk.imported("mill", f"{HEADER}\nbert@p.example,{SAID}\n", ImportQuery("contacts"))
     assert (theirs.state, theirs.taken) == ("complete", 1)
     text = f"{HEADER}\nbert@p.example,{SAID}\nnew@p.example,{SAID}\n"
@@ -143,9 +143,7 @@ def test_a_brand_imports_its_own_people_and_learns_of_no_others(desk: Desk) -> N
         ("a@p.example,direct,shop,,vip", "tags"),
     ],
 )
-def test_a_line_that_concerns_others_is_rejected_and_named(
-    desk: Desk, line: str, named: str
-) -> None:
+def test_a_line_about_another_brand_is_rejected_by_name(desk: Desk, line: str, named: str) -> None:
     text = f"address,source,brand,language,tags\n{line}\nb@p.example,direct,shop,,\n"
     shown = desk.imported("two" if named == "tags" else "shop", text, ImportQuery("contacts"))
     assert (shown.state, shown.taken, shown.rejected) == ("complete", 1, 1)
@@ -154,7 +152,7 @@ def test_a_line_that_concerns_others_is_rejected_and_named(
     assert "barn" not in reason
 
 
-def test_constants_and_withdrawals_stay_within_the_brands(desk: Desk) -> None:
+def test_constants_and_withdrawals_stay_within_the_tokens_brands(desk: Desk) -> None:
     text = f"{HEADER}\nc@p.example,{SAID}\n"
     shown = desk.imported("shop", text, ImportQuery("contacts", set=("brand=mill",)))
     assert shown.state == "failed"
@@ -170,11 +168,11 @@ def test_constants_and_withdrawals_stay_within_the_brands(desk: Desk) -> None:
             with pytest.raises(ApiProblem, match="not_of_your_brand"):
                 api.start_import(desk.folder / "p.ndjson", ImportQuery("contacts", brand=brand))
     two = desk.imported("two", text, ImportQuery("contacts"))
-    assert (two.taken, two.rejected) == (0, 1), "it has to be said to whom"
+    assert (two.taken, two.rejected) == (0, 1), "the brand must be named"
     assert desk.imported("two", text, ImportQuery("contacts", brand="shop")).taken == 1
 
 
-def test_suppressions_of_a_brand_concern_no_other(desk: Desk) -> None:
+def test_suppressions_by_a_brand_affect_no_other(desk: Desk) -> None:
     scopes = ("brand:shop", "brand:mill", "marketing", "all", "purpose:news", "brand:gone")
     lines = "".join(f"d@p.example,{scope},unsubscribe\n" for scope in scopes)
     asked = ImportQuery("suppressions")
@@ -188,7 +186,7 @@ def test_suppressions_of_a_brand_concern_no_other(desk: Desk) -> None:
     assert desk.imported("shop", "address\ne@p.example\n", asked).taken == 1
 
 
-def test_an_undo_lifts_nothing_that_bears_on_others_by_now(desk: Desk) -> None:
+def test_an_undo_lifts_nothing_that_now_affects_others(desk: Desk) -> None:
     streams = desk.config["stream"]
     both = [
         {"name": f"{name}-extra", "class": "marketing", "purpose": "extra", "brand": name}
@@ -212,7 +210,7 @@ def test_an_undo_lifts_nothing_that_bears_on_others_by_now(desk: Desk) -> None:
     assert [one["scope"] for one in told["suppressions"]] == ["purpose:extra"]
 
 
-def test_what_is_legible_of_a_rejected_suppression_concerns_no_other(desk: Desk) -> None:
+def test_a_rejected_suppression_affects_no_other_brand(desk: Desk) -> None:
     scopes = ("brand:shop", "brand:mill", "marketing", "all", "purpose:news", "brand:gone")
     lines = "".join(f"j@p.example,{scope},unsubscribe,soon\n" for scope in scopes)
     objects = "".join(
@@ -227,7 +225,7 @@ def test_what_is_legible_of_a_rejected_suppression_concerns_no_other(desk: Desk)
         assert [one["scope"] for one in told["suppressions"]] == ["brand:shop"]
 
 
-def test_the_outlook_of_suppressions_hides_whom_others_know(desk: Desk) -> None:
+def test_the_outlook_of_suppressions_hides_people_known_to_others(desk: Desk) -> None:
     desk.imported("mill", f"{HEADER}\nf@p.example,{SAID}\n", ImportQuery("contacts"))
     lines = "f@p.example,brand:shop,bounce,\ng@p.example,brand:shop,bounce,\n"
     text = f"address,scope,origin,since\n{lines}"
@@ -238,7 +236,7 @@ def test_the_outlook_of_suppressions_hides_whom_others_know(desk: Desk) -> None:
         assert [one["by_reason"] for one in streams] in ([], [{"suppressed_bounce": 2}])
 
 
-def test_the_same_file_of_others_is_told_to_nobody(desk: Desk) -> None:
+def test_nobody_learns_that_another_brand_sent_the_same_file(desk: Desk) -> None:
     text = f"{HEADER}\nh@p.example,{SAID}\n"
     theirs = desk.imported("mill", text, ImportQuery("contacts"))
     shown = desk.imported("shop", text, ImportQuery("contacts"))
@@ -247,7 +245,7 @@ def test_the_same_file_of_others_is_told_to_nobody(desk: Desk) -> None:
         api.start_import(desk.folder / "people.csv", ImportQuery("contacts", replace=theirs.id))
 
 
-def test_a_token_that_is_revoked_meanwhile_imports_nothing(desk: Desk) -> None:
+def test_a_token_revoked_meanwhile_imports_nothing(desk: Desk) -> None:
     text, asked = f"{HEADER}\ni@p.example,{SAID}\n", ImportQuery("contacts")
     gone, unable, other = (desk.send(who, text, asked) for who in ("barn", "mill", "shop"))
     tokens = desk.config["token"]

@@ -1,4 +1,4 @@
-"""What others write between a page's look at the store and its own write counts first."""
+"""Writes by others between a page's read and its own write take precedence."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -40,14 +40,14 @@ async def page(tmp_path: Path) -> AsyncIterator[wishing.Site]:
 
 
 class TestConfirming:
-    async def test_whoever_is_erased_stays_erased(self, site: confirming.Site) -> None:
+    async def test_an_erased_person_stays_erased(self, site: confirming.Site) -> None:
         path = await site.asked(source="direct")
         site.now += MINUTE
         before_next_write(site.store, lambda: site.store.erase_contact(LEA, at=site.now))
         assert (await site.client.post(path, data=YES)).status_code == 410
         assert await site.store.contact(LEA) is None
 
-    async def test_whoever_withdraws_has_withdrawn(self, site: confirming.Site) -> None:
+    async def test_a_withdrawal_meanwhile_remains(self, site: confirming.Site) -> None:
         path = await site.asked()
         site.now += MINUTE
         withdrawal = ConsentAct("offers", site.now, withdrawal=True)
@@ -55,13 +55,13 @@ class TestConfirming:
         assert (await site.client.post(path, data=YES)).status_code == 410
         assert [act.withdrawal for act in await site.acts()] == [False, True]
 
-    async def test_another_click_is_one_act(self, site: confirming.Site) -> None:
+    async def test_a_second_click_adds_no_act(self, site: confirming.Site) -> None:
         path = await site.asked()
         before_next_write(site.store, lambda: site.client.post(path, data=YES))
         assert "already" in (await site.client.post(path, data=YES)).text
         assert [act.pending for act in await site.acts()] == [True, False]
 
-    async def test_a_suppression_outweighs_it(self, site: confirming.Site) -> None:
+    async def test_a_suppression_outweighs_the_confirmation(self, site: confirming.Site) -> None:
         path = await site.asked()
 
         async def later() -> None:
@@ -75,7 +75,7 @@ class TestConfirming:
         (order,) = await site.store.suppressions(LEA)
         assert act.at < order.since
 
-    async def test_by_a_command_or_the_api(self, site: confirming.Site) -> None:
+    async def test_a_confirmation_by_command_or_api(self, site: confirming.Site) -> None:
         await site.asked()
         yes = ConsentAct("offers", site.now + MINUTE, method="double_opt_in",
                          evidence=Evidence("w"))  # fmt: skip
@@ -89,21 +89,21 @@ class TestTheLinkInAMessage:
     @pytest.mark.parametrize(
         "form", [{"do": "prefer", "often:offers": "weekly"}, {"do": "untrack"}]
     )
-    async def test_whoever_is_erased_stays_erased(
+    async def test_an_erased_person_stays_erased(
         self, page: wishing.Site, form: dict[str, str]
     ) -> None:
         before_next_write(page.store, lambda: page.store.erase_contact(JEANNE, at=T0))
         assert (await page.client.post(page.link(), data=form)).status_code == 200
         assert await page.store.contact(JEANNE) is None
 
-    async def test_a_stricter_wish_stays(self, page: wishing.Site) -> None:
+    async def test_a_stricter_limit_stays(self, page: wishing.Site) -> None:
         monthly = Preference("offers", Frequency.MONTHLY, T0, "shop")
         wish = Contact(JEANNE, preferences=(monthly,))
         before_next_write(page.store, lambda: page.store.put_contacts([wish]))
         await wishing.prefer(page, offers="weekly")
         assert await page.wishes() == {"shop/offers": "monthly"}
 
-    async def test_undo_leaves_a_wish_that_is_newer(self, page: wishing.Site) -> None:
+    async def test_undo_keeps_a_newer_limit(self, page: wishing.Site) -> None:
         saved = await wishing.prefer(page, offers="weekly")
         monthly = Preference("offers", Frequency.MONTHLY, T0 + MINUTE, "shop")
         wish = Contact(JEANNE, preferences=(monthly,))
@@ -113,7 +113,7 @@ class TestTheLinkInAMessage:
 
 
 @pytest.mark.parametrize("form", [{"do": "prefer", "often:offers": "weekly"}, {"do": "untrack"}])
-async def test_on_the_personal_page_whoever_is_erased_stays_erased(
+async def test_on_the_personal_page_an_erased_person_stays_erased(
     tmp_path: Path, form: dict[str, str]
 ) -> None:
     person = personal.Site(tmp_path)

@@ -1,4 +1,4 @@
-"""The page of one person, behind a link that is mailed: seen, corrected, objected to, erased."""
+"""The personal page behind a mailed link: view, correct, object, erase."""
 
 import re
 from collections.abc import AsyncIterator
@@ -150,14 +150,14 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
 
 
 def facts(page: str) -> dict[str, list[str]]:
-    """What the page lists, by name."""
+    """The facts that the page lists, by name."""
     return {
         name: re.findall(r"<dd>(.*?)</dd>", values)
         for name, values in re.findall(r"<dt>(.*?)</dt>(.*)", page)
     }
 
 
-async def test_the_link_is_mailed_and_shows_nothing_before_its_button(site: Site) -> None:
+async def test_the_link_is_mailed_and_shows_nothing_before_the_button(site: Site) -> None:
     told = await site.ask_for_link()
     assert "check your mailbox" in told
     (mail,) = site.sent
@@ -171,7 +171,7 @@ async def test_the_link_is_mailed_and_shows_nothing_before_its_button(site: Site
     assert "finance" not in page
 
 
-def test_what_is_stored_is_said_as_far_as_it_is_this_controllers() -> None:
+def test_the_page_shows_only_data_of_its_controller() -> None:
     flour = Preference("flour", Frequency.WEEKLY, T0 - DAY, "mill")
     stored = Stored(
         JEANNE,
@@ -215,19 +215,19 @@ EARLIER = changed(WEEKLY, brand="default", at=T0 - 10 * DAY)
     ("acts", "orders", "wishes", "often"),
     [
         ((), [ORDER], (), "none"),
-        ((AGREED,), [ORDER], (), "all"),  # who subscribed again
+        ((AGREED,), [ORDER], (), "all"),  # somebody who subscribed again
         ((AGREED,), [changed(ORDER, origin=Origin.COMPLAINT)], (), "none"),
         ((AGREED, WITHDRAWN), [], (), "none"),
         ((), [changed(ORDER, scope="brand:boots")], (), "all"),
         ((), [changed(ORDER, scope="brand:renamed")], (), "none"),
         ((), [], (WEEKLY,), "weekly"),
         ((), [], (changed(WEEKLY, brand="boots"),), "all"),
-        ((), [], (changed(WEEKLY, brand="default"),), "weekly"),  # from when there was one brand
+        ((), [], (changed(WEEKLY, brand="default"),), "weekly"),  # from before brands
         ((), [], (EARLIER, changed(WEEKLY, frequency=Frequency.ALL)), "all"),
         ((), [], (changed(EARLIER, at=T0), changed(WEEKLY, frequency=Frequency.ALL)), "weekly"),
     ],
 )
-def test_what_is_wanted_is_said_as_the_relay_obeys_it(
+def test_wishes_are_shown_as_the_relay_obeys_them(
     acts: tuple[ConsentAct, ...],
     orders: list[Suppression],
     wishes: tuple[Preference, ...],
@@ -238,7 +238,7 @@ def test_what_is_wanted_is_said_as_the_relay_obeys_it(
     assert Known(Stored(JEANNE, contact, orders), shop, "en").wishes(T0)["offers"] == often
 
 
-async def test_who_subscribed_again_can_ask_for_less(site: Site) -> None:
+async def test_somebody_who_subscribed_again_can_ask_for_less(site: Site) -> None:
     await site.store.add_suppressions(
         [SuppressionEntry(JEANNE, "purpose:offers", Origin.UNSUBSCRIBE, T0 - 20 * DAY)]
     )
@@ -247,7 +247,7 @@ async def test_who_subscribed_again_can_ask_for_less(site: Site) -> None:
     assert 'name="often:offers" value="weekly"' in page
 
 
-async def test_what_is_stored_is_shown_and_can_do_no_harm(site: Site) -> None:
+async def test_stored_data_is_shown_escaped(site: Site) -> None:
     page = await site.post(await site.link())
     assert facts(page)["Address"] == [JEANNE]
     assert facts(page)["Occupations"] == ["art, finance"]
@@ -273,7 +273,7 @@ CORRECTED = {
 }
 
 
-async def test_a_correction_is_on_record(site: Site) -> None:
+async def test_a_correction_is_recorded(site: Site) -> None:
     link = await site.link()
     page = await site.post(
         link, do="correct", language="fr", audience="consumer", occupations="art, carpentry"
@@ -290,12 +290,12 @@ async def test_a_correction_is_on_record(site: Site) -> None:
     assert facts((await site.client.post(link, **read)).text)["Rectifié"] == CORRECTED["fr"]
     long = f"art, {'x' * 201}"
     await site.post(link, do="correct", language="xx", audience="generic", occupations=long)
-    assert len(await site.store.rectifications(JEANNE)) == 1, "only what was offered"
+    assert len(await site.store.rectifications(JEANNE)) == 1, "only options that were offered"
     same = {"language": "xx", "audience": "generic", "occupations": "art, carpentry"}
     assert "Nothing was changed." in await site.post(link, do="correct", **same)
 
 
-async def test_more_mail_is_for_the_owner_of_the_address_alone(site: Site) -> None:
+async def test_only_the_owner_of_the_address_can_ask_for_more_mail(site: Site) -> None:
     page = await site.post(await site.link(), do="prefer", **{"often:offers": "weekly"})
     assert "Your choice is saved." in page
     contact = await site.store.contact(JEANNE)
@@ -309,7 +309,7 @@ async def test_more_mail_is_for_the_owner_of_the_address_alone(site: Site) -> No
     assert (held.scope, held.origin) == ("purpose:news", "unsubscribe")
 
 
-async def test_a_wish_from_before_there_were_brands_is_ended_by_its_owner(site: Site) -> None:
+async def test_the_owner_can_end_a_limit_from_before_there_were_brands(site: Site) -> None:
     before = Preference("offers", Frequency.MONTHLY, T0 - DAY / 2)
     update = ContactUpdate(Contact(JEANNE, preferences=(before,)), given=frozenset())
     await site.store.put_contacts([update])
@@ -320,18 +320,18 @@ async def test_a_wish_from_before_there_were_brands_is_ended_by_its_owner(site: 
     )
     await site.store.put_contacts([ahead])
     page = await site.post(await site.link(), do="prefer", **{"often:offers": "weekly"})
-    assert 'name="often:offers" value="weekly" checked' in page, "whatever a clock has dated before"
+    assert 'name="often:offers" value="weekly" checked' in page, "whatever date a clock gave it"
 
 
-async def test_a_consent_to_tracking_is_withdrawn_from_each_brand_that_has_it(site: Site) -> None:
+async def test_consent_to_tracking_is_withdrawn_from_every_brand_that_has_it(site: Site) -> None:
     link = await site.link()
-    assert "Do not record what I open" not in await site.post(link), "nobody agreed"
+    assert "Do not record what I open" not in await site.post(link), "there is no consent"
     assert "Nothing was changed." in await site.post(link, do="untrack")
     for brand in ("shop", "boots", "mill"):
         act = ConsentAct("tracking", T0 - DAY, method="unticked_box", brand=brand)
         await site.store.record_act(JEANNE, act)
     look = (await site.client.get(link)).text
-    assert "Do not record what I open" not in look, "a look shows nothing"
+    assert "Do not record what I open" not in look, "nothing is shown before the button"
     assert "Do not record what I open" in await site.post(link)
     page = await site.post(link, do="untrack")
     assert "Your choice is saved." in page
@@ -340,7 +340,7 @@ async def test_a_consent_to_tracking_is_withdrawn_from_each_brand_that_has_it(si
     contact = await site.store.contact(JEANNE)
     assert contact is not None
     left = [act.brand for act in contact.acts if act.purpose == "tracking" and act.withdrawal]
-    assert sorted(map(str, left)) == ["boots", "shop"], "the mill is another controller's"
+    assert sorted(map(str, left)) == ["boots", "shop"], "the mill belongs to another controller"
 
 
 @pytest.mark.parametrize(
@@ -355,7 +355,9 @@ async def test_a_consent_to_tracking_is_withdrawn_from_each_brand_that_has_it(si
         ([("mill", 1, False)], False),
     ],
 )
-def test_who_may_see_what_is_opened(acts: list[tuple[str | None, int, bool]], shown: bool) -> None:
+def test_the_page_says_who_may_see_openings(
+    acts: list[tuple[str | None, int, bool]], shown: bool
+) -> None:
     said = tuple(
         ConsentAct("tracking", T0 + days * DAY, withdrawal=no, brand=brand)
         for brand, days, no in acts
@@ -366,7 +368,7 @@ def test_who_may_see_what_is_opened(acts: list[tuple[str | None, int, bool]], sh
     )
 
 
-async def test_an_objection_to_profiling(site: Site) -> None:
+async def test_an_objection_to_profiling_is_recorded(site: Site) -> None:
     page = await site.post(await site.link(), do="object")
     assert "Your objection is on record." in page
     assert facts(page)["You objected to profiling on"] == ["1 March 2026"]
@@ -376,7 +378,7 @@ async def test_an_objection_to_profiling(site: Site) -> None:
     assert (contact.language, contact.occupations) == (WHOLE.language, WHOLE.occupations)
 
 
-async def test_an_erasure_takes_a_tick_and_leaves_no_advertising(site: Site) -> None:
+async def test_an_erasure_needs_a_tick_and_stops_marketing(site: Site) -> None:
     link = await site.link()
     page = await site.post(link, do="erase")
     assert "Nothing was erased" in page
@@ -390,7 +392,7 @@ async def test_an_erasure_takes_a_tick_and_leaves_no_advertising(site: Site) -> 
     assert "Nothing is stored about you here" in await site.post(link)
 
 
-async def test_a_link_is_of_use_for_a_day(site: Site) -> None:
+async def test_a_link_is_valid_for_a_day(site: Site) -> None:
     link = await site.link()
     site.now += DAY + timedelta(seconds=1)
     for method in ("GET", "POST"):
@@ -399,13 +401,13 @@ async def test_a_link_is_of_use_for_a_day(site: Site) -> None:
         assert JEANNE not in response.text
 
 
-async def test_nobody_can_have_others_mailed_at_will_and_nothing_is_told(site: Site) -> None:
+async def test_requests_for_links_are_limited_and_reveal_nothing(site: Site) -> None:
     pages = {await site.ask_for_link() for _ in range(5)}
     assert len(site.sent) == 3
     assert len(pages) == 1
 
 
-async def test_a_relay_that_is_down_is_said(site: Site) -> None:
+async def test_a_relay_that_is_down_is_reported(site: Site) -> None:
     site.down = True
     assert "did not work" in await site.ask_for_link(code=503)
 
@@ -419,7 +421,7 @@ async def test_the_mail_is_in_the_persons_own_language(site: Site) -> None:
     assert who in read.get_content().splitlines()  # type: ignore[attr-defined]
 
 
-async def test_what_the_relay_did_not_take_is_none_of_the_links_of_a_day(site: Site) -> None:
+async def test_links_that_were_not_mailed_do_not_count_towards_the_daily_limit(site: Site) -> None:
     site.down = True
     for _ in range(5):
         await site.ask_for_link(code=503)

@@ -1,4 +1,4 @@
-"""The API of two relays on one PostgreSQL, asked at once: nothing is lost, nothing done twice."""
+"""Concurrent requests to two relays on one PostgreSQL lose nothing and repeat nothing."""
 
 import json
 import urllib.error
@@ -36,7 +36,7 @@ def urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
         yield one, two
 
 
-def test_of_two_who_know_the_same_version_one_writes(urls: tuple[str, str]) -> None:
+def test_of_two_updates_to_one_version_a_single_one_succeeds(urls: tuple[str, str]) -> None:
     def write(which: int, address: str, language: str, version: str) -> str:
         with Client(urls[which], "all") as api:
             try:
@@ -59,7 +59,7 @@ def test_of_two_who_know_the_same_version_one_writes(urls: tuple[str, str]) -> N
                 version = known.version
 
 
-def test_what_is_asked_of_both_with_one_key_is_done_once(urls: tuple[str, str]) -> None:
+def test_a_request_sent_to_both_with_one_key_is_done_once(urls: tuple[str, str]) -> None:
     def record(which: int, key: str) -> int:
         headers = {"Authorization": "Bearer all", "Idempotency-Key": key}
         act = {"address": ANNA, "purpose": "offers", "brand": "shop", "method": "unticked_box",
@@ -84,7 +84,7 @@ def test_what_is_asked_of_both_with_one_key_is_done_once(urls: tuple[str, str]) 
     assert wordings == {f"k{number}": 1 for number in range(ROUNDS)}
 
 
-def test_what_both_add_to_a_contact_adds_up(urls: tuple[str, str]) -> None:
+def test_additions_by_both_to_a_contact_are_kept(urls: tuple[str, str]) -> None:
     address = "both@people.example"
 
     def add(which: int, number: int) -> None:

@@ -1,4 +1,4 @@
-"""What is behind an unsubscribe link: GET changes nothing, one POST unsubscribes."""
+"""Unsubscribe links: GET changes nothing, one POST unsubscribes."""
 
 import re
 from collections.abc import AsyncIterator
@@ -52,7 +52,7 @@ purpose = "news"
 
 @dataclass
 class Site:
-    """The links over a store. `now` and `clock` are the test's."""
+    """The links over a store; the test sets `now` and `clock`."""
 
     folder: Path
     now: datetime = T0
@@ -102,7 +102,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
     await found.store.close()
 
 
-async def test_a_look_at_the_link_changes_nothing(site: Site) -> None:
+async def test_looking_at_the_link_changes_nothing(site: Site) -> None:
     for method in ("GET", "HEAD"):
         response = await site.client.request(method, site.link())
         assert response.status_code == 200
@@ -120,7 +120,7 @@ async def test_one_post_unsubscribes(site: Site) -> None:
     assert site.counted() == {OFFERS: 1}
 
 
-async def test_multipart_as_mail_programs_send_it(site: Site) -> None:
+async def test_multipart_forms_of_mail_programs_are_read(site: Site) -> None:
     body = (
         b'--0123\r\nContent-Disposition: form-data; name="List-Unsubscribe"\r\n\r\n'
         b"One-Click\r\n--0123--\r\n"
@@ -134,7 +134,7 @@ async def test_multipart_as_mail_programs_send_it(site: Site) -> None:
 @pytest.mark.parametrize(
     "kind", ["multipart/form-data", "multipart/form-data; boundary=", "Multipart/Form-Data; x=y"]
 )
-async def test_a_form_that_cannot_be_read(site: Site, kind: str) -> None:
+async def test_an_unreadable_form_is_rejected(site: Site, kind: str) -> None:
     response = await site.client.post(
         site.link(), content=b"--\r\n\r\n--", headers={"Content-Type": kind}
     )
@@ -142,7 +142,7 @@ async def test_a_form_that_cannot_be_read(site: Site, kind: str) -> None:
 
 
 @pytest.mark.parametrize("body", ["", "List-Unsubscribe=yes", "x=" + "y" * 20_000, "\xff=1", "&&="])
-async def test_a_post_that_says_nothing_shows_the_button(site: Site, body: str) -> None:
+async def test_an_empty_post_shows_the_button(site: Site, body: str) -> None:
     kind = {"Content-Type": "application/x-www-form-urlencoded"}
     response = await site.client.post(site.link(), content=body.encode("latin-1"), headers=kind)
     assert response.status_code == 400
@@ -150,17 +150,17 @@ async def test_a_post_that_says_nothing_shows_the_button(site: Site, body: str) 
     assert await site.held() == []
 
 
-async def test_again_is_the_same_and_counts_once(site: Site) -> None:
+async def test_unsubscribing_again_counts_once(site: Site) -> None:
     first = await site.client.post(site.link(), data=ONE_CLICK)
     site.now += timedelta(minutes=5)
     again = await site.client.post(site.link(), data=ONE_CLICK)
     assert (first.status_code, first.text) == (again.status_code, again.text)
     (held,) = await site.held()
-    assert held.since == site.now, "it outweighs a consent given in between"
+    assert held.since == site.now, "the newer unsubscribe outweighs a consent given in between"
     assert site.counted() == {OFFERS: 1}
 
 
-async def test_the_page_does_not_tell_whether_an_address_is_known(site: Site) -> None:
+async def test_the_page_does_not_reveal_whether_an_address_is_known(site: Site) -> None:
     await site.client.post(site.link(), data=ONE_CLICK)
     for ask in ("GET", "POST"):
         pages = {
@@ -181,7 +181,7 @@ async def test_the_page_does_not_tell_whether_an_address_is_known(site: Site) ->
         ("purpose:offers", "gone", "purpose:offers"),
     ],
 )
-async def test_a_link_of_a_name_that_is_gone_stops_what_there_is_now(
+async def test_a_link_for_a_removed_name_stops_what_exists_now(
     site: Site, scope: str, stream: str, stops: str
 ) -> None:
     response = await site.client.post(site.link(scope=scope, stream=stream), data=ONE_CLICK)
@@ -189,7 +189,7 @@ async def test_a_link_of_a_name_that_is_gone_stops_what_there_is_now(
     assert [held.scope for held in await site.held()] == [stops]
 
 
-async def test_a_link_that_is_none(site: Site, tmp_path: Path) -> None:
+async def test_an_invalid_link_is_refused(site: Site, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     foreign = Site(other)
@@ -210,11 +210,11 @@ async def test_a_link_that_is_none(site: Site, tmp_path: Path) -> None:
             response = await site.client.request(method, link, data=ONE_CLICK)
             assert response.status_code == 404, link
             texts.add(response.text)
-    assert len(texts) == 1, "it does not tell why"
+    assert len(texts) == 1, "the page gives no reason"
     await foreign.client.aclose()
 
 
-async def test_trouble_is_said_and_does_not_look_done(site: Site) -> None:
+async def test_a_failure_is_shown_and_does_not_look_like_success(site: Site) -> None:
     site.down = True
     response = await site.client.post(site.link(), data=ONE_CLICK)
     assert response.status_code == 503
@@ -225,7 +225,7 @@ async def test_trouble_is_said_and_does_not_look_done(site: Site) -> None:
     assert (await site.client.post(site.link(), data=ONE_CLICK)).status_code == 200
 
 
-async def test_keys_that_others_can_read_are_trouble_and_no_wrong_link(site: Site) -> None:
+async def test_unusable_keys_are_a_failure_and_not_an_invalid_link(site: Site) -> None:
     link = site.link()
     (site.folder / LINK_KEY_FILE).chmod(0o644)
     for method in ("GET", "POST"):
@@ -234,7 +234,7 @@ async def test_keys_that_others_can_read_are_trouble_and_no_wrong_link(site: Sit
     assert (await site.client.get(link)).status_code == 200
 
 
-async def test_an_address_too_long_for_a_link_is_its_key(site: Site) -> None:
+async def test_a_link_for_a_very_long_address_holds_its_key(site: Site) -> None:
     long = "a" * 64 + "@" + "d" * 60 + ".example"
     key = load_keys(Path(site.store.folder.name)).newest
     text = key.text(key.pair(long))
@@ -257,7 +257,7 @@ async def test_the_scope_of_all_marketing(site: Site) -> None:
     assert site.counted() == {("unsubscribe", "unknown"): 1}
 
 
-async def test_a_link_has_a_rate_of_its_own(site: Site) -> None:
+async def test_each_link_has_its_own_rate(site: Site) -> None:
     codes = [(await site.client.post(site.link(), data=ONE_CLICK)).status_code for _ in range(12)]
     assert codes == [200] * 10 + [429] * 2
     other = await site.client.post(site.link("paul@people.example"), data=ONE_CLICK)
@@ -266,7 +266,7 @@ async def test_a_link_has_a_rate_of_its_own(site: Site) -> None:
     assert (await site.client.post(site.link(), data=ONE_CLICK)).status_code == 200
 
 
-async def test_a_key_that_is_added_later_is_read_without_a_restart(site: Site) -> None:
+async def test_a_new_key_is_read_without_a_restart(site: Site) -> None:
     old = site.link()
     assert (await site.client.get(old)).status_code == 200
     add_link_key(site.folder, T0.date())
@@ -276,13 +276,13 @@ async def test_a_key_that_is_added_later_is_read_without_a_restart(site: Site) -
         assert (await site.client.post(link, data=ONE_CLICK)).status_code == 200
 
 
-async def test_the_page(site: Site) -> None:
+async def test_the_unsubscribe_page(site: Site) -> None:
     response = await site.client.get(site.link(), headers={"Accept-Language": "fr-FR,fr;q=0.9"})
     text = response.text
     assert '<html lang="fr">' in text
     assert "Se désinscrire" in text
     assert set(re.findall(r'<form method="(\w+)">', text)) == {"post"}
-    assert not re.search(r"https?://|src=|href=|@import|url\(", text), "nothing from elsewhere"
+    assert not re.search(r"https?://|src=|href=|@import|url\(", text), "nothing from another host"
     assert "set-cookie" not in response.headers
     policy = response.headers["Content-Security-Policy"]
     assert policy.startswith("default-src 'none'; style-src 'sha256-")
@@ -306,6 +306,6 @@ async def test_the_page(site: Site) -> None:
         ("fr;q=0", "en"),
     ],
 )
-async def test_languages(site: Site, asked: str, language: str) -> None:
+async def test_the_page_in_every_language(site: Site, asked: str, language: str) -> None:
     response = await site.client.get(site.link(), headers={"Accept-Language": asked})
     assert f'<html lang="{language}">' in response.text

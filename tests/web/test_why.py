@@ -1,4 +1,4 @@
-"""The pages about reasons: for everybody, in the reader's language, about nobody."""
+"""The pages about reasons: public, in the reader's language, without personal data."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -43,7 +43,7 @@ async def test_every_reason_has_a_page(client: httpx.AsyncClient, lang: str) -> 
     assert len(seen) == len(REASONS)
 
 
-async def test_it_says_what_to_do(client: httpx.AsyncClient) -> None:
+async def test_a_page_says_what_to_do(client: httpx.AsyncClient) -> None:
     page = (await client.get("/why/unsubscribe_missing")).text
     assert (
         "Add to the header of each message <code>List-Unsubscribe: &lt;https://…&gt;</code>" in page
@@ -55,7 +55,7 @@ async def test_it_says_what_to_do(client: httpx.AsyncClient) -> None:
     assert '<html lang="en">' in danish.text
 
 
-async def test_it_is_kept_for_everybody_and_loads_nothing(client: httpx.AsyncClient) -> None:
+async def test_a_page_is_cacheable_and_loads_nothing(client: httpx.AsyncClient) -> None:
     answer = await client.get("/why/no_record")
     assert answer.headers["cache-control"] == "public, max-age=3600"
     assert "Accept-Language" in answer.headers["vary"]
@@ -66,14 +66,14 @@ async def test_it_is_kept_for_everybody_and_loads_nothing(client: httpx.AsyncCli
 
 
 @pytest.mark.parametrize("path", ["/why/", "/why/none", "/why/NO_RECORD", "/why/<b>", "/why/a/b"])
-async def test_there_is_nothing_else(client: httpx.AsyncClient, path: str) -> None:
+async def test_other_paths_are_not_found(client: httpx.AsyncClient, path: str) -> None:
     answer = await client.get(path)
     assert answer.status_code == 404
     assert "<b>" not in answer.text
 
 
 @pytest.mark.needs("chromium")
-async def test_nothing_sticks_out(client: httpx.AsyncClient, tmp_path: Path) -> None:
+async def test_pages_fit_the_window(client: httpx.AsyncClient, tmp_path: Path) -> None:
     pages = {}
     for reason, lang in (("single_recipient_required", "fr"), ("one_click_missing", "de")):
         answer = await client.get(f"/why/{reason}", headers={"Accept-Language": lang})

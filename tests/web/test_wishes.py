@@ -1,4 +1,4 @@
-"""What the page behind an unsubscribe link offers: for each brand, less mail or none, and undo."""
+"""The choices behind an unsubscribe link: less mail or none, per brand, and undo."""
 
 import re
 from collections.abc import AsyncIterator
@@ -126,7 +126,7 @@ class Site:
         return f"/u/{link_ring(self.folder).seal(told)}"
 
     async def press(self, link: str, **more: str) -> str:
-        """The button of the page."""
+        """Press the button of the page."""
         form = {"List-Unsubscribe": "One-Click", "from": "page", **more}
         response = await self.client.post(link, data=form)
         assert response.status_code == 200
@@ -169,7 +169,7 @@ MINUTE = timedelta(minutes=1)
         ),
     ],
 )
-async def test_one_press_stops_this_or_the_brand_or_all_brands_of_its_controller(
+async def test_one_press_stops_a_purpose_a_brand_or_all_brands_of_the_controller(
     site: Site, more: dict[str, str], scopes: set[str], said: str
 ) -> None:
     assert said in await site.press(site.link(), **more)
@@ -185,13 +185,13 @@ async def test_all_three_buttons_are_on_the_first_page(site: Site) -> None:
         "No more advertising from The Shop and Boots &amp; Co",
     ]
     told = "Stopping “Special offers” stops Sales &amp; clearance as well."
-    assert told in page, "it is of the same purpose"
+    assert told in page, "same purpose"
     assert "write to help@shop.example." in page
-    assert 'value="link"' not in page, "it cannot send mail"
+    assert 'value="link"' not in page, "no mail can be sent here"
     assert "This stops Sales &amp; clearance as well." in await site.press(site.link())
 
 
-async def test_a_controller_with_one_brand_has_no_third_button(site: Site) -> None:
+async def test_a_controller_with_one_brand_gets_no_third_button(site: Site) -> None:
     link = site.link("purpose:flour", "flour")
     page = (await site.client.get(link)).text
     assert re.findall(r"<button>(.*?)</button>", page)[:2] == [
@@ -199,11 +199,11 @@ async def test_a_controller_with_one_brand_has_no_third_button(site: Site) -> No
         "No more advertising from Mill Ltd",
     ]
     await site.press(link, all="controller")
-    assert await site.held() == {"purpose:flour"}, "a form that was not offered stops no more"
+    assert await site.held() == {"purpose:flour"}, "a form that was not offered stops nothing more"
 
 
-async def test_a_link_of_a_brand_says_so_and_offers_the_other_brands(site: Site) -> None:
-    """As `unsubscribe_scope = "brand"` makes them."""
+async def test_a_brands_link_names_it_and_offers_the_other_brands(site: Site) -> None:
+    """Such links are made with `unsubscribe_scope = "brand"`."""
     link = site.link("brand:shop")
     page = (await site.client.get(link)).text
     assert "no more advertising from The Shop." in page
@@ -217,10 +217,10 @@ async def test_a_link_of_a_brand_says_so_and_offers_the_other_brands(site: Site)
     page = await site.press(link, all="controller")
     assert await site.held() == {"brand:shop", "brand:boots"}
     assert "no more advertising from The Shop and Boots &amp; Co." in page
-    assert "No more advertising from" not in page, "there is no more to stop"
+    assert "No more advertising from" not in page, "nothing more to stop"
 
 
-async def test_a_link_of_all_marketing_names_every_brand_and_has_one_button(site: Site) -> None:
+async def test_a_link_for_all_marketing_names_every_brand_and_has_one_button(site: Site) -> None:
     for page in ((await site.client.get(site.link("marketing"))).text,
                  await site.press(site.link("marketing"))):  # fmt: skip
         assert "no more advertising from The Shop, Boots &amp; Co and Mill Ltd." in page
@@ -228,29 +228,29 @@ async def test_a_link_of_all_marketing_names_every_brand_and_has_one_button(site
     assert await site.held() == {"marketing"}
 
 
-async def test_where_a_brand_is_alone_its_link_names_it(site: Site) -> None:
+async def test_the_link_of_an_only_brand_names_it(site: Site) -> None:
     page = (await site.client.get(site.link("brand:mill", "flour"))).text
     assert "no more advertising from Mill Ltd." in page
     assert "No more advertising from" not in page
 
 
-async def test_without_brands_everything_is_all_marketing(tmp_path: Path) -> None:
+async def test_without_brands_a_link_stops_all_marketing(tmp_path: Path) -> None:
     site = Site(tmp_path, ONE_BRAND)
     await site.press(site.link(), all="brand")
     assert await site.held() == {"marketing"}
     await site.store.close()
 
 
-async def test_no_page_promises_what_its_scope_does_not_hold(site: Site) -> None:
+async def test_no_page_promises_more_than_its_scope_stops(site: Site) -> None:
     kept = "Messages about your orders and your account are not stopped."
     assert kept in await site.press(site.link())
-    # a transactional stream has this purpose too, and stops as well
+    # a transactional stream with this purpose stops as well
     assert kept not in await site.press(site.link("purpose:news", "news"))
     every = (await site.client.get(site.link("marketing"))).text
     assert "no more advertising from The Shop, Boots &amp; Co and Mill Ltd." in every
 
 
-def test_what_a_purpose_stops_at_other_brands_is_said() -> None:
+def test_the_page_says_what_a_purpose_stops_at_other_brands() -> None:
     also = """
 [[stream]]
 name = "sacks"
@@ -266,13 +266,13 @@ purpose = "offers"
     look = looks(parse(TWO_BRANDS + also, "x.toml"))["shop"]
     page = render(look, "en", "ask", "purpose:offers", "offers", "this", "")
     assert "stops Sales &amp; clearance and sacks as well" in page
-    assert "are not stopped" not in page, "invoices are"
+    assert "are not stopped" not in page, "invoices are named"
     page = render(look, "en", "ask", "brand:shop", "offers", "brand", "")
     assert "sacks" not in page
     assert "are not stopped" in page
 
 
-async def test_what_was_pressed_is_undone_within_the_hour(site: Site) -> None:
+async def test_a_press_can_be_undone_within_the_hour(site: Site) -> None:
     link = site.link()
     page = await site.press(link, all="controller")
     assert "It is undone" in await site.undo(link, page, 59 * MINUTE)
@@ -281,13 +281,13 @@ async def test_what_was_pressed_is_undone_within_the_hour(site: Site) -> None:
     assert {one.reason for one in lifted} == {f"taken back on the page of id={ID}"}
 
 
-async def test_after_the_hour_it_stands(site: Site) -> None:
+async def test_a_press_cannot_be_undone_after_the_hour(site: Site) -> None:
     page = await site.press(site.link())
     assert "no longer be undone" in await site.undo(site.link(), page, 61 * MINUTE)
     assert await site.held() == {"purpose:offers"}
 
 
-async def test_undo_leaves_what_stood_before_and_what_came_after(site: Site) -> None:
+async def test_undo_keeps_earlier_and_later_suppressions(site: Site) -> None:
     entry = SuppressionEntry(JEANNE, "purpose:offers", Origin.UNSUBSCRIBE, T0 - timedelta(days=9))
     objection = SuppressionEntry(JEANNE, "brand:shop", Origin.OBJECTION, T0)
     await site.store.add_suppressions([entry, objection])
@@ -300,10 +300,10 @@ async def test_undo_leaves_what_stood_before_and_what_came_after(site: Site) -> 
     await site.client.post(site.link("purpose:news"), data={"List-Unsubscribe": "One-Click"})
     link = site.link("purpose:news", "news")
     assert "no longer be undone" in await site.undo(link, page, MINUTE)
-    assert "purpose:news" in await site.held(), "somebody has asked for it again since"
+    assert "purpose:news" in await site.held(), "it was asked for again since"
 
 
-async def test_a_button_that_is_pressed_twice_can_be_undone(site: Site) -> None:
+async def test_a_button_pressed_twice_can_be_undone(site: Site) -> None:
     await site.press(site.link())
     site.now += timedelta(seconds=2)
     page = await site.press(site.link())
@@ -311,7 +311,7 @@ async def test_a_button_that_is_pressed_twice_can_be_undone(site: Site) -> None:
     assert await site.held() == set()
 
 
-async def test_a_link_to_an_address_that_was_put_right_is_the_same_persons(site: Site) -> None:
+async def test_a_link_follows_a_corrected_address(site: Site) -> None:
     moved = "jeanne.b@people.example"
     await site.store.put_contacts([Contact(JEANNE, source=Source.DIRECT, brand="shop")])
     await site.store.rectify(JEANNE, Correction(moved), at=T0, reason="she wrote")
@@ -344,7 +344,7 @@ async def test_a_link_to_an_address_that_was_put_right_is_the_same_persons(site:
     assert await site.store.contact(JEANNE) is None
 
 
-async def test_an_order_at_the_new_address_alone_can_be_undone(site: Site) -> None:
+async def test_a_suppression_at_the_new_address_alone_can_be_undone(site: Site) -> None:
     moved = "jeanne.b@people.example"
     await site.store.put_contacts([Contact(JEANNE, source=Source.DIRECT, brand="shop")])
     await site.store.rectify(JEANNE, Correction(moved), at=T0, reason="she wrote")
@@ -357,8 +357,8 @@ async def test_an_order_at_the_new_address_alone_can_be_undone(site: Site) -> No
     assert "It is undone" in page
 
 
-async def test_only_the_page_that_stopped_it_can_undo_it(site: Site) -> None:
-    """Not whoever a message was forwarded to, nor another link."""
+async def test_only_the_page_that_was_pressed_can_undo(site: Site) -> None:
+    """Neither another link nor somebody the message was forwarded to can."""
     one_click = await site.client.post(site.link(), data={"List-Unsubscribe": "One-Click"})
     assert 'name="undo"' not in one_click.text
     site.now += MINUTE
@@ -381,7 +381,7 @@ async def prefer(site: Site, **often: str) -> str:
     return response.text
 
 
-async def test_how_often_is_said_for_each_purpose_of_the_brand(site: Site) -> None:
+async def test_a_frequency_is_set_for_each_purpose_of_the_brand(site: Site) -> None:
     await site.store.put_contacts([SUBSCRIBER])
     page = (await site.client.get(site.link())).text
     assert re.findall(r"<legend>(.*?)</legend>", page) == [
@@ -391,12 +391,12 @@ async def test_how_often_is_said_for_each_purpose_of_the_brand(site: Site) -> No
     saved = await prefer(site, offers="weekly", news="none", winter="none", flour="none")
     assert "Once a week at most" in saved
     assert await site.wishes() == {"shop/offers": "weekly"}
-    assert await site.held() == {"purpose:news"}, "of other brands nothing is offered"
+    assert await site.held() == {"purpose:news"}, "nothing of other brands is offered"
     await site.undo(site.link(), saved, MINUTE)
     assert (await site.wishes(), await site.held()) == ({"shop/offers": "all"}, set())
 
 
-async def test_purposes_may_differ_by_case_alone(tmp_path: Path) -> None:
+async def test_purposes_may_differ_only_in_case(tmp_path: Path) -> None:
     other = '\n[[stream]]\nname = "more"\nbrand = "shop"\nclass = "marketing"\npurpose = "Offers"\n'
     site = Site(tmp_path, TWO_BRANDS + other)
     form = {"do": "prefer", "often:Offers": "none", "often:offers": "keep", "often:news": "keep"}
@@ -407,7 +407,7 @@ async def test_purposes_may_differ_by_case_alone(tmp_path: Path) -> None:
 
 
 async def test_a_wish_about_many_purposes_can_be_undone(tmp_path: Path) -> None:
-    """Names of purposes have up to 63 characters."""
+    """Their names may have up to 63 characters."""
     many = [f"purpose-{number:02}-{'x' * 50}" for number in range(30)]
     streams = "".join(
         f'[[stream]]\nname = "s{place}"\nclass = "marketing"\npurpose = "{name}"\n'
@@ -424,7 +424,7 @@ async def test_a_wish_about_many_purposes_can_be_undone(tmp_path: Path) -> None:
     await site.store.close()
 
 
-async def test_a_link_that_anybody_may_hold_gives_nobody_more_mail(site: Site) -> None:
+async def test_a_link_cannot_raise_the_frequency(site: Site) -> None:
     monthly = Preference("offers", Frequency.MONTHLY, T0 - timedelta(days=1), "shop")
     await site.store.put_contacts([Contact(JEANNE, acts=(AGREED,), preferences=(monthly,))])
     await prefer(site, offers="weekly")
@@ -433,7 +433,7 @@ async def test_a_link_that_anybody_may_hold_gives_nobody_more_mail(site: Site) -
     assert await site.wishes() == {"shop/offers": "monthly"}
 
 
-async def test_a_wish_that_a_clock_has_dated_ahead_can_be_made_stricter_too(site: Site) -> None:
+async def test_a_limit_dated_in_the_future_can_be_made_stricter(site: Site) -> None:
     ahead = Preference("offers", Frequency.WEEKLY, T0 + timedelta(days=90), "shop")
     await site.store.put_contacts([Contact(JEANNE, acts=(AGREED,), preferences=(ahead,))])
     saved = await prefer(site, offers="monthly")
@@ -442,7 +442,7 @@ async def test_a_wish_that_a_clock_has_dated_ahead_can_be_made_stricter_too(site
     assert await site.wishes() == {"shop/offers": "weekly"}
 
 
-async def test_a_wish_from_before_there_were_brands_can_be_made_stricter_and_no_more(
+async def test_a_limit_from_before_there_were_brands_can_only_be_made_stricter(
     site: Site,
 ) -> None:
     weekly = Preference("offers", Frequency.WEEKLY, T0 - timedelta(days=1))
@@ -462,7 +462,7 @@ TRACKED = TWO_BRANDS.replace(
 FOLLOWED = replace(AGREED, purpose="tracking", brand="shop")
 
 
-async def test_the_consent_to_tracking_is_withdrawn_on_the_page(tmp_path: Path) -> None:
+async def test_consent_to_tracking_can_be_withdrawn_on_the_page(tmp_path: Path) -> None:
     site = Site(tmp_path, TRACKED)
     for_boots = replace(FOLLOWED, brand="boots")
     await site.store.put_contacts([Contact(JEANNE, acts=(AGREED, FOLLOWED, for_boots))])
@@ -476,38 +476,38 @@ async def test_the_consent_to_tracking_is_withdrawn_on_the_page(tmp_path: Path) 
     contact = await site.store.contact(JEANNE)
     assert contact is not None
     said = [(act.purpose, act.brand, act.at) for act in contact.acts if act.withdrawal]
-    assert said == [("tracking", "shop", T0)], "of the brand, and once"
+    assert said == [("tracking", "shop", T0)], "once, for the brand"
     await site.client.post(site.link(recipient="other@people.example"), data={"do": "untrack"})
     assert await site.store.contact("other@people.example") is None
     await site.client.aclose()
     await site.store.close()
 
 
-async def test_where_nobody_is_asked_for_tracking_the_page_is_silent(site: Site) -> None:
+async def test_the_page_omits_tracking_where_nobody_is_asked_for_it(site: Site) -> None:
     assert 'value="untrack"' not in (await site.client.get(site.link())).text
 
 
-async def test_whoever_is_not_on_record_gets_no_more_of_it(site: Site) -> None:
+async def test_a_wish_of_an_unknown_person_creates_no_record(site: Site) -> None:
     stranger = await prefer(site, offers="weekly", news="keep")
     assert await site.held() == {"purpose:offers"}
-    assert await site.store.contact(JEANNE) is None, "a record could allow, or refuse, more"
+    assert await site.store.contact(JEANNE) is None, "a record could change what is allowed"
     await site.store.put_contacts([SUBSCRIBER])
     known = await prefer(site, offers="weekly", news="keep")
     mask = re.compile(r'name="undo" value="[^"]+"')
-    assert mask.sub("", stranger) == mask.sub("", known), "it does not tell who is on record"
+    assert mask.sub("", stranger) == mask.sub("", known), "it must not reveal who is known"
 
 
 @pytest.mark.parametrize(
     ("stream", "accepted", "lang"),
     [
         ("offers", "fr-CA, de;q=0.5", "fr"),
-        ("offers", "ja", "de"),  # the contact's
-        ("winter", "ja", "fr"),  # the brand speaks French and Dutch
+        ("offers", "ja", "de"),  # the contact's language
+        ("winter", "ja", "fr"),  # the brand has French and Dutch
         ("winter", "de, nl;q=0.5", "nl"),
         ("winter", "en", "fr"),
     ],
 )
-async def test_the_language_of_the_browser_then_of_the_contact_then_english(
+async def test_the_browsers_language_comes_first_then_the_contacts_then_english(
     site: Site, stream: str, accepted: str, lang: str
 ) -> None:
     await site.store.put_contacts([SUBSCRIBER])
@@ -521,19 +521,19 @@ async def test_the_language_of_the_browser_then_of_the_contact_then_english(
     assert '<html lang="de">' in page
 
 
-async def test_the_label_is_in_the_readers_language_or_in_english(site: Site) -> None:
+async def test_a_label_is_in_the_readers_language_or_english(site: Site) -> None:
     for accepted, label in (("fr", "Offres spéciales"), ("nl", "Special offers")):
         page = (await site.client.get(site.link(), headers={"Accept-Language": accepted})).text
         assert label in page
 
 
-async def test_a_stream_that_is_gone_is_of_no_brand(site: Site) -> None:
+async def test_a_removed_stream_belongs_to_no_brand(site: Site) -> None:
     page = (await site.client.get(site.link(stream="gone"))).text
     assert re.findall(r"<button>(.*?)</button>", page) == ["No more “offers”"]
     assert "<footer>" not in page
 
 
-async def test_where_there_is_one_brand_every_link_is_its(tmp_path: Path) -> None:
+async def test_with_a_single_brand_every_link_is_its_own(tmp_path: Path) -> None:
     one = '[[brand]]\nname = "shop"\ntitle = "The Shop"\nlegal_name = "S"\naddress = "Paris"\n'
     site = Site(tmp_path, ONE_BRAND + one)
     page = (await site.client.get(site.link(stream="gone"))).text

@@ -1,4 +1,4 @@
-"""Feeding the server engine: in one piece, octet by octet, cut anywhere."""
+"""Feed the server engine in one piece, octet by octet, or cut anywhere."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +39,7 @@ Answer = Callable[[Command], Reply]
 
 
 def cut(data: bytes, sizes: Sequence[int] = ()) -> Iterator[bytes]:
-    """Yield `data` in pieces of these sizes, over and over; without sizes, whole."""
+    """Yield `data` in pieces of these sizes, repeated; without sizes, whole."""
     position = 0
     for size in itertools.cycle(sizes or [len(data) or 1]):
         yield data[position : position + size]
@@ -49,7 +49,7 @@ def cut(data: bytes, sizes: Sequence[int] = ()) -> Iterator[bytes]:
 
 
 def accept(command: Command) -> Reply:
-    """Yes to everything; EHLO and HELO are answered by the engine's own words."""
+    """Accept everything; EHLO and HELO get the engine's own answer."""
     match command:
         case Data():
             return Reply.of(354, None, "go on")
@@ -61,22 +61,22 @@ def accept(command: Command) -> Reply:
 
 @dataclass
 class Talk:
-    """What a session came to: all that must not depend on how its input was cut."""
+    """The outcome of a session, which must not depend on how its input was cut."""
 
     replies: bytes = b""
     commands: list[Command] = field(default_factory=list)
-    contents: list[bytes] = field(default_factory=list)  # of whole messages without a problem
-    cause: str | None = None  # of the engine's ending it
+    contents: list[bytes] = field(default_factory=list)  # complete messages without a problem
+    cause: str | None = None  # why the engine ended it
     errors: int = 0
 
     @property
     def lines(self) -> list[str]:
-        """The replies, one line each, without the greeting's."""
+        """All reply lines except those of the greeting."""
         return self.replies.decode().split("\r\n")[:-1]
 
     @property
     def codes(self) -> list[str]:
-        """Code and enhanced code (or the next word) of every reply's last line."""
+        """The code and enhanced code (or next word) in the last line of every reply."""
         last = [line for line in self.lines if line[3] == " "]
         return [" ".join(line.split(" ")[:2]) for line in last]
 
@@ -86,9 +86,9 @@ def terms(**options: Any) -> Terms:
 
 
 class Server:
-    """An engine with somebody who answers.
+    """An engine whose events are answered.
 
-    `groups`: how many RCPTs were seen together. `handed_on`: octets of content.
+    `groups` has the number of RCPTs in each group, `handed_on` the octets of content.
     """
 
     def __init__(self, answer: Answer = accept, **options: Any) -> None:
@@ -126,11 +126,11 @@ class Server:
     def _next(self) -> Event | Signal:
         idle = self.engine.idle
         event = self.engine.next_event()
-        assert not idle or isinstance(event, Signal), "an event, though the engine was idle"
+        assert not idle or isinstance(event, Signal), "an event though the engine was idle"
         return event
 
     def _answer_all(self) -> None:
-        assert self._unanswered, "blocked, though all is answered"
+        assert self._unanswered, "blocked though all is answered"
         if isinstance(self._unanswered[0], Rcpt):
             self.groups.append(len(self._unanswered))
         for command in self._unanswered:
@@ -140,7 +140,7 @@ class Server:
             if isinstance(command, EndOfContent):
                 self._content += command.data
                 self.handed_on += len(command.data)
-                command = replace(command, data=b"")  # how much came last depends on the cuts
+                command = replace(command, data=b"")  # how much comes last depends on the cuts
                 if command.problem is None:
                     self.talk.contents.append(self._content)
                 self._content = b""
@@ -150,7 +150,7 @@ class Server:
 
 
 def talk(data: bytes, sizes: Sequence[int] = (), answer: Answer = accept, **options: Any) -> Talk:
-    """Hold a whole session."""
+    """Run a whole session."""
     server = Server(answer, **options)
     for piece in cut(data, sizes):
         server.feed(piece)
@@ -158,7 +158,7 @@ def talk(data: bytes, sizes: Sequence[int] = (), answer: Answer = accept, **opti
 
 
 def settled(data: bytes, answer: Answer = accept, **options: Any) -> Talk:
-    """Hold a session whole, octet by octet and in odd pieces; it has to come to the same."""
+    """Run a session whole, octet by octet and in odd pieces; all outcomes must be equal."""
     whole = talk(data, (), answer, **options)
     for sizes in ((1,), (2,), (3, 1), (7, 5)):
         assert talk(data, sizes, answer, **options) == whole, f"differs in pieces of {sizes}"

@@ -1,4 +1,4 @@
-"""BDAT: content in counted chunks comes to the same as behind DATA (RFC 3030)."""
+"""BDAT: content in chunks has the same outcome as after DATA (RFC 3030)."""
 
 import pytest
 from hypothesis import given
@@ -14,7 +14,7 @@ from tests.wire.feeding import HELLO, SIZES, Server, accept, ended, quick, settl
 MAIL = b"MAIL FROM:<a@shop.example>\r\n"
 RCPT = b"RCPT TO:<b@people.example>\r\n"
 BEGUN = HELLO + MAIL + RCPT
-SAID = 9 + 2  # lines of the replies to BEGUN
+SAID = 9 + 2  # lines of replies to BEGUN
 
 
 def bdat(data: bytes, last: bool = False) -> bytes:
@@ -40,7 +40,7 @@ def test_an_empty_last_chunk_ends_the_message() -> None:
     assert talked.contents == [b"x\r\n"]
 
 
-def test_the_last_line_gets_an_end() -> None:
+def test_an_unterminated_last_line_gets_its_crlf() -> None:
     assert settled(BEGUN + bdat(b"x", last=True)).contents == [b"x\r\n"]
     assert settled(BEGUN + bdat(b"x\r") + bdat(b"\n", last=True)).contents == [b"x\r\n"]
     assert settled(BEGUN + bdat(b"", last=True)).contents == [b""]
@@ -54,26 +54,26 @@ def test_a_terminator_inside_is_content() -> None:
 
 
 @pytest.mark.parametrize("data", [b"a\nb\r\n", b"a\rb\r\n", b"a\n", b"a\r"])
-def test_bare_line_ends_refuse_the_message_and_nothing_else(data: bytes) -> None:
+def test_bare_line_ends_refuse_only_the_message(data: bytes) -> None:
     talked = settled(BEGUN + bdat(data, last=True) + MAIL)
     assert [end.problem for end in ended(talked)] == [ContentProblem.BARE_NEWLINE]
     assert talked.cause is None
 
 
-def test_bare_line_ends_are_rewritten_where_that_is_asked_for() -> None:
+def test_bare_line_ends_are_rewritten_where_configured() -> None:
     data = bdat(b"a\n.b\rc\r\n.", last=True)
     talked = settled(BEGUN + data, bare_newline="normalize")
     assert talked.contents == [b"a\r\n..b c\r\n..\r\n"]
 
 
-def test_what_is_too_large_or_holds_nul() -> None:
+def test_chunks_that_are_too_large_or_hold_nul_are_refused() -> None:
     over = settled(BEGUN + bdat(b"x" * 600) + bdat(b"x" * 600, last=True))
     assert [end.problem for end in ended(over)] == [ContentProblem.TOO_LARGE]
     nul = settled(BEGUN + bdat(b"x\0\r\n", last=True))
     assert [end.problem for end in ended(nul)] == [ContentProblem.NUL]
 
 
-def test_a_refused_chunk_is_read_over() -> None:
+def test_a_refused_chunk_is_skipped() -> None:
     command = b"MAIL FROM:<evil@x.example>\r\n"
     talked = settled(HELLO + bdat(command, last=True) + b"NOOP\r\n")
     assert talked.lines[9:] == ["503 5.5.1 send MAIL and RCPT first", "250 2.0.0 OK"]
@@ -86,26 +86,26 @@ def test_a_refused_chunk_is_read_over() -> None:
 
 
 @pytest.mark.parametrize("argument", [b"", b" x", b" -1", b" 1 FIRST", b" 1 LAST x", b" 1LAST"])
-def test_without_a_size_nobody_knows_what_follows(argument: bytes) -> None:
+def test_a_chunk_without_a_size_ends_the_session(argument: bytes) -> None:
     talked = settled(BEGUN + b"BDAT" + argument + b"\r\nMAIL FROM:<evil@x.example>\r\n")
     assert talked.codes[-1] == "501 5.5.4"
     assert talked.cause == "chunk_size"
 
 
 @pytest.mark.parametrize("line", [b"MAIL FROM:<x@y.example>", RCPT.strip()])
-def test_between_chunks_only_chunks_come(line: bytes) -> None:
+def test_only_chunks_may_follow_a_chunk(line: bytes) -> None:
     talked = settled(BEGUN + bdat(b"x\r\n") + line + b"\r\n" + bdat(b"y\r\n", last=True))
     assert talked.lines[SAID + 1] == "503 5.5.1 BDAT has begun; go on with BDAT, or send RSET"
     assert talked.contents == [b"x\r\ny\r\n"]
 
 
 @pytest.mark.parametrize("line", [b"RSET\r\n", HELLO])
-def test_a_reset_between_chunks_forgets_them(line: bytes) -> None:
+def test_rset_between_chunks_discards_them(line: bytes) -> None:
     talked = settled(BEGUN + bdat(b"x\r\n") + line + MAIL + RCPT + bdat(b"y\r\n", last=True))
     assert talked.contents == [b"y\r\n"]
 
 
-def test_recipients_are_answered_before_chunks_are_taken() -> None:
+def test_recipients_are_answered_before_chunks_are_accepted() -> None:
     server = Server()
     server.feed(BEGUN + RCPT + bdat(b"x\r\n", last=True))
     assert server.groups == [2]
@@ -114,7 +114,7 @@ def test_recipients_are_answered_before_chunks_are_taken() -> None:
 
 @quick
 @given(st.lists(st.binary(max_size=12), max_size=5), st.binary(max_size=12), SIZES)
-def test_any_content_in_any_cut(chunks: list[bytes], last: bytes, sizes: list[int]) -> None:
+def test_any_content_in_any_chunks(chunks: list[bytes], last: bytes, sizes: list[int]) -> None:
     data = BEGUN + b"".join(map(bdat, chunks)) + bdat(last, last=True) + b"NOOP\r\n"
     whole = talk(data, bare_newline="normalize")
     assert talk(data, sizes, bare_newline="normalize") == whole
@@ -126,7 +126,7 @@ def test_any_content_in_any_cut(chunks: list[bytes], last: bytes, sizes: list[in
 
 @quick
 @given(st.text("ab.\r\n", max_size=30), st.integers(0, 30))
-def test_lines_come_to_the_same_as_behind_data(text: str, at: int) -> None:
+def test_lines_in_chunks_equal_lines_after_data(text: str, at: int) -> None:
     data = "\r\n".join(text.replace("\r", "").split("\n")).encode() + b"\r\n"
     by_data = talk(BEGUN + b"DATA\r\n" + stuffed(data) + b".\r\n").contents
     assert talk(BEGUN + bdat(data[:at]) + bdat(data[at:], last=True)).contents == by_data
@@ -135,7 +135,7 @@ def test_lines_come_to_the_same_as_behind_data(text: str, at: int) -> None:
 # LMTP and PRDR
 
 
-def test_lmtp_has_lhlo_in_place_of_ehlo() -> None:
+def test_lmtp_uses_lhlo_instead_of_ehlo() -> None:
     assert terms(lmtp=True).greeting == b"220 relay.example LMTP smtpproxy\r\n"
     talked = settled(b"EHLO x\r\nHELO x\r\nMAIL FROM:<>\r\nLHLO client.example\r\n", lmtp=True)
     assert talked.codes[:3] == ["500 5.5.1", "500 5.5.1", "503 5.5.1"]
@@ -145,7 +145,7 @@ def test_lmtp_has_lhlo_in_place_of_ehlo() -> None:
     assert settled(b"HELP\r\n", lmtp=True).lines[0].startswith("214-2.0.0 LHLO MAIL RCPT ")
 
 
-def test_lmtp_answers_data_without_a_recipient_as_rfc_2033_demands() -> None:
+def test_lmtp_answers_data_without_a_recipient_as_rfc_2033_requires() -> None:
     refused = settled(b"LHLO x\r\n" + MAIL + b"DATA\r\n", lmtp=True)
     assert refused.lines[-1] == "503 5.5.1 no valid recipients"
 
@@ -162,7 +162,7 @@ def _at_the_end(**options: bool) -> ServerConnection:
     return engine
 
 
-def test_a_reply_for_each_recipient() -> None:
+def test_each_recipient_gets_a_reply_at_the_end() -> None:
     yes, no = Reply.of(250, "2.0.0", "yes"), Reply.of(550, "5.7.1", "no")
     lmtp = _at_the_end(lmtp=True)
     assert lmtp.answer_each([yes, no]) == b"250 2.0.0 yes\r\n550 5.7.1 no\r\n"

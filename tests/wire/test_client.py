@@ -1,4 +1,4 @@
-"""The upstream's replies, read whatever they look like, and the commands it is sent."""
+"""The upstream's replies, however odd, and the commands it is sent."""
 
 import pytest
 from hypothesis import given
@@ -69,11 +69,13 @@ def test_replies(data: bytes) -> None:
 
 @quick
 @given(st.lists(st.sampled_from(sorted(REPLIES)), max_size=6), SIZES)
-def test_replies_come_in_order_however_they_are_cut(data: list[bytes], sizes: list[int]) -> None:
+def test_replies_are_read_in_order_however_they_are_cut(
+    data: list[bytes], sizes: list[int]
+) -> None:
     assert read(b"".join(data), sizes) == [REPLIES[each] for each in data]
 
 
-def test_a_reply_is_given_only_when_it_is_whole() -> None:
+def test_a_reply_is_returned_only_when_complete() -> None:
     reader = ReplyReader()
     for piece in (b"250-one\r\n", b"250 two", b"\r"):
         assert reader.receive_data(piece) == []
@@ -103,7 +105,7 @@ def test_a_reply_is_given_only_when_it_is_whole() -> None:
         (b"250-x\r\n" * (LINES_LIMIT + 1), "reply has too many lines"),
     ],
 )
-def test_what_is_no_reply_is_an_error(data: bytes, wrong: str) -> None:
+def test_a_malformed_reply_is_an_error(data: bytes, wrong: str) -> None:
     for sizes in ((), (1,), (7,)):
         with pytest.raises(ReplyError, match=wrong):
             read(data, sizes)
@@ -111,7 +113,7 @@ def test_what_is_no_reply_is_an_error(data: bytes, wrong: str) -> None:
 
 @quick
 @given(st.binary(max_size=60))
-def test_garbage_is_an_error_or_waited_for(data: bytes) -> None:
+def test_garbage_is_an_error_or_incomplete(data: bytes) -> None:
     try:
         replies = read(data)
     except ReplyError:
@@ -122,8 +124,8 @@ def test_garbage_is_an_error_or_waited_for(data: bytes) -> None:
 
 @quick
 @given(st.integers(200, 599), st.lists(st.binary(max_size=30), min_size=1, max_size=4), SIZES)
-def test_a_reply_is_mirrored_as_it_came(code: int, texts: list[bytes], sizes: list[int]) -> None:
-    """Read and written again it says the same, and has no line of its own making."""
+def test_a_reply_is_passed_on_unchanged(code: int, texts: list[bytes], sizes: list[int]) -> None:
+    """Read and written again it is the same, without any extra line."""
     lines = [text.replace(b"\n", b"") for text in texts]
     last = len(lines) - 1
     data = b"".join(
@@ -185,7 +187,7 @@ FORWARDED = MailParameters("s@b.example", client=ClientInfo(address="192.0.2.7")
         (UTF8, "XFORWARD ADDR", "MAIL FROM:<s@b.example>"),
     ],
 )
-def test_mail_has_the_parameters_that_the_upstream_knows(
+def test_mail_has_the_parameters_the_upstream_offers(
     mail: MailParameters, offered: Capabilities | str, command: str
 ) -> None:
     if isinstance(offered, str):
@@ -206,7 +208,7 @@ def test_recipients_keep_their_quotes() -> None:
         ("DELAY", "x;y", b" NOTIFY=DELAY ORCPT=x;y"),
     ],
 )
-def test_an_upstream_with_dsn_is_told_what_the_client_said(
+def test_an_upstream_with_dsn_gets_the_clients_parameters(
     notify: str | None, orcpt: str | None, told: bytes
 ) -> None:
     rcpt = Rcpt("b@c.example", notify, orcpt)

@@ -1,4 +1,4 @@
-"""What each form of a command comes to: the record of it, or the reply that refuses it."""
+"""The record that each form of a command gives, or the reply that refuses it."""
 
 import re
 
@@ -20,14 +20,14 @@ from tests.wire.feeding import HELLO, quick, settled, talk
 
 LOCAL_64 = "l" * 64
 DOMAIN_255 = ".".join(["d" * 63] * 4)
-PATH_256 = f"{LOCAL_64}@{'.'.join(['d' * 61] * 3)}.ddd"  # with its brackets
+PATH_256 = f"{LOCAL_64}@{'.'.join(['d' * 61] * 3)}.ddd"  # including brackets
 assert (len(DOMAIN_255), len(PATH_256) + 2) == (255, 256)
 
 
 def said(line: str, *, before: bytes = b"", greeting: bytes = HELLO) -> tuple[object, list[str]]:
     """The last command's record (None when refused) and the reply's lines.
 
-    NOOP follows, so that a command is seen to end where it ends.
+    NOOP follows, to show that the command ends where it should.
     """
     opening = greeting + before
     data = opening + line.encode("utf-8", "surrogateescape") + b"\r\n" + b"NOOP\r\n"
@@ -60,7 +60,7 @@ def test_hello(line: str, hello: Hello) -> None:
     assert replies[0] == f"250{'-' if hello.extended else ' '}relay.example greets {name}"
 
 
-def test_ehlo_offers_what_there_is_and_helo_nothing() -> None:
+def test_ehlo_offers_extensions_and_helo_none() -> None:
     assert talk(HELLO, size_limit=1234).lines == [
         "250-relay.example greets client.example",
         "250-PIPELINING",
@@ -97,7 +97,7 @@ def test_bad_hello(verb: str, argument: str) -> None:
 
 
 PATHS = {
-    # what is between FROM: or TO: and the parameters: the path without brackets
+    # text between FROM: or TO: and the parameters: the path without brackets
     "<a@b.example>": "a@b.example",
     "<A.B+tag@Shop.Example>": "A.B+tag@Shop.Example",
     " <a@b.example>": "a@b.example",
@@ -214,13 +214,13 @@ def test_source_routes_are_refused(path: str) -> None:
         (f"<l@{DOMAIN_255}>", "path is longer than 256 octets"),
     ],
 )
-def test_paths_that_are_too_long(path: str, wrong: str) -> None:
+def test_paths_that_are_too_long_are_refused(path: str, wrong: str) -> None:
     assert said(f"MAIL FROM:{path}") == (None, [f"553 5.1.7 {wrong}"])
     before = b"MAIL FROM:<>\r\n"
     assert said(f"RCPT TO:{path}", before=before) == (None, [f"553 5.1.3 {wrong}"])
 
 
-def test_lengths_are_in_octets() -> None:
+def test_lengths_are_counted_in_octets() -> None:
     mail = f"MAIL FROM:<{'é' * 32}@b.example> SMTPUTF8"
     assert said(mail)[0] == Mail(f"{'é' * 32}@b.example", smtputf8=True)
     mail = f"MAIL FROM:<{'é' * 33}@b.example> SMTPUTF8"
@@ -246,14 +246,14 @@ def test_null_and_postmaster_paths() -> None:
 @pytest.mark.parametrize(
     "line", ["MAIL", "MAIL ", "MAIL <a@b.example>", "MAIL FROM <a@b.example>", "MAIL TO:<a@b.c>"]
 )
-def test_mail_without_its_from(line: str) -> None:
+def test_mail_without_from_is_refused(line: str) -> None:
     assert said(line) == (None, ["501 5.5.4 syntax: MAIL FROM:<address>"])
 
 
 @pytest.mark.parametrize(
     "line", ["RCPT", "RCPT ", "RCPT <a@b.example>", "RCPT TO <a@b.example>", "RCPT FROM:<a@b.c>"]
 )
-def test_rcpt_without_its_to(line: str) -> None:
+def test_rcpt_without_to_is_refused(line: str) -> None:
     reply = "501 5.5.4 syntax: RCPT TO:<address>"
     assert said(line, before=b"MAIL FROM:<>\r\n") == (None, [reply])
 
@@ -348,7 +348,7 @@ def test_bad_rcpt_parameters(parameters: str, reply: str) -> None:
     assert said(f"RCPT TO:<a@b.example> {parameters}", before=before) == (None, [reply])
 
 
-def test_dsn_parameters_are_kept_as_they_came() -> None:
+def test_dsn_parameters_are_kept_unchanged() -> None:
     mail = "MAIL FROM:<a@b.example> ret=hdrs ENVID=QQ314+2Bx SIZE=7"
     assert said(mail)[0] == Mail("a@b.example", 7, ret="hdrs", envid="QQ314+2Bx")
     rcpt = "RCPT TO:<a@b.example> NOTIFY=success,Delay,FAILURE ORCPT=rfc822;A+2Bx@B.example"
@@ -365,26 +365,26 @@ def test_dsn_parameters_are_kept_as_they_came() -> None:
     ],
 )
 def test_an_original_recipient_in_utf_8(given: str, passed_on: str) -> None:
-    """It may come as it is where SMTPUTF8 was given; ASCII passes everywhere."""
+    """It may be raw UTF-8 after SMTPUTF8; ASCII is always accepted."""
     rcpt = f"RCPT TO:<a@b.example> NOTIFY=NEVER ORCPT={given}"
     found, _ = said(rcpt, before=b"MAIL FROM:<> SMTPUTF8\r\n")
     assert found == Rcpt("a@b.example", "NEVER", passed_on)
 
 
 @pytest.mark.parametrize("parameter", ["ORCPT=rfc822;é@b.example", "NOTIFY=é"])
-def test_other_parameters_are_ascii(parameter: str) -> None:
+def test_other_parameters_must_be_ascii(parameter: str) -> None:
     reply = "501 5.5.4 bad parameter syntax; write KEYWORD or KEYWORD=value"
     rcpt = f"RCPT TO:<a@b.example> {parameter}"
     assert said(rcpt, before=b"MAIL FROM:<> SMTPUTF8\r\n") == (None, [reply])
 
 
-def test_who_a_client_says_has_sent_it_is_not_believed() -> None:
+def test_the_auth_parameter_of_mail_is_not_believed() -> None:
     argument = "FROM:<a@b.example> AUTH=boss@b.example"
     mail = parse_mail(argument, extended=True, size_limit=9, offered={"AUTH"})
     assert mail == Mail("a@b.example")
 
 
-def test_after_helo_there_are_no_parameters() -> None:
+def test_parameters_are_refused_after_helo() -> None:
     reply = "555 5.5.4 parameters need EHLO first"
     greeting = b"HELO client.example\r\n"
     for parameter in ("SIZE=1", "BODY=8BITMIME", "SMTPUTF8", "X"):
@@ -406,27 +406,27 @@ def test_addresses_that_are_not_ascii_need_smtputf8() -> None:
         assert said(f"RCPT TO:<{path}>", before=b"MAIL FROM:<> SMTPUTF8\r\n")[0] == Rcpt(path)
 
 
-def test_smtputf8_is_for_one_transaction() -> None:
+def test_smtputf8_applies_to_one_transaction() -> None:
     before = b"MAIL FROM:<> SMTPUTF8\r\nRSET\r\nMAIL FROM:<>\r\n"
     assert said("RCPT TO:<é@b.example>", before=before)[0] is None
 
 
 @pytest.mark.parametrize("octet", sorted({*range(32), 127} - {*b"\t\r\n"}))
 def test_control_characters_are_refused_in_every_place(octet: int) -> None:
-    """But a tab, which only the grammar of each command may refuse; CR and LF end it all."""
+    """Except a tab, which each command's grammar handles, and CR and LF, which end the session."""
     reply = "501 5.5.2 a command cannot contain control characters"
     for line in ("NOOP {}", "MAIL FROM:<a{}@b.example>", 'MAIL FROM:<"{}"@b.example>', "{}", "N{}"):
         assert said(line.format(chr(octet))) == (None, [reply])
 
 
-def test_a_tab_is_no_space() -> None:
+def test_a_tab_is_not_a_space() -> None:
     assert said("MAIL\tFROM:<a@b.example>")[1][0].startswith("500 5.5.1")
     assert said("MAIL FROM:<a@b.example>\tSIZE=1")[1][0].startswith("501 5.1.7")
     assert said('MAIL FROM:<"\t"@b.example>')[1][0].startswith("501 5.1.7")
 
 
 @pytest.mark.parametrize("bad", [b"\xff", b"\xc3", b"\xe2\x82", b"\xed\xa0\x80", b"\xc0\xaf"])
-def test_what_is_not_utf8_is_refused(bad: bytes) -> None:
+def test_invalid_utf_8_is_refused(bad: bytes) -> None:
     reply = "501 5.5.2 a command must be ASCII or UTF-8"
     for line in (b"MAIL FROM:<" + bad + b"@b.example> SMTPUTF8", b"NOOP " + bad, bad):
         assert said(line.decode("utf-8", "surrogateescape")) == (None, [reply])
@@ -437,7 +437,7 @@ def test_noop(line: str) -> None:
     assert said(line) == (None, ["250 2.0.0 OK"])
 
 
-def test_vrfy_help_and_what_is_not_there() -> None:
+def test_vrfy_help_and_unimplemented_commands() -> None:
     reply = "252 2.5.2 cannot verify; send mail and it will be tried"
     assert said("VRFY jeanne") == (None, [reply])
     assert said("VRFY") == (None, ["501 5.5.4 syntax: VRFY address"])
@@ -452,14 +452,14 @@ def test_vrfy_help_and_what_is_not_there() -> None:
 @pytest.mark.parametrize(
     "line",
     ["", " ", " NOOP", "FOO", "MAILFROM:<a@b.example>", "DATAX", "é", "R\u017fET", "QU\u0131T"],
-)  # their upper case is ASCII
+)  # letters whose upper case is ASCII
 def test_unknown_commands(line: str) -> None:  # fmt: skip
     reply = "500 5.5.1 command not recognised; HELP lists them"
     assert said(line) == (None, [reply])
 
 
 @pytest.mark.parametrize("verb", ["RSET", "QUIT", "DATA"])
-def test_these_take_no_argument(verb: str) -> None:
+def test_commands_that_take_no_argument(verb: str) -> None:
     before = b"MAIL FROM:<>\r\nRCPT TO:<a@b.example>\r\n"
     talked = settled(HELLO + before + verb.encode() + b" now\r\n")
     assert talked.lines[-1] == f"501 5.5.4 {verb} takes no argument"
@@ -472,7 +472,7 @@ TAKEN_OR_REFUSED = {"214", "221", "250", "252", "500", "501", "502", "503", "552
 @quick
 @given(st.text(max_size=40))
 @example("REQUIRETLS")
-def test_a_command_is_taken_or_refused_never_a_crash(text: str) -> None:
+def test_any_command_is_accepted_or_refused(text: str) -> None:
     line = text.encode("utf-8", "replace").replace(b"\r", b"").replace(b"\n", b"")
     for opening in (b"", b"EHLO ", b"MAIL FROM:", b"MAIL FROM:<a@b.example> ", b"MAIL FROM:<"):
         talked = talk(HELLO + opening + line + b"\r\n")
@@ -483,8 +483,8 @@ def test_a_command_is_taken_or_refused_never_a_crash(text: str) -> None:
 @given(
     st.sampled_from(sorted(PATHS)), st.sampled_from(['"', ">", "<", " ", "\\", "@", "\x00", "é"])
 )
-def test_a_path_that_was_taken_can_be_put_in_brackets_again(path: str, extra: str) -> None:
-    """What goes to the upstream between < and > must be the same path there."""
+def test_an_accepted_path_can_be_put_in_brackets_again(path: str, extra: str) -> None:
+    """Sent to the upstream between < and >, it must be the same path there."""
     for position in range(len(path)):
         spoilt = path[:position] + extra + path[position:]
         for command in talk(HELLO + f"MAIL FROM:{spoilt} SMTPUTF8\r\n".encode()).commands[1:]:
@@ -506,9 +506,7 @@ SOMETHING_LIKE_PATHS = st.builds(
 @example(path=f"<{PATH_256}>", behind="")
 @example(path=f"<{PATH_256}d>", behind="")
 @example(path=f"<{LOCAL_64}l@d.test>", behind="")
-def test_what_is_read_at_one_glance_reads_alike_step_by_step(
-    verb: str, path: str, behind: str
-) -> None:
+def test_the_fast_parser_agrees_with_the_full_one(verb: str, path: str, behind: str) -> None:
     read, plain = {"from:": (_mail, SIMPLE_MAIL), "TO:": (_rcpt, SIMPLE_RCPT)}[verb]
     glance = plain.fullmatch(verb + path + behind)
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""Where content ends, and what becomes of a CR or LF alone."""
+"""Where content ends, and the treatment of a lone CR or LF."""
 
 import itertools
 import re
@@ -39,7 +39,7 @@ class Result(NamedTuple):
 
 
 def read(bare: BareNewline, data: bytes, sizes: Sequence[int] = ()) -> Result:
-    """Feed all of it; what comes after the end is not fed to the reader, as in the engine."""
+    """Feed the data up to the end of content, as the engine does."""
     reader = ContentReader(bare)
     content, ended, rest = b"", False, b""
     for piece in cut(data, sizes):
@@ -47,14 +47,14 @@ def read(bare: BareNewline, data: bytes, sizes: Sequence[int] = ()) -> Result:
             rest += piece
             continue
         chunk, ended = reader.feed(piece)
-        assert not chunk.endswith(b"\r"), "a chunk splits a CRLF"
+        assert not chunk.endswith(b"\r"), "a CRLF was split between chunks"
         content += chunk
         rest = reader.rest
     return Result(content, ended, rest)
 
 
 def parted(data: bytes) -> tuple[bytes, bool]:
-    """An independent view of the content: what stands before the first CRLF.CRLF."""
+    """An independent definition of the content: everything before the first CRLF.CRLF."""
     content, end, _ = (b"\r\n" + data).partition(END)
     return (content + b"\r\n")[2:] if end else data, bool(end)
 
@@ -84,16 +84,16 @@ def parted(data: bytes) -> tuple[bytes, bool]:
 @given(trailing=TRAILING, bare=BARE, sizes=SIZES)
 @example(trailing=b".\r\n", bare="reject", sizes=[1])
 @example(trailing=b".\r\n", bare="normalize", sizes=[10_000])
-def test_content_comes_as_it_was_sent(
+def test_content_is_returned_as_sent(
     content: bytes, trailing: bytes, bare: BareNewline, sizes: list[int]
 ) -> None:
-    """Raw: the transparency dots are still there."""
+    """It is raw, with the transparency dots still in place."""
     assert read(bare, content + b".\r\n" + trailing, sizes) == Result(content, True, trailing)
 
 
 @pytest.mark.parametrize("stray", [b"\r", b"\n"])
 @pytest.mark.parametrize("position", range(len(b"ab\r\n..c\r\n\r\nd\r\n.")))
-def test_a_stray_newline_is_refused_wherever_it_stands(position: int, stray: bytes) -> None:
+def test_a_stray_newline_is_refused_anywhere(position: int, stray: bytes) -> None:
     content = b"ab\r\n..c\r\n\r\nd\r\n."
     data = content[:position] + stray + content[position:] + b"\r\nmore\r\n.\r\n"
     for size in range(1, len(data) + 1):
@@ -128,7 +128,7 @@ SMUGGLING = {
 @quick
 @given(sizes=SIZES)
 @example(sizes=[1])
-def test_smuggling_is_refused_and_normalize_disarms_it(name: str, sizes: list[int]) -> None:
+def test_smuggling_is_refused_or_disarmed_by_normalizing(name: str, sizes: list[int]) -> None:
     sent, harmless = SMUGGLING[name]
     with pytest.raises(BareNewlineError):
         read("reject", sent + b".\r\n", sizes)
@@ -137,17 +137,16 @@ def test_smuggling_is_refused_and_normalize_disarms_it(name: str, sizes: list[in
 
 
 @pytest.mark.parametrize("inside", [b"\r\n\0.\r\n", b"\r\n.\0\r\n", b"\r\0\n.\r\n", b"\r\n.\r\0\n"])
-def test_a_nul_does_not_make_a_terminator(inside: bytes) -> None:
+def test_a_nul_makes_no_terminator(inside: bytes) -> None:
     result = read("normalize", b"a" + inside + b"b\r\n.\r\n")
     assert result.ended
     assert result.content.endswith(b"b\r\n")
 
 
 def as_lines(content: bytes) -> bytes:
-    """Normalizing, told line by line: how a reader that takes bare LF sees it, CRs as spaces.
+    """Normalizing defined by lines, as a reader that accepts bare LF sees them, CRs as spaces.
 
-    A line that begins after a bare LF, or is one only because of a bare LF, was not
-    dot-stuffed by a client that goes by RFC 5321.
+    A client that follows RFC 5321 did not dot-stuff a line that exists only because of a bare LF.
     """
     lines = []
     stuff = False
@@ -186,14 +185,14 @@ def outcome(bare: BareNewline, data: bytes, sizes: Sequence[int] = ()) -> Result
 
 @quick
 @given(octets, SIZES, BARE)
-def test_the_outcome_does_not_depend_on_the_cuts(
+def test_the_outcome_does_not_depend_on_how_input_is_cut(
     data: bytes, sizes: list[int], bare: BareNewline
 ) -> None:
     assert outcome(bare, data + END, sizes) == outcome(bare, data + END)
 
 
 def test_every_short_content_is_normalized_to_harmless_lines() -> None:
-    """All strings of up to six octets, the terminator after them, in three cuts each."""
+    """All strings of up to six octets with a terminator, each cut in three ways."""
     for length in range(7):
         for parts in itertools.product((b"\r", b"\n", b".", b"x"), repeat=length):
             data = b"".join(parts) + END
@@ -205,7 +204,9 @@ def test_every_short_content_is_normalized_to_harmless_lines() -> None:
 
 @quick
 @given(octets, SIZES)
-def test_reject_passes_exactly_what_has_no_stray_newline(data: bytes, sizes: list[int]) -> None:
+def test_reject_passes_exactly_content_without_stray_newlines(
+    data: bytes, sizes: list[int]
+) -> None:
     content, _ = parted(data + END)
     if re.search(rb"(?<!\r)\n|\r(?!\n)", content):
         with pytest.raises(BareNewlineError):
@@ -216,15 +217,15 @@ def test_reject_passes_exactly_what_has_no_stray_newline(data: bytes, sizes: lis
 
 @quick
 @given(octets, SIZES)
-def test_content_that_has_not_ended_is_never_given_out_wrong(data: bytes, sizes: list[int]) -> None:
-    """Whatever follows, what was given out before stays true."""
+def test_content_returned_early_is_never_wrong(data: bytes, sizes: list[int]) -> None:
+    """Whatever follows, the part already returned stays valid."""
     early = read("normalize", data, sizes)
     assert read("normalize", data + END).content.startswith(early.content)
 
 
 @pytest.mark.parametrize("piece", [b"\r", b"\n", b".", b"\n.", b"\r\n.\n", b"\r\n..", b"x"])
 def test_only_a_few_octets_are_held_back(piece: bytes) -> None:
-    """Or one endless line would be kept in memory."""
+    """Otherwise an endless line would stay in memory."""
     reader = ContentReader("normalize")
     given_out = 0
     for number in range(1, 200):
@@ -246,7 +247,7 @@ def test_only_a_few_octets_are_held_back(piece: bytes) -> None:
         (b"a\r\nb\rc\nd", "<CR>"),
     ],
 )
-def test_the_first_stray_newline_is_named(data: bytes, name: str | None) -> None:
+def test_the_first_stray_newline_is_reported(data: bytes, name: str | None) -> None:
     assert bare_newline(data) == name
 
 
@@ -269,14 +270,14 @@ def test_stuffing_is_undone_by_unstuffing(content: bytes) -> None:
 @quick
 @given(octets, SIZES)
 @example(b"a\r\n.b\r\n.", [1, 1])
-def test_pieces_are_stuffed_and_unstuffed_as_the_whole_is(content: bytes, sizes: list[int]) -> None:
+def test_pieces_are_stuffed_and_unstuffed_like_the_whole(content: bytes, sizes: list[int]) -> None:
     assert b"".join(stuffed_pieces(cut(content, sizes))) == stuffed(content)
     assert b"".join(unstuffed_pieces(cut(content, sizes))) == unstuffed(content)
 
 
 @quick
 @given(octets)
-def test_stuffed_content_ends_only_where_it_ends(content: bytes) -> None:
+def test_stuffed_content_holds_no_terminator(content: bytes) -> None:
     whole = stuffed(content) + END
     assert parted(whole)[0] == whole[:-3]
 
@@ -287,9 +288,9 @@ def test_stuffed_content_ends_only_where_it_ends(content: bytes) -> None:
         (b"..\r\n", b".\r\n"),
         (b"a\r\n..b\r\n", b"a\r\n.b\r\n"),
         (b"...\r\n", b"..\r\n"),
-        (b".a\r\n", b"a\r\n"),  # a client that did not stuff: the dot goes (RFC 5321 4.5.2)
+        (b".a\r\n", b"a\r\n"),  # from a client that did not stuff, the dot is lost (RFC 5321 4.5.2)
         (b"a.\r\nb..c\r\n", b"a.\r\nb..c\r\n"),
     ],
 )
-def test_one_leading_dot_is_taken_off_each_line(stuffed_: bytes, plain: bytes) -> None:
+def test_one_leading_dot_is_removed_from_each_line(stuffed_: bytes, plain: bytes) -> None:
     assert unstuffed(stuffed_) == plain

@@ -1,4 +1,4 @@
-"""Which command may come when: every state against every command."""
+"""The order of commands: every command in every state."""
 
 import pytest
 
@@ -75,7 +75,7 @@ def test_every_command_in_every_state(state: str, verb: str) -> None:
         (HELLO + MAIL, b"DATA\r\n", "554 5.5.1 no valid recipients"),
     ],
 )
-def test_a_refusal_says_what_would_be_right(before: bytes, command: bytes, text: str) -> None:
+def test_a_refusal_says_what_should_come_first(before: bytes, command: bytes, text: str) -> None:
     assert settled(before + command).lines[-1] == text
 
 
@@ -95,15 +95,13 @@ def refusing(*kinds: type) -> Answer:
         (Data, HELLO + MAIL + RCPT + b"DATA\r\n", State.MAIL),
     ],
 )
-def test_a_refused_command_leaves_the_state_as_it_was(
-    kind: type, data: bytes, state: State
-) -> None:
+def test_a_refused_command_does_not_change_the_state(kind: type, data: bytes, state: State) -> None:
     server = Server(refusing(kind))
     assert server.feed(data).endswith(b"450 4.7.0 not now\r\n")
     assert server.engine.state is state
 
 
-def test_recipients_that_were_refused_do_not_make_data_possible() -> None:
+def test_refused_recipients_do_not_allow_data() -> None:
     def answer(command: Command) -> Reply:
         if getattr(command, "forward_path", "").startswith("no"):
             return Reply.of(550, "5.7.1", "refused")
@@ -115,7 +113,7 @@ def test_recipients_that_were_refused_do_not_make_data_possible() -> None:
 
 
 def by_name(command: Command) -> Reply:
-    """Refuse `no…` for good and `later…` for now, each by its name."""
+    """Refuse `no…` for good and `later…` for now, naming each."""
     name = getattr(command, "forward_path", "").partition("@")[0]
     if name.startswith(("no", "later")):
         return Reply.of(450 if name.startswith("later") else 550, None, name)
@@ -133,10 +131,8 @@ def by_name(command: Command) -> Reply:
     ],
 )
 @pytest.mark.parametrize("command", [b"DATA\r\n", b"BDAT 3 LAST\r\nx\r\n"])
-def test_who_looks_only_at_the_reply_to_data_sees_why(
-    names: list[str], reply: str, command: bytes
-) -> None:
-    """Swift Mailer pipelines RCPT and DATA, and then throws the last reply alone."""
+def test_the_reply_to_data_repeats_the_reason(names: list[str], reply: str, command: bytes) -> None:
+    """Swift Mailer pipelines RCPT and DATA and shows only the last reply."""
     recipients = b"".join(
         f"RCPT TO:<{name}@people.example>\r\n".encode() if name != "unreadable" else b"RCPT x\r\n"
         for name in names
@@ -145,9 +141,10 @@ def test_who_looks_only_at_the_reply_to_data_sees_why(
 
 
 @pytest.mark.parametrize("names", [["no"], ["yes", "no"], ["unreadable"]])
-def test_mail_gives_up_a_transaction_with_a_refused_recipient(names: list[str]) -> None:
-    """Libraries that keep their connection leave it without RSET. What was accepted is forgotten,
-    also where the new MAIL is refused."""
+def test_mail_abandons_a_transaction_with_a_refused_recipient(names: list[str]) -> None:
+    """Libraries with persistent connections leave it without RSET.
+
+    Accepted recipients are forgotten even if the new MAIL is refused."""
     recipients = b"".join(
         f"RCPT TO:<{name}@people.example>\r\n".encode() if name != "unreadable" else b"RCPT x\r\n"
         for name in names
@@ -168,8 +165,8 @@ def test_mail_gives_up_a_transaction_with_a_refused_recipient(names: list[str]) 
         assert unread.codes[-2:] == [code, FIRST]
 
 
-def test_data_behind_refused_recipients_is_not_the_clients_error() -> None:
-    """It was pipelined, as it may be; who counts errors must not count this."""
+def test_data_pipelined_behind_refused_recipients_is_not_an_error() -> None:
+    """The pipelining is legitimate, so it must not count as a client's error."""
 
     def answer(command: Command) -> Reply:
         if isinstance(command, Rcpt):
@@ -179,17 +176,17 @@ def test_data_behind_refused_recipients_is_not_the_clients_error() -> None:
     assert settled(HELLO + MAIL + RCPT + b"DATA\r\n", answer).errors == 0
 
 
-def test_recipients_do_not_outlive_their_transaction() -> None:
+def test_recipients_end_with_their_transaction() -> None:
     for between in (b"RSET\r\n", HELLO, MESSAGE):
         data = HELLO + MAIL + RCPT + between + MAIL + b"DATA\r\n"
         assert settled(data).codes[-1] == "554 5.5.1", between
 
 
-def test_rset_before_ehlo_greets_nobody() -> None:
+def test_rset_before_ehlo_does_not_count_as_a_greeting() -> None:
     assert settled(b"RSET\r\n" + MAIL).codes == [OK, FIRST]
 
 
-def test_helo_takes_the_extensions_back() -> None:
+def test_helo_withdraws_the_extensions() -> None:
     talked = settled(HELLO + b"HELO client.example\r\nMAIL FROM:<a@shop.example> SIZE=1\r\n")
     assert talked.codes[-1] == "555 5.5.4"
     assert [command.extended for command in talked.commands if isinstance(command, Hello)] == [
@@ -198,14 +195,14 @@ def test_helo_takes_the_extensions_back() -> None:
     ]
 
 
-def test_nothing_is_taken_after_quit() -> None:
+def test_nothing_is_accepted_after_quit() -> None:
     talked = settled(HELLO + b"QUIT\r\n" + MAIL + b"NOOP\r\n")
     assert talked.codes[-1] == "221 2.0.0"
     assert len(talked.commands) == 2
 
 
 def test_every_reply_has_an_enhanced_code_of_its_class() -> None:
-    """But the greetings', 354, and what is no SMTP reply of ours (RFC 2034)."""
+    """Except greetings, 354 and replies that are not ours (RFC 2034)."""
     for state in STATES.values():
         for verb in COLUMNS:
             for arguments in ("", ARGUMENTS.get(verb, ""), " \x00", " \xe9 x", " <>"):

@@ -1,4 +1,4 @@
-"""Postfix's policy protocol: requests however they are cut, limits, hostile input."""
+"""Postfix's policy protocol: requests cut anywhere, limits, hostile input."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from tests.wire.feeding import SIZES, cut, quick
 
 @dataclass
 class Talk:
-    """What a connection came to."""
+    """The outcome of a connection."""
 
     requests: list[PolicyRequest] = field(default_factory=list)
     error: str | None = None
@@ -41,17 +41,17 @@ def talk(data: bytes, sizes: Sequence[int] = (), **options: int) -> Talk:
 
 
 def settled(data: bytes, **options: int) -> Talk:
-    """Feed whole, octet by octet and in odd pieces; it has to come to the same."""
+    """Feed whole, octet by octet and in odd pieces; all outcomes must be equal."""
     whole = talk(data, **options)
     for sizes in ((1,), (2,), (3, 1), (7, 5)):
         assert talk(data, sizes, **options) == whole, f"differs in pieces of {sizes}"
     return whole
 
 
-def test_a_request_as_postfix_sends_it() -> None:
+def test_a_request_sent_by_postfix() -> None:
     (asked,) = settled(request(recipient="a=b@people.example", recipient_count="3")).requests
     assert asked.state == "RCPT"
-    assert asked.get("recipient") == "a=b@people.example"  # only the first = parts
+    assert asked.get("recipient") == "a=b@people.example"  # only the first = separates
     assert asked.recipient_count == 3
     assert asked.get("sasl_username") == asked.get("no such attribute") == ""
 
@@ -62,7 +62,7 @@ def test_several_requests_and_the_beginning_of_another() -> None:
     assert (talked.error, talked.left) == (None, 3)
 
 
-def test_any_order_unknown_names_and_the_last_of_a_name() -> None:
+def test_any_order_unknown_names_and_repeated_names() -> None:
     data = b"new=1\nrecipient=a@x\nrecipient=b@x\nrequest=smtpd_access_policy\n\n"
     (asked,) = settled(data).requests
     assert dict(asked.attributes) == {
@@ -72,19 +72,19 @@ def test_any_order_unknown_names_and_the_last_of_a_name() -> None:
     }
 
 
-def test_a_person_at_telnet() -> None:
+def test_a_request_typed_in_telnet() -> None:
     (asked,) = settled(b"request=smtpd_access_policy\r\nrecipient=a@x\r\n\r\n").requests
     assert asked.get("recipient") == "a@x"
 
 
-def test_octets_that_are_no_utf8_come_through() -> None:
+def test_octets_that_are_not_utf_8_are_kept() -> None:
     (asked,) = settled(b"request=smtpd_access_policy\nrecipient=caf\xe9@x\n\n").requests
     assert asked.get("recipient").encode("utf-8", "surrogateescape") == b"caf\xe9@x"
     assert answer(asked.get("recipient")) == b"action=caf\xe9@x\n\n"
 
 
 @pytest.mark.parametrize("count", ["", "-1", "x", "1e3", "9" * 16, "\u0661"])
-def test_a_count_that_is_none_is_zero(count: str) -> None:
+def test_an_invalid_count_is_zero(count: str) -> None:
     (asked,) = settled(request(recipient_count=count)).requests
     assert asked.recipient_count == 0
 
@@ -101,11 +101,11 @@ def test_a_count_that_is_none_is_zero(count: str) -> None:
         (b"a=\0\n", "NUL"),
     ],
 )
-def test_what_is_no_request(data: bytes, error: str) -> None:
+def test_malformed_requests_are_errors(data: bytes, error: str) -> None:
     assert error in (settled(data).error or "")
 
 
-def test_the_longest_request_is_taken_and_a_longer_one_is_not_waited_for() -> None:
+def test_the_longest_request_is_accepted_and_a_longer_one_is_an_error_at_once() -> None:
     whole = request(recipient="a@x.example")
     limit = len(whole)
     assert len(settled(whole + whole, request_limit=limit).requests) == 2
@@ -116,7 +116,7 @@ def test_the_longest_request_is_taken_and_a_longer_one_is_not_waited_for() -> No
     assert settled(b"x" * 100, request_limit=100).error is None
 
 
-def test_taken_octets_are_let_go() -> None:
+def test_consumed_octets_are_freed() -> None:
     engine = PolicyConnection()
     one = request(recipient="a@x.example")
     for _ in range(500):
@@ -144,7 +144,7 @@ VALUES = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0"), max_
 
 @quick
 @given(st.lists(st.dictionaries(VALUES.filter(lambda n: n and "=" not in n), VALUES), max_size=4))
-def test_requests_come_through_as_they_were(asked: list[dict[str, str]]) -> None:
+def test_requests_arrive_unchanged(asked: list[dict[str, str]]) -> None:
     asked = [each | {"request": "smtpd_access_policy"} for each in asked]
     talked = settled(b"".join(map(encode, asked)))
     assert [dict(request.attributes) for request in talked.requests] == asked

@@ -1,7 +1,7 @@
-"""The PROXY protocol's headers, whole, cut anywhere, and wrong ones.
+"""Headers of the PROXY protocol: whole, cut anywhere, and malformed.
 
-Invariant tested: a header never takes an octet of what follows it, and says the same however
-it was cut; nothing but a header passes for one.
+Invariant: a header never consumes an octet that follows it and reads the same however it is cut;
+nothing else is taken for a header.
 """
 
 import ipaddress
@@ -81,7 +81,7 @@ def test_good_headers(data: bytes, source: str | None, local: bool) -> None:
         version_2(0x21, 0x11, b"", 65_535),
     ],
 )
-def test_what_is_no_header(data: bytes) -> None:
+def test_malformed_headers_are_rejected(data: bytes) -> None:
     with pytest.raises(ProxyError):
         parse_proxy(data)
 
@@ -108,7 +108,7 @@ def test_any_address_cut_anywhere(
 
 @quick
 @given(st.binary(max_size=120))
-def test_anything_at_all(data: bytes) -> None:
+def test_arbitrary_octets(data: bytes) -> None:
     try:
         found = parse_proxy(data)
     except ProxyError:

@@ -1,4 +1,4 @@
-"""The SASL machines, against the RFCs' own examples and against anything at all."""
+"""The SASL machines, with the RFCs' examples and with arbitrary input."""
 
 import base64
 import hmac
@@ -50,11 +50,11 @@ def test_the_example_of_rfc_7677() -> None:
     assert scram.step(b"") == Proven("user")
 
 
-def test_a_client_that_could_bind_the_channel_need_not() -> None:
+def test_a_client_that_supports_channel_binding_need_not_use_it() -> None:
     assert isinstance(machine().step(b"y" + CLIENT_FIRST[1:]), Challenge)
 
 
-def test_without_an_initial_response() -> None:
+def test_scram_without_an_initial_response() -> None:
     scram = machine()
     assert scram.step(None) == Challenge(b"")
     assert scram.step(CLIENT_FIRST) == Challenge(SERVER_FIRST)
@@ -64,19 +64,19 @@ def test_without_an_initial_response() -> None:
     "final",
     [
         CLIENT_FINAL.replace(b"p=dHz", b"p=dHy"),
-        CLIENT_FINAL.replace(b"c=biws", b"c=eSws"),  # y,, although n,, was said
+        CLIENT_FINAL.replace(b"c=biws", b"c=eSws"),  # y,, although the first message said n,,
         CLIENT_FINAL.replace(b"NlF$k0", b"NlF$k1"),
         CLIENT_FINAL.replace(b"p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=", b"p=AAAA"),
     ],
 )
-def test_a_wrong_proof(final: bytes) -> None:
+def test_a_wrong_proof_is_rejected(final: bytes) -> None:
     scram = machine()
     scram.step(CLIENT_FIRST)
     assert scram.step(final) == Refused(user="user")
 
 
 def proven(said: bytes) -> bytes:
-    """A final message with the proof that belongs to what it says."""
+    """A final message with the right proof for its text."""
     key = hmac.digest(pbkdf2_hmac("sha256", b"pencil", SALT, 4096), b"Client Key", "sha256")
     signed = b",".join([CLIENT_FIRST.removeprefix(b"n,,"), SERVER_FIRST, said])
     signature = hmac.digest(sha256(key).digest(), signed, "sha256")
@@ -85,7 +85,7 @@ def proven(said: bytes) -> bytes:
     )
 
 
-def test_a_proof_of_other_words_than_were_said_before_is_none() -> None:
+def test_a_proof_for_different_earlier_messages_is_rejected() -> None:
     said = CLIENT_FINAL.partition(b",p=")[0]
     assert proven(said) == CLIENT_FINAL
     for other in (said.replace(b"biws", b"eSws"), said + b"x", said.replace(b"%hv", b"%hV")):
@@ -108,7 +108,7 @@ def test_a_proof_of_other_words_than_were_said_before_is_none() -> None:
         b"\xff" + CLIENT_FINAL,
     ],
 )
-def test_a_final_message_that_is_none(final: bytes) -> None:
+def test_malformed_final_messages_are_rejected(final: bytes) -> None:
     scram = machine()
     scram.step(CLIENT_FIRST)
     assert scram.step(final) == Refused(malformed=True)
@@ -130,7 +130,7 @@ def test_a_final_message_that_is_none(final: bytes) -> None:
         b"n,,n=us\xffer,r=abc",
     ],
 )
-def test_a_first_message_that_is_none(first: bytes) -> None:
+def test_malformed_first_messages_are_rejected(first: bytes) -> None:
     assert machine().step(first) == Refused(malformed=True)
 
 
@@ -141,7 +141,7 @@ def test_names_with_comma_and_equals() -> None:
     assert asked == ["a,b=c"]
 
 
-def test_nobody_acts_for_somebody_else() -> None:
+def test_authorising_as_somebody_else_is_refused() -> None:
     assert machine().step(b"n,a=root,n=user,r=abc") == Refused(user="user")
     assert isinstance(machine().step(b"n,a=user,n=user,r=abc"), Challenge)
     assert Plain().step(b"root\0user\0pw") == Refused(user="user")
@@ -151,7 +151,7 @@ def test_nobody_acts_for_somebody_else() -> None:
 @pytest.mark.parametrize(
     "response", [b"", b"a", b"a\0b", b"\0\0pw", b"\0u\0", b"\0u\0p\0", b"\0u\xff\0p"]
 )
-def test_plain_that_is_none(response: bytes) -> None:
+def test_malformed_plain_responses_are_rejected(response: bytes) -> None:
     assert Plain().step(response) == Refused(malformed=True)
 
 
@@ -162,7 +162,7 @@ def test_login_asks_twice() -> None:
     assert login.step(b"pw") == CheckPassword("jürgen", "pw")
 
 
-def test_a_password_is_not_in_what_is_printed() -> None:
+def test_a_password_does_not_appear_in_a_repr() -> None:
     assert "secret" not in repr(CheckPassword("user", "secret"))
     assert "pencil" not in repr(KEYS)
     assert "b'" not in repr(KEYS)
@@ -173,7 +173,7 @@ def test_a_password_is_not_in_what_is_printed() -> None:
     st.lists(st.none() | st.binary(max_size=60), max_size=4),
     st.sampled_from([Plain, Login, machine]),
 )
-def test_anything_at_all_never_proves_anybody(
+def test_arbitrary_responses_never_authenticate(
     responses: list[bytes | None], make: type[Mechanism]
 ) -> None:
     mechanism: Mechanism = make()
@@ -211,7 +211,7 @@ def test_the_examples_of_rfc_4013(text: str, prepared: str) -> None:
         *"\ue000\ufdd0\ufffd\u2ff0\u200e\U000e0001",
     ],
 )
-def test_what_cannot_be_prepared(text: str) -> None:
+def test_strings_that_saslprep_rejects(text: str) -> None:
     with pytest.raises(NotPreparable):
         saslprep(text)
 
@@ -224,5 +224,5 @@ def test_what_cannot_be_prepared(text: str) -> None:
         ("x" * 129, False), ("I\xadX", False),
     ],
 )  # fmt: skip
-def test_names_of_users(name: str, good: bool) -> None:
+def test_valid_user_names(name: str, good: bool) -> None:
     assert is_user_name(name) is good

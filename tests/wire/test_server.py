@@ -1,4 +1,4 @@
-"""The engine as a whole: pipelining, content, limits, and what ends a session."""
+"""The engine as a whole: pipelining, content, limits, and ends of sessions."""
 
 import tracemalloc
 
@@ -33,14 +33,14 @@ def rcpt(name: str) -> bytes:
 # pipelining
 
 
-def test_recipients_that_come_together_are_judged_together() -> None:
+def test_pipelined_recipients_are_judged_together() -> None:
     server = Server()
     server.feed(HELLO + MAIL + rcpt("a") + rcpt("b") + rcpt("c") + DATA)
     assert server.groups == [3]
     assert server.engine.state is State.CONTENT
 
 
-def test_errors_between_recipients_are_answered_in_their_place() -> None:
+def test_errors_between_recipients_are_answered_in_order() -> None:
     server = Server(lambda command: named(command))
     lines = [rcpt("a"), rcpt("b"), b"RCPT TO:<bad>\r\n", rcpt("c"), b"NOOP\r\n", b"FOO\r\n"]
     talked = settled(HELLO + MAIL + b"".join(lines) + rcpt("d") + DATA, named)
@@ -66,7 +66,7 @@ def named(command: Command) -> Reply:
 
 
 def test_data_waits_for_the_answers_to_its_recipients() -> None:
-    """They decide whether it may come at all."""
+    """They decide whether DATA is allowed at all."""
     engine = Server().engine
     engine.receive_data(HELLO)
     engine.next_event()
@@ -89,7 +89,7 @@ def test_data_waits_for_the_answers_to_its_recipients() -> None:
     assert engine.next_event() is not BLOCKED
 
 
-def test_data_is_refused_when_all_its_recipients_were() -> None:
+def test_data_is_refused_when_all_recipients_were_refused() -> None:
     engine = Server().engine
     engine.receive_data(HELLO + MAIL + rcpt("a") + DATA)
     for _ in range(2):
@@ -105,7 +105,7 @@ def test_data_is_refused_when_all_its_recipients_were() -> None:
 
 @pytest.mark.parametrize("refused_by", ["the engine", "the caller"])
 def test_content_behind_a_refused_data_is_not_read_as_commands(refused_by: str) -> None:
-    """It may hold commands of whoever wrote the content."""
+    """The author of the content may have put commands into it."""
 
     def answer(command: Command) -> Reply:
         refused = Rcpt if refused_by == "the engine" else Data
@@ -124,14 +124,14 @@ def test_content_behind_a_refused_data_is_not_read_as_commands(refused_by: str) 
         assert talk(before + DATA + content).cause == "pipelining"
 
 
-def test_commands_after_a_refused_data_are_taken_once_it_is_answered() -> None:
+def test_commands_after_a_refused_data_are_accepted_once_it_is_answered() -> None:
     server = Server()
     server.feed(HELLO + DATA)
     assert server.feed(b"NOOP\r\n") == b"250 2.0.0 OK\r\n"
     assert server.feed(MAIL + rcpt("a") + DATA).endswith(b"354 go on\r\n")
 
 
-def test_a_message_and_the_next_transaction_come_in_one_write() -> None:
+def test_a_message_and_the_next_transaction_in_one_write() -> None:
     data = MAIL + rcpt("a") + DATA + b"one\r\n.\r\n" + MAIL + rcpt("b") + DATA + b"two\r\n.\r\n"
     talked = settled(HELLO + data + b"QUIT\r\n")
     assert talked.contents == [b"one\r\n", b"two\r\n"]
@@ -139,7 +139,7 @@ def test_a_message_and_the_next_transaction_come_in_one_write() -> None:
     assert talked.errors == 0
 
 
-def test_what_follows_the_content_waits_for_its_answer() -> None:
+def test_commands_after_the_content_wait_for_its_answer() -> None:
     engine = Server().engine
     engine.receive_data(HELLO + MAIL + rcpt("a") + DATA + b"x\r\n.\r\nNOOP\r\n")
     for reply in (250, 250, 250, 354):
@@ -170,7 +170,7 @@ def test_content_stays_stuffed_and_its_size_is_as_received(content: bytes, size:
     ("length", "problem"),
     [(998, None), (1000, None), (1001, ContentProblem.TOO_LARGE), (5000, ContentProblem.TOO_LARGE)],
 )
-def test_content_over_the_limit_is_read_to_its_end(
+def test_content_over_the_limit_is_read_to_the_end(
     length: int, problem: ContentProblem | None
 ) -> None:
     content = b"x" * (length - 2) + b"\r\n"
@@ -185,27 +185,27 @@ def test_content_over_the_limit_is_read_to_its_end(
         assert server.handed_on <= 1000
 
 
-def test_a_nul_in_content_is_a_problem_and_too_large_is_the_worse_one() -> None:
+def test_a_nul_in_content_is_refused_and_too_large_comes_first() -> None:
     opening = HELLO + MAIL + rcpt("a") + DATA
     assert ended(settled(opening + b"a\0b\r\n.\r\n")) == [EndOfContent(5, ContentProblem.NUL)]
     large = b"\0" * 1001 + b"\r\n.\r\n"
     assert ended(settled(opening + large)) == [EndOfContent(1003, ContentProblem.TOO_LARGE)]
 
 
-def test_problems_are_of_one_message() -> None:
+def test_a_problem_affects_only_its_message() -> None:
     message = MAIL + rcpt("a") + DATA
     talked = settled(HELLO + message + b"\0\r\n.\r\n" + message + b"x\r\n.\r\n")
     assert [end.problem for end in ended(talked)] == [ContentProblem.NUL, None]
 
 
-def test_normalized_content_is_counted_as_it_goes_on() -> None:
+def test_normalized_content_is_counted_as_it_will_be_sent() -> None:
     opening = HELLO + MAIL + rcpt("a") + DATA
     talked = settled(opening + b"a\nb\r\n.\r\n", bare_newline="normalize")
     assert talked.contents == [b"a\r\nb\r\n"]
     assert ended(talked) == [EndOfContent(6)]
 
 
-# what ends a session
+# ends of a session
 
 BARE = "521 5.5.2 bare {} received; lines must end with <CR><LF>; closing the connection"
 
@@ -229,7 +229,7 @@ BARE = "521 5.5.2 bare {} received; lines must end with <CR><LF>; closing the co
 def test_a_bare_newline_in_a_command_ends_the_session_at_once(
     line: bytes, name: str, bare_newline: str
 ) -> None:
-    """Even where no line end follows: a client that sends LF alone waits for its answer."""
+    """Even if no CRLF follows: a client that sends bare LF waits for its answer."""
     talked = settled(HELLO + line, bare_newline=bare_newline)
     assert talked.lines[-1] == BARE.format(name)
     assert talked.cause == "bare_newline"
@@ -244,7 +244,7 @@ def test_a_bare_newline_in_content_ends_the_session() -> None:
     assert ended(talked) == []
 
 
-def test_after_the_end_nothing_is_looked_at() -> None:
+def test_input_after_the_end_is_ignored() -> None:
     server = Server()
     server.feed(HELLO + b"NOOP\n")
     assert server.engine.state is State.CLOSED
@@ -252,7 +252,7 @@ def test_after_the_end_nothing_is_looked_at() -> None:
 
 
 @pytest.mark.parametrize("length", [512, COMMAND_LIMIT])
-def test_a_long_line_is_taken(length: int) -> None:
+def test_a_long_line_is_accepted(length: int) -> None:
     assert settled(HELLO + b"NOOP ".ljust(length, b"x") + b"\r\n").codes[-1] == "250 2.0.0"
 
 
@@ -276,7 +276,7 @@ def test_recipients_before_a_broken_line_are_answered_first() -> None:
 # recipients
 
 
-def test_recipients_over_the_limit_are_put_off() -> None:
+def test_recipients_over_the_limit_are_deferred() -> None:
     talked = settled(HELLO + MAIL + b"".join(map(rcpt, "abcde")) + DATA, max_recipients=3)
     assert talked.lines[10:] == [
         *["250 2.0.0 Rcpt"] * 3,
@@ -295,7 +295,7 @@ def test_refused_recipients_do_not_count() -> None:
     assert [code[:3] for code in talked.codes[2:]] == ["550", "550", "250", "250", "452"]
 
 
-# whatever comes
+# arbitrary input
 
 LINES = st.sampled_from(
     [
@@ -320,10 +320,10 @@ LINES = st.sampled_from(
 
 @quick
 @given(st.lists(LINES, max_size=12), st.sampled_from([b"", b"QUIT\r\n", b"\n", b"x\rx"]), SIZES)
-def test_a_session_comes_to_the_same_however_it_is_cut(
+def test_a_session_has_the_same_outcome_however_it_is_cut(
     lines: list[bytes], last: bytes, sizes: list[int]
 ) -> None:
-    """Every command by itself: content behind a refused DATA ends a session, as it should."""
+    """Each command is sent separately, as content after a refused DATA ends a session."""
     data = b"".join(lines).replace(b"DATA x\r\n", b"") + last
     if talk(data).cause != "pipelining":
         assert talk(data, sizes) == talk(data)
@@ -331,7 +331,7 @@ def test_a_session_comes_to_the_same_however_it_is_cut(
 
 @quick
 @given(st.lists(LINES, max_size=6), st.binary(max_size=300), SIZES)
-def test_garbage_is_answered_or_waited_for(
+def test_garbage_is_answered_or_incomplete(
     lines: list[bytes], garbage: bytes, sizes: list[int]
 ) -> None:
     server = Server()
@@ -342,10 +342,10 @@ def test_garbage_is_answered_or_waited_for(
         assert line[:3].isdigit()
 
 
-def test_an_idle_session_takes_little_memory() -> None:
-    """Thousands of connections may wait: five thousand take some 100 MB with all processes."""
+def test_an_idle_session_uses_little_memory() -> None:
+    """Thousands may be idle: five thousand take some 100 MB in all processes together."""
     offered = terms(extensions=(*BASE, PRDR))
-    ServerConnection(offered)  # what all share
+    ServerConnection(offered)  # shared by all
     tracemalloc.start()
     try:
         sessions = [ServerConnection(offered) for _ in range(100)]

@@ -1,4 +1,4 @@
-"""An app that sends through an MTA, and what came of it."""
+"""An application that sends through an MTA, and what arrived."""
 
 import contextlib
 import smtplib
@@ -14,7 +14,7 @@ ORDERS = "orders@shop.example"
 
 @contextlib.contextmanager
 def session(port: int, source: str = LOOPBACK) -> Iterator[smtplib.SMTP]:
-    """A session from an address of the loopback network, greeted."""
+    """An SMTP session, already greeted, from an address of the loopback network."""
     with smtplib.SMTP(LOOPBACK, port, timeout=60, source_address=(source, 0)) as client:
         client.ehlo("client.example")
         yield client
@@ -27,7 +27,7 @@ def send(
     sender: str = SENDER,
     options: Sequence[str] = (),
 ) -> tuple[int, str]:
-    """The reply that decided: to the content, or the first that was not 2xx before."""
+    """The deciding reply: the one to the content, or the first before it that was not 2xx."""
     code, text = client.mail(sender, options)
     for recipient in recipients:
         if code < 400:
@@ -40,7 +40,7 @@ def send(
 
 
 def delivered(postfix: PostfixInstance, about: str, count: int = 1) -> list[Delivered]:
-    """What Postfix has delivered that holds `about`, once there is that much of it."""
+    """The messages holding `about` that Postfix delivered, once there are that many."""
 
     def found() -> list[Delivered] | None:
         mails = [mail for mail in postfix.delivered() if about.encode() in mail.message]
@@ -53,7 +53,7 @@ def delivered(postfix: PostfixInstance, about: str, count: int = 1) -> list[Deli
 
 
 def arrived(mta: FakeUpstream, about: str, count: int = 1) -> list[Accepted]:
-    """What the MTA at the end has accepted that holds `about`, once there is that much."""
+    """The messages holding `about` that the last MTA accepted, once there are that many."""
 
     def found() -> list[Accepted] | None:
         mails = [mail for mail in mta.messages if about.encode() in mail.data]

@@ -1,4 +1,4 @@
-"""Relays as the pages of docs/deploy have them, each shared by the tests of one file."""
+"""Relays configured as in docs/deploy, each shared by the tests of one file."""
 
 from tests.e2e.conftest import filled, mta
 

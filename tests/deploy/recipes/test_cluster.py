@@ -1,4 +1,4 @@
-"""Two relays behind HAProxy on one PostgreSQL, as docs/deploy/cluster.md has them."""
+"""Two relays behind HAProxy on one PostgreSQL, as in docs/deploy/cluster.md."""
 
 import re
 import smtplib
@@ -34,7 +34,7 @@ pytestmark = needs("haproxy", "postgresql")
 
 PAGE = "deploy/cluster.md"
 BALANCER = "127.0.0.10"
-HERE = {"10.0.0.": "127.0.0."}  # the hosts of the page are addresses of the loopback network
+HERE = {"10.0.0.": "127.0.0."}  # the page's hosts become loopback addresses
 ORDERS = "orders@shop.example"
 SENDERS = 4
 NOTICED = 4.0
@@ -78,7 +78,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def start_relays(relays: Relays, where: Mapping[str, str]) -> None:
-    """The page's order: the first makes the keys, the second has them copied."""
+    """In the page's order: the first relay makes the keys, which are copied to the second."""
     one = relays.start("relay1", configuration(where))
     two = relays.prepare("relay2", configuration({"10.0.0.11": "10.0.0.12", **where}))
     made, copy = (each.root / "state" / "unsubscribe.key" for each in (one, two))
@@ -126,11 +126,11 @@ def test_the_link_of_one_relay_works_at_the_other(site: Site) -> None:
 
 @dataclass(slots=True)
 class Load:
-    """What clients were answered, a connection for each message."""
+    """The answers that clients got, with one connection per message."""
 
-    answered: set[str] = field(default_factory=set)  # Message-IDs of what was answered 250
+    answered: set[str] = field(default_factory=set)  # Message-IDs answered 250
     refused: list["Failure"] = field(default_factory=list)  # without a greeting
-    cut_off: list["Failure"] = field(default_factory=list)  # in the session
+    cut_off: list["Failure"] = field(default_factory=list)  # during the session
 
 
 class Failure(NamedTuple):
@@ -143,7 +143,7 @@ class Failure(NamedTuple):
 
 @contextmanager
 def sending(site: Site) -> Iterator[Load]:
-    """Send receipts, over and over, until the end of the block."""
+    """Keep sending receipts until the end of the block."""
     load, enough, numbers = Load(), threading.Event(), count(1)
     run_of = time.monotonic_ns()
 
@@ -158,7 +158,7 @@ def sending(site: Site) -> Iterator[Load]:
                     client.sendmail(ORDERS, "anybody@people.example", mail)
                     load.answered.add(id)
             except (OSError, smtplib.SMTPException) as error:
-                if id not in load.answered:  # else it was cut off at QUIT
+                if id not in load.answered:  # otherwise it was cut off at QUIT
                     failure = Failure(began, time.monotonic(), repr(error))
                     (load.cut_off if greeted else load.refused).append(failure)
             enough.wait(0.05)
@@ -179,7 +179,7 @@ def grows(load: Load, by: int = 20) -> None:
     wait_for(lambda: len(load.answered) > before + by, "more mail")
 
 
-def test_clients_get_451_where_no_relay_is_ready(site: Site) -> None:
+def test_clients_get_451_while_no_relay_is_ready(site: Site) -> None:
     site.mta.begin(At("connect", Reply("421 4.3.2 not now")))
     wait_for(lambda: not any(relay.ready() for relay in site.relays.all), "/readyz to say so")
     with sending(site) as load:
@@ -193,8 +193,8 @@ def test_clients_get_451_where_no_relay_is_ready(site: Site) -> None:
     wait_for(lambda: both_ready(site), "both relays to be ready")
 
 
-def test_one_relay_dies_and_nothing_answered_is_lost(site: Site) -> None:
-    """Then it is started again, and the other one is told to end, as for a new release."""
+def test_no_accepted_mail_is_lost_when_a_relay_dies(site: Site) -> None:
+    """Then it is restarted and the other one is stopped, as for a new release."""
     dying, other = site.relays.all
     with sending(site) as load:
         wait_for(lambda: other.metric("smtpproxy_store_connections") > 0, "the relays to say so")
@@ -213,18 +213,18 @@ def test_one_relay_dies_and_nothing_answered_is_lost(site: Site) -> None:
         grows(load)
     failed = load.refused + load.cut_off
     assert [one for one in failed if not died - 1 < one.began < died + NOTICED] == []
-    assert len(load.cut_off) <= SENDERS  # those that it had
+    assert len(load.cut_off) <= SENDERS  # the sessions it had
     assert load.answered - in_mta(site) == set()
 
 
 def in_mta(site: Site) -> set[str]:
-    """The Message-IDs of what the MTA has accepted."""
+    """The Message-IDs that the MTA has accepted."""
     head = (mail.data.partition(b"\r\n\r\n")[0].decode() for mail in site.mta.messages)
     return {found[1] for each in head if (found := re.search(r"^Message-ID: (<.+>)", each, re.M))}
 
 
 @needs("keepalived")
-def test_keepalived_reads_its_lines(tmp_path: Path) -> None:
+def test_keepalived_accepts_its_configuration(tmp_path: Path) -> None:
     network = next(name for _, name in socket.if_nameindex() if name != "lo")
     (lines,) = section(PAGE, "One address: keepalived or DNS", {"eth0": network})
     config = tmp_path / "keepalived.conf"
@@ -234,7 +234,7 @@ def test_keepalived_reads_its_lines(tmp_path: Path) -> None:
 
 
 @needs("promtool")
-def test_prometheus_reads_its_lines(tmp_path: Path) -> None:
+def test_prometheus_accepts_its_configuration(tmp_path: Path) -> None:
     (lines,) = section(PAGE, "Prometheus")
     config = tmp_path / "prometheus.yml"
     config.write_text(lines)

@@ -1,4 +1,4 @@
-"""Exim with smtpproxy as its smarthost, as docs/deploy/exim.md has it."""
+"""Exim with smtpproxy as its smarthost, as in docs/deploy/exim.md."""
 
 import tomllib
 from collections.abc import Callable, Iterator
@@ -40,7 +40,7 @@ def exim(pair: tuple[RelayProcess, EximInstance]) -> EximInstance:
     return pair[1]
 
 
-def test_some_get_it_and_the_sender_hears_of_the_others(
+def test_permitted_recipients_get_mail_and_the_sender_learns_of_the_others(
     exim: EximInstance, mta: FakeUpstream
 ) -> None:
     people = [address("withdrawn"), address("consent"), address("complained")]
@@ -57,7 +57,7 @@ def test_some_get_it_and_the_sender_hears_of_the_others(
 
 
 def bounces(mta: FakeUpstream) -> bytes:
-    """The words of all that came without a reverse path."""
+    """The words of every message with a null reverse path."""
     return b" ".join(
         b" ".join(each.data.split())
         for each in mta.messages
@@ -65,13 +65,13 @@ def bounces(mta: FakeUpstream) -> bytes:
     )
 
 
-def test_what_a_message_lacks_bounces(exim: EximInstance, mta: FakeUpstream) -> None:
+def test_a_message_that_lacks_something_bounces(exim: EximInstance, mta: FakeUpstream) -> None:
     with session(exim.port) as client:
         assert send(client, marketing(one_click=None), address("consent"))[0] == 250
     wait_for(lambda: b"refused: one_click_missing" in bounces(mta), "the bounce")
 
 
-def test_several_messages_and_a_large_one(exim: EximInstance, mta: FakeUpstream) -> None:
+def test_several_messages_and_a_large_one_pass(exim: EximInstance, mta: FakeUpstream) -> None:
     body = ("x" * 78 + "\r\n") * 20_000
     with session(exim.port) as client:
         for number in range(5):
@@ -81,13 +81,13 @@ def test_several_messages_and_a_large_one(exim: EximInstance, mta: FakeUpstream)
     for got in arrived(mta, "<many", 5):
         assert b"x-mail-stream" not in got.data.lower()
         assert got.data.endswith(body.encode())
-    assert " K C=" in exim.log  # it came by BDAT
+    assert " K C=" in exim.log  # sent with BDAT
 
 
 def test_mail_waits_while_smtpproxy_is_away(
     pair: tuple[RelayProcess, EximInstance], mta: FakeUpstream
 ) -> None:
-    """The last test of the file: a relay that a test starts ends with that test."""
+    """Keep this test last, as the relay it starts ends with it."""
     relay, exim = pair
     assert relay.terminate() == 0
     with session(exim.port) as client:

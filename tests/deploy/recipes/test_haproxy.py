@@ -1,4 +1,4 @@
-"""HAProxy in front of smtpproxy, as docs/deploy/haproxy.md has it."""
+"""HAProxy in front of smtpproxy, as in docs/deploy/haproxy.md."""
 
 import contextlib
 import socket
@@ -44,7 +44,7 @@ def pair(
         yield relay, proxy
 
 
-def test_the_client_is_on_record_and_sees_why_it_may_not(
+def test_the_client_is_recorded_and_gets_the_reason_of_a_refusal(
     pair: tuple[RelayProcess, Haproxy], mta: FakeUpstream
 ) -> None:
     relay, proxy = pair
@@ -58,7 +58,7 @@ def test_the_client_is_on_record_and_sees_why_it_may_not(
     assert {record.decided.client.peer for record in records(relay)[-2:]} == {CLIENT}
 
 
-def test_a_large_message(pair: tuple[RelayProcess, Haproxy], mta: FakeUpstream) -> None:
+def test_a_large_message_passes(pair: tuple[RelayProcess, Haproxy], mta: FakeUpstream) -> None:
     mail = message(
         stream="receipts", message_id="<large@shop.example>", body=("x" * 78 + "\r\n") * 50_000
     )
@@ -68,7 +68,7 @@ def test_a_large_message(pair: tuple[RelayProcess, Haproxy], mta: FakeUpstream) 
     assert got.data.endswith(mail.partition(b"\r\n\r\n")[2])
 
 
-def test_who_names_no_client_is_not_let_in(pair: tuple[RelayProcess, Haproxy]) -> None:
+def test_a_connection_that_names_no_client_is_rejected(pair: tuple[RelayProcess, Haproxy]) -> None:
     relay, _ = pair
     with socket.create_connection((LOOPBACK, relay.port()), timeout=20) as connection:
         connection.sendall(b"EHLO client.example\r\n")
@@ -79,7 +79,7 @@ def test_who_names_no_client_is_not_let_in(pair: tuple[RelayProcess, Haproxy]) -
     )
 
 
-def test_version_1_works_as_well(pair: tuple[RelayProcess, Haproxy]) -> None:
+def test_version_1_of_the_protocol_works_too(pair: tuple[RelayProcess, Haproxy]) -> None:
     relay, proxy = pair
     front = free_port()
     config = (proxy.root / "haproxy.cfg").read_text()
@@ -90,8 +90,8 @@ def test_version_1_works_as_well(pair: tuple[RelayProcess, Haproxy]) -> None:
     assert records(relay)[-1].decided.client.peer == CLIENT
 
 
-def test_a_relay_that_drains_is_taken_out(pair: tuple[RelayProcess, Haproxy]) -> None:
-    """The last test of the file: smtpproxy is not started again."""
+def test_a_draining_relay_is_taken_out(pair: tuple[RelayProcess, Haproxy]) -> None:
+    """Keep this test last: smtpproxy is not started again."""
     relay, proxy = pair
     assert relay.terminate() == 0
     wait_for(lambda: not greets(proxy.port), "the relay to be out")

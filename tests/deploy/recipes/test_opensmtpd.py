@@ -1,4 +1,4 @@
-"""OpenSMTPD that relays through smtpproxy, as docs/deploy/opensmtpd.md has it."""
+"""OpenSMTPD relaying through smtpproxy, as in docs/deploy/opensmtpd.md."""
 
 import tomllib
 from collections.abc import Callable, Iterator
@@ -24,15 +24,15 @@ def smtpd(filled: Callable[..., RelayProcess], mta: FakeUpstream) -> Iterator[Op
         "deploy/opensmtpd.md",
         {"127.0.0.1:2525": f"{LOOPBACK}:{free_port()}", "127.0.0.1:10025": mta.address},
     )
-    filled(mta.address, tomllib.loads(toml))  # first: a relay that is away is left alone
+    filled(mta.address, tomllib.loads(toml))  # first, or smtpd gives up on it
     with OpensmtpdInstance(lines, free_port(), mta.address) as server:
         yield server
 
 
-def test_some_get_it_and_the_sender_hears_of_the_others(
+def test_permitted_recipients_get_mail_and_the_sender_learns_of_the_others(
     smtpd: OpensmtpdInstance, mta: FakeUpstream
 ) -> None:
-    """One is refused at RCPT (OpenSMTPD's bounce), one at the end (smtpproxy's notice)."""
+    """One is refused at RCPT (OpenSMTPD bounces), one at the end (smtpproxy sends a notice)."""
     people = [address("withdrawn"), address("consent"), address("complained")]
     mail = marketing(message_id="<some@shop.example>", body="caf\xe9\r\n.dot\r\n")
     with session(smtpd.port) as client:
@@ -50,7 +50,9 @@ def test_some_get_it_and_the_sender_hears_of_the_others(
     assert got.data.endswith(mail.partition(b"\r\n\r\n")[2])
 
 
-def test_what_a_message_lacks_bounces(smtpd: OpensmtpdInstance, mta: FakeUpstream) -> None:
+def test_a_message_that_lacks_something_bounces(
+    smtpd: OpensmtpdInstance, mta: FakeUpstream
+) -> None:
     with session(smtpd.port) as client:
         mail = marketing(one_click=None, message_id="<lacks@shop.example>")
         assert send(client, mail, address("consent"))[0] == 250
@@ -59,7 +61,7 @@ def test_what_a_message_lacks_bounces(smtpd: OpensmtpdInstance, mta: FakeUpstrea
     assert (bounce.sender, bounce.recipients) == ("", (SENDER,))
 
 
-def test_the_stream_header_chooses(smtpd: OpensmtpdInstance, mta: FakeUpstream) -> None:
+def test_the_stream_header_chooses_the_stream(smtpd: OpensmtpdInstance, mta: FakeUpstream) -> None:
     with session(smtpd.port) as client:
         receipt = message(stream="receipts", message_id="<receipt@shop.example>")
         assert send(client, receipt, "stranger@people.example")[0] == 250

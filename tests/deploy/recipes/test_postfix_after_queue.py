@@ -1,4 +1,4 @@
-"""smtpproxy as Postfix's content_filter, as docs/deploy/postfix-after-queue.md has it."""
+"""smtpproxy as Postfix's content_filter, as in docs/deploy/postfix-after-queue.md."""
 
 import tomllib
 from collections.abc import Callable, Iterator
@@ -43,10 +43,10 @@ def postfix(pair: tuple[RelayProcess, PostfixInstance]) -> PostfixInstance:
     return pair[1]
 
 
-def test_some_get_it_and_the_bounce_names_the_others(
+def test_permitted_recipients_get_mail_and_the_bounce_names_the_others(
     relay: RelayProcess, postfix: PostfixInstance
 ) -> None:
-    """Refused at RCPT and at the end: only the header of a message tells its stream."""
+    """Some are refused only at the end, since the header names the stream."""
     mail = marketing(message_id="<some@shop.example>", body="caf\xe9\r\n.dot\r\n")
     people = [address("withdrawn"), address("consent"), address("complained")]
     with session(postfix.port) as client:
@@ -65,7 +65,7 @@ def test_some_get_it_and_the_bounce_names_the_others(
     assert (decided.client.peer, decided.client.helo) == (LOOPBACK, "client.example")
 
 
-def test_what_its_message_lacks_is_in_the_bounce(postfix: PostfixInstance) -> None:
+def test_the_bounce_says_what_the_message_lacks(postfix: PostfixInstance) -> None:
     with session(postfix.port) as client:
         mail = marketing(unsubscribe=None, message_id="<lacks@shop.example>")
         assert send(client, mail, address("consent"))[0] == 250
@@ -74,7 +74,7 @@ def test_what_its_message_lacks_is_in_the_bounce(postfix: PostfixInstance) -> No
     postfix.wait_empty()
 
 
-def test_mail_of_local_programs_comes_through_it(postfix: PostfixInstance) -> None:
+def test_mail_of_local_programs_passes_the_filter(postfix: PostfixInstance) -> None:
     receipt = message(stream="receipts", message_id="<cron@shop.example>")
     postfix.submit(receipt, SENDER, ["root@mx.example"])
     (got,) = delivered(postfix, "<cron@shop.example>")
@@ -91,7 +91,7 @@ def test_several_messages_on_a_connection(postfix: PostfixInstance) -> None:
 
 
 def test_mail_waits_while_smtpproxy_is_away(relay: RelayProcess, postfix: PostfixInstance) -> None:
-    """The last test of the file: a relay that a test starts ends with that test."""
+    """Keep this test last, as the relay it starts ends with it."""
     assert relay.terminate() == 0
     with session(postfix.port) as client:
         mail = marketing(message_id="<waits@shop.example>")
@@ -99,5 +99,5 @@ def test_mail_waits_while_smtpproxy_is_away(relay: RelayProcess, postfix: Postfi
     wait_for(lambda: "Connection refused" in postfix.log, "a try")
     assert len(postfix.queued()) == 1
     relay.start()
-    postfix.flush()  # Postfix may have looked just as the first try ended, and not look again
+    postfix.flush()  # Postfix may have scanned just as the first attempt ended, and not scan again
     delivered(postfix, "<waits@shop.example>")

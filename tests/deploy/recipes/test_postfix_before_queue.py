@@ -1,4 +1,4 @@
-"""smtpproxy as Postfix's smtpd_proxy_filter, as docs/deploy/postfix-before-queue.md has it."""
+"""smtpproxy as Postfix's smtpd_proxy_filter, as in docs/deploy/postfix-before-queue.md."""
 
 import smtplib
 import tomllib
@@ -24,7 +24,7 @@ pytestmark = needs("postfix")
 class Site:
     relay: RelayProcess
     postfix: PostfixInstance
-    port: int  # where apps submit
+    port: int  # where applications submit
     adjusted: int  # the same with speed_adjust
 
 
@@ -56,7 +56,7 @@ def client(site: Site) -> Iterator[smtplib.SMTP]:
         yield client
 
 
-def test_a_permitted_message_is_queued_and_the_client_is_on_record(
+def test_a_permitted_message_is_queued_and_the_client_is_recorded(
     site: Site, client: smtplib.SMTP
 ) -> None:
     mail = marketing(message_id="<good@shop.example>", body="caf\xe9\r\n..dots\r\n")
@@ -67,10 +67,10 @@ def test_a_permitted_message_is_queued_and_the_client_is_on_record(
     assert got.message.endswith(mail)
     decided = records(site.relay)[-1].decided
     assert (decided.client.peer, decided.client.helo) == (LOOPBACK, "client.example")
-    assert "orig_client=" in site.postfix.log  # the second smtpd was told of the client
+    assert "orig_client=" in site.postfix.log  # the second smtpd knows the client
 
 
-def test_recipients_are_refused_at_rcpt_and_the_others_get_it(
+def test_recipients_are_refused_at_rcpt_and_the_others_get_mail(
     site: Site, client: smtplib.SMTP
 ) -> None:
     mail = marketing(message_id="<some@shop.example>")
@@ -86,22 +86,22 @@ def test_recipients_are_refused_at_rcpt_and_the_others_get_it(
     assert got.recipient == address("consent")
 
 
-def test_refused_at_the_end(client: smtplib.SMTP) -> None:
+def test_a_message_is_refused_at_the_end(client: smtplib.SMTP) -> None:
     code, text = send(client, marketing(unsubscribe=None), address("consent"))
     assert (code, text.partition(" (")[0]) == (550, "5.7.0 refused: unsubscribe_missing")
     code, text = send(client, marketing(), address("withdrawn"))
     assert (code, "consent_withdrawn" in text) == (550, True)
 
 
-def test_the_stream_header_chooses(site: Site, client: smtplib.SMTP) -> None:
+def test_the_stream_header_chooses_the_stream(site: Site, client: smtplib.SMTP) -> None:
     receipt = message(stream="receipts", message_id="<receipt@shop.example>")
     assert send(client, receipt, "stranger@people.example")[0] == 250
     (got,) = delivered(site.postfix, "<receipt@shop.example>")
     assert b"x-mail-stream" not in got.message.lower()
 
 
-def test_with_speed_adjust_one_refusal_is_everybodys(site: Site) -> None:
-    """The trap: RCPT is answered 250 before we were asked."""
+def test_with_speed_adjust_one_refusal_refuses_everybody(site: Site) -> None:
+    """The pitfall: Postfix answers RCPT with 250 before it asks smtpproxy."""
     with session(site.adjusted) as client:
         client.mail("news@shop.example")
         assert client.rcpt(address("consent"))[0] == 250
@@ -115,7 +115,7 @@ def test_with_speed_adjust_one_refusal_is_everybodys(site: Site) -> None:
 
 
 def test_nothing_passes_without_smtpproxy(site: Site) -> None:
-    """The last test of the file: a relay that a test starts ends with that test."""
+    """Keep this test last, as the relay it starts ends with it."""
     assert site.relay.terminate() == 0
     for port in (site.port, site.adjusted):
         with session(port) as client:

@@ -1,4 +1,4 @@
-"""Postfix asks by policy delegation, with the lines of docs/deploy/postfix-policy.md."""
+"""Postfix asks by policy delegation, configured as in docs/deploy/postfix-policy.md."""
 
 import grp
 import os
@@ -26,7 +26,7 @@ PAGE = "deploy/postfix-policy.md"
 
 @pytest.fixture(scope="module")
 def pair(filled: Callable[..., RelayProcess]) -> Iterator[tuple[RelayProcess, PostfixInstance]]:
-    """smtpproxy and Postfix as the page has them; Postfix delivers everybody's mail."""
+    """smtpproxy and Postfix as on the page; Postfix delivers everybody's mail."""
     policy = f"{LOOPBACK}:{free_port()}"
     toml, main, *_ = blocks(PAGE, {"127.0.0.1:8892": policy})
     with PostfixInstance(main=parameters(main) | {"smtputf8_enable": "yes"}) as postfix:
@@ -50,7 +50,7 @@ def client(postfix: PostfixInstance) -> Iterator[smtplib.SMTP]:
         yield client
 
 
-def test_refused_at_rcpt_and_the_others_get_it(
+def test_recipients_are_refused_at_rcpt_and_the_others_get_mail(
     relay: RelayProcess, postfix: PostfixInstance, client: smtplib.SMTP
 ) -> None:
     mail = marketing(message_id="<some@shop.example>")
@@ -76,7 +76,7 @@ def test_refused_at_rcpt_and_the_others_get_it(
     assert relay.metric("smtpproxy_relayed_total", listener="postfix", code_class="2xx") >= 1
 
 
-def test_the_sender_decides_on_the_stream(client: smtplib.SMTP, postfix: PostfixInstance) -> None:
+def test_the_sender_determines_the_stream(client: smtplib.SMTP, postfix: PostfixInstance) -> None:
     receipt = message(message_id="<receipt@shop.example>")
     assert send(client, receipt, "stranger@people.example", sender=ORDERS)[0] == 250
     assert send(client, receipt, "stranger@people.example")[0] == 550
@@ -84,20 +84,22 @@ def test_the_sender_decides_on_the_stream(client: smtplib.SMTP, postfix: Postfix
 
 
 def test_a_null_reverse_path_has_no_sender_rule(client: smtplib.SMTP) -> None:
-    """So the stream is uncertain, and only what holds on all of them is refused."""
+    """The stream is then uncertain, so only what every stream refuses is refused."""
     assert send(client, marketing(), address("withdrawn"), sender="")[0] == 250
     assert send(client, marketing(), address("complained"), sender="")[0] == 550
 
 
 @pytest.mark.parametrize("path", ['"odd local"@people.example', '"a\\"b"@people.example'])
-def test_addresses_that_need_quotes(relay: RelayProcess, client: smtplib.SMTP, path: str) -> None:
+def test_quoted_addresses_are_understood(
+    relay: RelayProcess, client: smtplib.SMTP, path: str
+) -> None:
     client.mail("news@shop.example")
     code, text = client.docmd(f"RCPT TO:<{path}>")
     assert (code, b"refused: no_record" in text) == (550, True)
     assert records(relay)[-1].decided.recipients[0].address == path
 
 
-def test_an_address_that_is_not_ascii(relay: RelayProcess, client: smtplib.SMTP) -> None:
+def test_a_non_ascii_address_is_understood(relay: RelayProcess, client: smtplib.SMTP) -> None:
     client.mail("news@shop.example", ["SMTPUTF8"])
     client.send("RCPT TO:<jos\u00e9@people.example>\r\n".encode())
     code, text = client.getreply()
@@ -105,14 +107,14 @@ def test_an_address_that_is_not_ascii(relay: RelayProcess, client: smtplib.SMTP)
     assert records(relay)[-1].decided.recipients[0].address == "jos\u00e9@people.example"
 
 
-def test_several_messages_on_a_connection(client: smtplib.SMTP) -> None:
+def test_several_messages_pass_on_one_connection(client: smtplib.SMTP) -> None:
     people = [address("consent"), address("desk")]
     for _ in range(3):
         assert send(client, marketing(), *people)[0] == 250
         assert send(client, marketing(), *people, address("withdrawn"))[0] == 550
 
 
-def test_trouble_of_ours_is_451(relay: RelayProcess, client: smtplib.SMTP) -> None:
+def test_an_internal_failure_gives_451(relay: RelayProcess, client: smtplib.SMTP) -> None:
     database = Path(relay.config["store"]["url"].removeprefix("sqlite://"))
     away = database.rename(database.with_suffix(".away"))
     try:
@@ -124,10 +126,10 @@ def test_trouble_of_ours_is_451(relay: RelayProcess, client: smtplib.SMTP) -> No
     assert send(client, marketing(), address("consent"))[0] == 250
 
 
-def test_who_slips_past_is_stopped_at_the_end(
+def test_a_recipient_who_slips_through_is_stopped_at_the_end(
     relay: RelayProcess, postfix: PostfixInstance
 ) -> None:
-    """The trap: something before it that permits."""
+    """The pitfall: an earlier restriction that permits."""
     main = postfix.config / "main.cf"
     text = main.read_text()
     main.write_text(text.replace("= reject_unauth_destination,", "= permit_mynetworks,", 1))
@@ -144,7 +146,7 @@ def test_who_slips_past_is_stopped_at_the_end(
     assert "is check_policy_service in smtpd_recipient_restrictions" in relay.output
 
 
-def test_over_a_unix_socket(filled: Callable[..., RelayProcess]) -> None:
+def test_policy_delegation_works_over_a_unix_socket(filled: Callable[..., RelayProcess]) -> None:
     with PostfixInstance() as postfix:
         queue = postfix.root / "queue"
         folder = queue / "smtpproxy"
@@ -167,7 +169,7 @@ def test_over_a_unix_socket(filled: Callable[..., RelayProcess]) -> None:
 
 
 def test_nothing_passes_without_smtpproxy(relay: RelayProcess, postfix: PostfixInstance) -> None:
-    """The last test of the file: a relay that a test starts ends with that test."""
+    """Keep this test last, as the relay it starts ends with it."""
     assert relay.terminate() == 0
     with session(postfix.port) as client:
         code, text = send(client, marketing(), address("consent"))

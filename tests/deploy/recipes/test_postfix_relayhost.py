@@ -1,4 +1,4 @@
-"""A Postfix that sends through smtpproxy, as docs/deploy/postfix-relayhost.md has it."""
+"""Postfix sending through smtpproxy, as in docs/deploy/postfix-relayhost.md."""
 
 import tomllib
 from collections.abc import Callable, Iterator
@@ -35,7 +35,7 @@ def postfix(filled: Callable[..., RelayProcess], mta: FakeUpstream) -> Iterator[
         yield server
 
 
-def test_some_get_it_and_the_sender_hears_of_the_others(
+def test_permitted_recipients_get_mail_and_the_sender_learns_of_the_others(
     postfix: PostfixInstance, mta: FakeUpstream
 ) -> None:
     people = [address("withdrawn"), address("consent"), address("complained")]
@@ -54,7 +54,9 @@ def test_some_get_it_and_the_sender_hears_of_the_others(
     assert postfix.log.count("sender non-delivery notification") >= 1
 
 
-def test_what_a_message_lacks_bounces(postfix: PostfixInstance, mta: FakeUpstream) -> None:
+def test_a_message_that_lacks_something_bounces(
+    postfix: PostfixInstance, mta: FakeUpstream
+) -> None:
     before = len(mta.messages)
     with session(postfix.port) as client:
         assert send(client, marketing(one_click=None), address("consent"))[0] == 250
@@ -63,7 +65,7 @@ def test_what_a_message_lacks_bounces(postfix: PostfixInstance, mta: FakeUpstrea
     assert len(mta.messages) == before
 
 
-def test_local_programs(postfix: PostfixInstance, mta: FakeUpstream) -> None:
+def test_local_programs_can_send(postfix: PostfixInstance, mta: FakeUpstream) -> None:
     receipt = message(stream="receipts", message_id="<cron@shop.example>")
     postfix.submit(receipt, SENDER, ["stranger@people.example"])
     (got,) = arrived(mta, "<cron@shop.example>")

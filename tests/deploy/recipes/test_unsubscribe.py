@@ -1,4 +1,4 @@
-"""A proxy that ends TLS in front of the unsubscribe links, as docs/unsubscribe.md has it."""
+"""A TLS-terminating proxy in front of the unsubscribe links, as in docs/unsubscribe.md."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ pytestmark = needs("curl")
 
 
 class Site:
-    """A relay whose links begin with the address of a proxy, which listens on `port`."""
+    """A relay whose links use the address of a proxy that listens on `port`."""
 
     def __init__(
         self, filled: Callable[..., RelayProcess], mta: FakeUpstream, folder: Path
@@ -44,7 +44,7 @@ class Site:
         return int(code), body
 
     def serves_only_the_links(self, refused: int) -> None:
-        """`refused` is the status for other methods."""
+        """Check what the proxy passes on; `refused` is the status for other methods."""
         assert self.relay.send(bare(), address("consent"))[0] == 250
         path = f"/u/{tokens(self.mta.messages[-1], self.public)}"
         assert self.curl(path)[0] == 200

@@ -1,4 +1,4 @@
-"""The body as DKIM hashes it: as dkimpy does, in one piece or in many, and in linear time."""
+"""The DKIM body hash: equal to dkimpy's, in one piece or many, and in linear time."""
 
 import time
 from hashlib import sha256
@@ -25,14 +25,14 @@ def _hash(body: bytes, cuts: list[int], **how: object) -> bytes:
 
 @settings(deadline=None)
 @given(LINES, st.lists(st.integers(0, 150), max_size=20))
-def test_it_is_what_dkimpy_hashes_wherever_it_is_cut(body: bytes, cuts: list[int]) -> None:
+def test_the_hash_equals_dkimpys_wherever_the_body_is_cut(body: bytes, cuts: list[int]) -> None:
     assert _hash(body, cuts) == sha256(Relaxed.canonicalize_body(body)).digest()
     assert _hash(body, cuts, relaxed=False) == sha256(Simple.canonicalize_body(body)).digest()
 
 
 @settings(deadline=None)
 @given(LINES, st.integers(0, 40))
-def test_a_limit_leaves_the_rest_out(body: bytes, limit: int) -> None:
+def test_a_length_limit_omits_the_rest(body: bytes, limit: int) -> None:
     canonical = Relaxed.canonicalize_body(body)
     taken = BodyHash(limit=limit)
     taken.feed(body)
@@ -49,12 +49,12 @@ def test_a_limit_leaves_the_rest_out(body: bytes, limit: int) -> None:
         (b" \t \r\n", b""),
     ],
 )
-def test_the_examples_of_the_rfc(body: bytes, canonical: bytes) -> None:
+def test_examples_of_the_rfc(body: bytes, canonical: bytes) -> None:
     assert _hash(body, []) == sha256(canonical).digest()
 
 
 @pytest.mark.parametrize("unit", [b"\r\n", b" ", b"\t", b" \r\n", b"\r\n ", b"a \t"])
-def test_hostile_bodies_cost_no_more_than_honest_ones(unit: bytes) -> None:
+def test_hostile_bodies_cost_no_more_than_ordinary_ones(unit: bytes) -> None:
     piece = unit * (262_144 // len(unit))
     taken = BodyHash()
     start = time.process_time()

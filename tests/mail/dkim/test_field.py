@@ -1,4 +1,4 @@
-"""DKIM-Signature fields, read and written."""
+"""Reading and writing DKIM-Signature fields."""
 
 import pytest
 
@@ -43,7 +43,7 @@ def test_a_field_says_what_is_signed_and_by_whom() -> None:
     assert not found.covers(b"list-unsubscribe-post")
 
 
-def test_forms_that_are_not_said_are_simple() -> None:
+def test_the_default_canonicalization_is_simple() -> None:
     found = read_signature(_field(c=None), NOW)
     assert (found.relaxed_header, found.relaxed_body) == (False, False)
     assert read_signature(_field(c="relaxed"), NOW).relaxed_body is False
@@ -79,50 +79,50 @@ def test_forms_that_are_not_said_are_simple() -> None:
         ({"h": "from:" + "x:" * 20_000}, "longer than"),
     ],
 )
-def test_what_is_wrong_is_named(changes: dict[str, str | None], wrong: str) -> None:
+def test_a_malformed_field_is_reported(changes: dict[str, str | None], wrong: str) -> None:
     with pytest.raises(TagError, match=wrong):
         read_signature(_field(**changes), NOW)
 
 
 @pytest.mark.parametrize("text", ["", "garbage", "v=1; v=1", "v=1; 2=3", "=", "\0"])
-def test_what_is_no_list_of_tags_is_said_to_be_none(text: str) -> None:
+def test_a_value_that_is_not_a_tag_list_is_reported(text: str) -> None:
     with pytest.raises(TagError):
         read_signature(f"DKIM-Signature: {text}\r\n".encode(), NOW)
     assert signed_names(f"DKIM-Signature: {text}\r\n".encode()) <= {b""}
 
 
-def test_of_two_domains_neither_counts() -> None:
+def test_two_domains_are_an_error() -> None:
     with pytest.raises(TagError, match="d= appears twice"):
         read_signature(_field().replace(b"; s=", b"; d=evil.example; s="), NOW)
 
 
-def test_a_domain_that_is_not_utf_8_is_named() -> None:
+def test_a_domain_that_is_not_utf_8_is_reported() -> None:
     with pytest.raises(TagError, match="d= cannot be read"):
         read_signature(_field().replace(b"; d=", b"; d=\xff"), NOW)
 
 
-def test_a_signature_may_be_dated_by_a_clock_that_is_an_hour_fast() -> None:
+def test_a_signature_may_be_dated_up_to_an_hour_ahead() -> None:
     assert read_signature(_field(t=str(NOW + 3_600)), NOW).domain == "shop.example"
 
 
 @pytest.mark.parametrize("changes", [{"t": None}, {"t": None, "x": str(NOW)}, {"x": str(NOW + 9)}])
-def test_a_signature_need_not_say_when_it_was_made_or_ends(changes: dict[str, str | None]) -> None:
+def test_a_signature_needs_no_dates(changes: dict[str, str | None]) -> None:
     assert read_signature(_field(**changes), NOW).domain == "shop.example"
 
 
-def test_an_identity_below_the_domain_is_told_apart() -> None:
+def test_an_identity_below_the_domain_is_distinguished() -> None:
     assert read_signature(_field(i="news@SHOP.example"), NOW).of_domain
     assert not read_signature(_field(i="@mail.shop.example"), NOW).of_domain
 
 
 @pytest.mark.parametrize("field", [_field(), _field(b=None, z="x")[:-2] + b" ;\r\n\tb = Zm9v\r\n"])
-def test_its_own_value_is_not_hashed(field: bytes) -> None:
+def test_the_signature_value_itself_is_not_hashed(field: bytes) -> None:
     for relaxed in (True, False):
         hashed = hashed_signature(field, relaxed=relaxed)
         assert b"d29y" not in hashed
         assert b"Zm9v" not in hashed
         assert not hashed.endswith(b"\r\n")
-        assert b"aGVs" in hashed  # bh= is
+        assert b"aGVs" in hashed  # but bh= is
 
 
 def test_a_written_field_has_short_lines_and_is_read_back() -> None:

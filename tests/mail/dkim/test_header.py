@@ -1,4 +1,4 @@
-"""Which fields are signed, and in what form."""
+"""Which header fields are signed, and in which form."""
 
 import dkim
 
@@ -11,13 +11,13 @@ HEADER = HeaderBlock(
 )
 
 
-def test_what_dkimpy_recommends_is_signed_and_what_it_warns_of_is_not() -> None:
+def test_fields_dkimpy_recommends_are_signed_and_those_it_warns_of_are_not() -> None:
     assert set(dkim.DKIM.SHOULD) <= SIGNED
     assert not set(dkim.DKIM.SHOULD_NOT) & SIGNED
     assert set(dkim.DKIM.FROZEN) <= set(ALWAYS) <= SIGNED
 
 
-def test_nobody_can_add_a_second_from_or_another_way_out() -> None:
+def test_nobody_can_add_a_second_from_or_list_unsubscribe() -> None:
     names, hashed = to_sign(HEADER.values_by_name(SIGNED))
     assert hashed == hashed_fields(names, HEADER.raw_fields(SIGNED))
     assert names.count(b"from") == 2
@@ -28,10 +28,10 @@ def test_nobody_can_add_a_second_from_or_another_way_out() -> None:
     for absent in (b"to", b"list-unsubscribe", b"list-unsubscribe-post"):
         assert names.count(absent) == 1
     assert b"received" not in names
-    assert b"date" not in names  # a later server may add it where it is missing
+    assert b"date" not in names  # a later server may add a missing Date
 
 
-def test_relaxed_fields_are_as_dkimpy_has_them_from_the_bottom_up() -> None:
+def test_relaxed_fields_equal_dkimpys_from_the_bottom_up() -> None:
     header = HeaderBlock(b"To: one\r\nto :  two \r\nFrom:\ta\r\n\tb\r\nTO: three\r\n\r\n")
     fields = header.raw_fields({b"to", b"from"})
     relaxed = hashed_fields([b"to", b"from", b"to", b"from", b"to", b"to"], fields)

@@ -1,11 +1,11 @@
-"""Key records in the DNS."""
+"""DKIM key records in the DNS."""
 
 import pytest
 
 from smtpproxy.mail.dkim import KeyRecord, TagError, read_record, zone_line
 
 
-def test_a_record_is_read_as_it_is_written() -> None:
+def test_a_written_record_is_read_back() -> None:
     record = KeyRecord("ed25519", b"k" * 32)
     assert read_record(str(record).encode()) == record
     assert read_record(b"p=aGVsbG8=") == KeyRecord("rsa", b"hello")
@@ -26,12 +26,12 @@ def test_a_record_is_read_as_it_is_written() -> None:
         (b"hello", "tag=value"),
     ],
 )
-def test_what_is_wrong_is_named(text: bytes, wrong: str) -> None:
+def test_a_malformed_record_is_reported(text: bytes, wrong: str) -> None:
     with pytest.raises(TagError, match=wrong):
         read_record(text)
 
 
-def test_a_long_record_is_cut_into_strings_that_dns_can_carry() -> None:
+def test_a_long_record_is_split_into_dns_strings() -> None:
     line = zone_line("s._domainkey.shop.example", KeyRecord("rsa", b"k" * 294))
     strings = line.split('"')[1::2]
     assert all(len(string) <= 255 for string in strings)

@@ -1,4 +1,4 @@
-"""The milter's side of the protocol: order, negotiation, macros, limits, hostile input."""
+"""The milter side of the protocol: order, negotiation, macros, limits, hostile input."""
 
 import itertools
 import struct
@@ -42,7 +42,7 @@ quick = settings(
 
 @dataclass
 class Talk:
-    """What a connection came to."""
+    """The outcome of a connection."""
 
     events: list[Command] = field(default_factory=list)
     answers: bytes = b""
@@ -72,7 +72,7 @@ def talk(data: bytes, sizes: Sequence[int] = (), engine: MilterConnection | None
 
 
 def settled(data: bytes) -> Talk:
-    """Feed whole, octet by octet and in odd pieces; it has to come to the same."""
+    """Feed whole, octet by octet and in odd pieces; all outcomes must be equal."""
     whole = talk(data)
     for sizes in ((1,), (2,), (3, 1), (7, 5)):
         assert talk(data, sizes) == whole, f"differs in pieces of {sizes}"
@@ -113,10 +113,10 @@ def test_every_command(raw: bytes, meant: Command) -> None:
     talked = settled(before + raw)
     assert talked.error is None
     assert talked.events[-1] == meant
-    assert settled(before + raw + b"\0\0\0") == talked  # what is not complete is waited for
+    assert settled(before + raw + b"\0\0\0") == talked  # an incomplete packet is awaited
 
 
-def test_an_mta_may_leave_before_it_has_said_anything() -> None:
+def test_an_mta_may_leave_before_saying_anything() -> None:
     assert settled(encode("Q")).error is None
 
 
@@ -136,7 +136,7 @@ def test_a_whole_connection_with_two_messages() -> None:
     assert "".join(letter for letter, _ in split_packets(talked.answers)) == "O" + "c" * 16
 
 
-def test_what_was_agreed_to_be_unanswered_is_not_answered() -> None:
+def test_commands_negotiated_as_unanswered_get_no_answer() -> None:
     wished = Steps.UNANSWERED_MAIL | Steps.UNANSWERED_BODY | Steps.UNANSWERED_RCPT
     engine = MilterConnection(actions=Actions(0), steps=wished)
     data = negotiation(6, 0, Steps.UNANSWERED_MAIL | Steps.UNANSWERED_BODY)
@@ -147,7 +147,7 @@ def test_what_was_agreed_to_be_unanswered_is_not_answered() -> None:
 
 @pytest.mark.parametrize("version", [2, 3, 4, 6, 7, 2**32 - 1])
 @pytest.mark.parametrize("offered", [(0, 0), (0x3F, 0x7F), (2**32 - 1, 2**32 - 1)])
-def test_nothing_is_asked_for_that_is_not_offered(version: int, offered: tuple[int, int]) -> None:
+def test_nothing_is_requested_that_is_not_offered(version: int, offered: tuple[int, int]) -> None:
     engine = MilterConnection(actions=ALL[0], steps=ALL[1], macros={Stage.MAIL: ("i", "{x}")})
     ((letter, data),) = split_packets(talk(negotiation(version, *offered), (), engine).answers)
     assert letter == "O"
@@ -182,13 +182,13 @@ WRONG = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_what_is_not_the_protocol(what: str) -> None:
+def test_protocol_violations_are_errors(what: str) -> None:
     talked = settled(WRONG[what])
     assert talked.error is not None
     assert what in talked.error
 
 
-def test_the_largest_packet_is_taken_and_a_larger_one_is_not_waited_for() -> None:
+def test_the_largest_packet_is_accepted_and_a_larger_one_is_an_error_at_once() -> None:
     engine = engine_of(packet_limit=100)
     talked = talk(negotiation() + encode("M", strings("x" * 98)), (), engine)
     assert talked.events[1] == Mail("x" * 98)
@@ -197,7 +197,7 @@ def test_the_largest_packet_is_taken_and_a_larger_one_is_not_waited_for() -> Non
         engine.next_event()
 
 
-def test_taken_octets_are_let_go() -> None:
+def test_consumed_octets_are_freed() -> None:
     engine = engine_of()
     talk(BEGUN, (), engine)
     for _ in range(100):
@@ -216,7 +216,7 @@ def engine_after(*packets: bytes) -> MilterConnection:
     return engine
 
 
-def test_macros_with_and_without_braces_the_newest_first() -> None:
+def test_macros_match_with_or_without_braces_and_the_newest_wins() -> None:
     engine = engine_after(
         macros("C", {"{client_addr}": "192.0.2.9", "i": "early"}),
         connection(),
@@ -245,23 +245,23 @@ def test_macros_of_a_message_end_with_it(ending: bytes) -> None:
     assert engine.macro("v") == "MTA"
 
 
-def test_macros_are_there_for_the_verdict() -> None:
+def test_macros_are_available_for_the_verdict() -> None:
     engine = engine_after(MAIL, macros("E", {"i": "4QID"}), encode("E"))
     assert engine.macro("i") == "4QID"
 
 
-def test_macros_of_one_recipient_are_not_those_of_the_next() -> None:
+def test_macros_of_a_recipient_do_not_reach_the_next() -> None:
     told = macros("R", {"rcpt_mailer": "local"}) + encode("R", strings("<a@b>"))
     assert engine_after(MAIL, told).macro("rcpt_mailer") == "local"
     assert engine_after(MAIL, told, encode("R", strings("<c@d>"))).macro("rcpt_mailer") is None
 
 
-def test_macros_of_one_client_are_not_those_of_the_next() -> None:
+def test_macros_of_a_client_do_not_reach_the_next() -> None:
     engine = engine_after(macros("C", {"client_addr": "192.0.2.9"}), connection(), encode("K"))
     assert engine.macro("client_addr") is None
 
 
-# anything at all
+# arbitrary input
 
 sizes_of_pieces = st.lists(st.integers(1, 9), min_size=1, max_size=5)
 no_nul = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=5)
@@ -275,7 +275,7 @@ packet = st.builds(
 @quick
 @given(data=st.binary(max_size=300), sizes=sizes_of_pieces)
 def test_any_octets_end_in_events_or_an_error(data: bytes, sizes: list[int]) -> None:
-    """Invariant tested: no other exception, and the same however the octets come."""
+    """Invariant: no other exception, and the same outcome however the octets are cut."""
     assert talk(READY + data, sizes) == talk(READY + data)
 
 
@@ -294,7 +294,7 @@ values = st.binary(max_size=50).map(lambda data: data.replace(b"\0", b""))
 
 @quick
 @given(fields=st.lists(st.tuples(names, values), max_size=8), body=st.binary(max_size=300))
-def test_messages_come_through_as_they_were(fields: list[tuple[str, bytes]], body: bytes) -> None:
+def test_messages_arrive_unchanged(fields: list[tuple[str, bytes]], body: bytes) -> None:
     data = BEGUN + b"".join(encode("L", strings(*each)) for each in fields)
     data += b"".join(encode("B", body[at : at + 7]) for at in range(0, len(body), 7))
     events = settled(data + encode("E")).events

@@ -1,4 +1,4 @@
-"""What a milter says, octet for octet, and read by another implementation (kilter.protocol)."""
+"""Milter replies, octet for octet, also as read by kilter.protocol."""
 
 from ipaddress import IPv4Address
 from typing import Any
@@ -44,7 +44,7 @@ RAW = [
 
 
 @pytest.mark.parametrize(("packet", "raw"), RAW)
-def test_octet_for_octet(packet: bytes, raw: bytes) -> None:
+def test_replies_octet_for_octet(packet: bytes, raw: bytes) -> None:
     assert packet == raw
 
 
@@ -58,12 +58,12 @@ def test_octet_for_octet(packet: bytes, raw: bytes) -> None:
         (Reply.of(550, "5.7.1", "a\r\nb\0c"), b"550 5.7.1 a  b c"),
     ],
 )
-def test_replies_of_our_own(reply: Reply, text: bytes) -> None:
+def test_custom_reply_codes(reply: Reply, text: bytes) -> None:
     assert split_packets(milter_packets.reply_code(reply)) == [("y", text + b"\0")]
 
 
 @pytest.mark.parametrize("code", [250, 354, 199, 600])
-def test_only_refusals_have_a_reply_of_their_own(code: int) -> None:
+def test_only_refusals_can_have_a_custom_reply(code: int) -> None:
     with pytest.raises(ValueError, match=str(code)):
         milter_packets.reply_code(Reply.of(code, None, "no"))
 
@@ -73,11 +73,11 @@ def test_a_nul_cannot_end_a_string_early() -> None:
         milter_packets.delete_recipient("<a@b>\0<c@d>")
 
 
-# the oracle
+# the other implementation
 
 
 def understood(packet: bytes) -> Any:
-    """What kilter reads of it; the whole packet has to be taken."""
+    """What kilter reads; it must consume the whole packet."""
     buffer = buffers.SimpleBuffer(len(packet))
     buffer[:] = packet
     message, size = messages.Message.unpack(buffer)
@@ -118,7 +118,7 @@ def test_the_negotiation_is_understood() -> None:
 
 
 def said(message: Any) -> Command:
-    """What we read of what kilter writes."""
+    """What we read from kilter's output."""
     buffer = buffers.SimpleBuffer(1000)
     message.pack(buffer)
     raw = bytes(buffer[: buffer.filled])
@@ -126,7 +126,7 @@ def said(message: Any) -> Command:
     return parse(ord(letter), data)
 
 
-def test_what_another_implementation_says_is_understood() -> None:
+def test_packets_of_another_implementation_are_understood() -> None:
     assert said(messages.Connect("c.example", IPv4Address("192.0.2.9"), 25)) == Connect(
         "c.example", "4", 25, "192.0.2.9"
     )
