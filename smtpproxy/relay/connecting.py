@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from smtpproxy.first_address import Place, addresses, first_address
@@ -21,9 +21,9 @@ from smtpproxy.waiting import Deadlines
 
 _FAILED_FOR = 6.0
 """Seconds for which an address that accepted no connection or message is taken to accept none."""
-_GREETS_WITHIN = 1.5
-"""Seconds until an address that leaves a connection without a greeting comes after the others: less
-than until more connections are opened than the first few (GREETED_WITHIN)."""
+_ANSWERS_WITHIN = 1.5
+"""Seconds until an address that leaves a connection without a greeting or an answer comes after the
+others: less than until more connections are opened than the first few (GREETED_WITHIN)."""
 
 
 class Connector:
@@ -35,17 +35,20 @@ class Connector:
         hostname: str,
         deadlines: Deadlines,
         replies: defaultdict[int, int],
+        lent: Collection[UpstreamConnection],
     ) -> None:
+        """`lent` are the connections that messages use."""
         self._settings, self._hostname = settings, hostname
         self._deadlines, self._replies = deadlines, replies
         address = settings.address
         # The addresses of the name as last looked up, until when some are taken to accept nothing,
         # and which of them to try last: those that greet, but accept no message; so are those that
-        # leave a connection without a greeting.
+        # leave a connection without a greeting, or a message without an answer.
         self._places = [] if isinstance(address, TcpAddress) else [(str(address.path), 0)]
         self._failed: dict[Place, float] = {}
         self._last: dict[Place, float] = {}
         self._ungreeted: dict[UpstreamConnection, float] = {}  # since when
+        self._lent = lent
         self._start_tls: StartTls | None = None
         self._implicit: dict[str, Any] = {}
         if settings.tls != "none":
@@ -128,8 +131,9 @@ class Connector:
             self._places = await addresses(address.host, address.port)
         self._failed = {place: until for place, until in self._failed.items() if until > now}
         self._last = {place: until for place, until in self._last.items() if until > now}
-        since = now - _GREETS_WITHIN
-        silent = {each.place for each, began in self._ungreeted.items() if began <= since}
+        timeout = self._settings.command_timeout
+        asked = [*self._ungreeted.items(), *((each, each.due - timeout) for each in self._lent)]
+        silent = {each.place for each, since in asked if since <= now - _ANSWERS_WITHIN}
         return sorted(self._places, key=lambda p: (self._last.get(p, now), p in silent))
 
     def _note_failure(self, place: Place) -> None:

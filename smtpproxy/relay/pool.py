@@ -60,9 +60,9 @@ class UpstreamPool:
         )
         self._surplus = 0  # connections to give up to another worker
         self._hostname = hostname
-        self._connector = Connector(settings, hostname, deadlines, replies)
         self._idle: list[UpstreamConnection] = []  # all of them alive
         self._lent: set[UpstreamConnection] = set()  # those in use by a message
+        self._connector = Connector(settings, hostname, deadlines, replies, self._lent)
         self._waiters: dict[_Waiter, None] = {}  # the next first
         self._opening: dict[asyncio.Task[UpstreamConnection], float] = {}  # since when, in order
         self._again: asyncio.TimerHandle | None = None

@@ -226,6 +226,25 @@ async def test_the_next_address_is_used_when_the_first_never_greets(
         assert {each.last.code for each in sent} == {250}
 
 
+@pytest.mark.parametrize("step", ["mail", "rcpt", "data"])
+async def test_the_next_address_is_used_when_the_first_greets_but_never_answers(
+    monkeypatch: pytest.MonkeyPatch, step: Step
+) -> None:
+    """Every message went there and was answered 451 after `command_timeout`."""
+    monkeypatch.setattr(connecting, "_ANSWERS_WITHIN", 0.1)
+    with FakeUpstream(At(step, Hold())) as first, FakeUpstream() as second:
+        named(monkeypatch, first.port, second.port)
+        async with pooled(NAME) as pool, asyncio.timeout(10):
+            lost = asyncio.create_task(send(pool))
+            await asyncio.to_thread(first.wait_held)
+            await asyncio.sleep(0.2)
+            sent = await asyncio.gather(*(send(pool) for _ in range(5)))
+            first.release()
+            await lost
+        assert {each.last.code for each in sent} == {250}
+        assert len(second.messages) == 5
+
+
 @pytest.mark.parametrize("other", ["refuses", "dead", "greets with 554", "answers MAIL with 421"])
 async def test_mail_is_deferred_promptly_when_no_address_accepts_messages(
     monkeypatch: pytest.MonkeyPatch, other: str
