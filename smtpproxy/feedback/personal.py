@@ -51,6 +51,7 @@ _UNSUBSCRIBE = re.compile(
     r"|구독 ?취소|수신 ?거부)",
     re.IGNORECASE,
 )
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{30,200}")  # which a mailto link puts into the subject
 _BY_PROGRAM = re.compile(
     r"sent (?:this|an) e?-?mail to unsubscribe|to unsubscribe from the (?:message|list)",
     re.IGNORECASE,
@@ -72,20 +73,21 @@ def is_auto_reply(mail: Mail) -> bool:
     if is_receipt(mail):
         return True
     submitted = field(mail.headers, "Auto-Submitted").partition(";")[0].strip().lower()
-    answers = mail.headers.count("In-Reply-To") > 0  # Exchange's are only auto-generated
-    if submitted.startswith("auto-replied") or (answers and submitted.startswith("auto-generated")):
+    if submitted.startswith("auto-replied"):
         return True
     if any(mail.headers.count(name) for name in _AUTOMATIC_FIELDS):
         return True
     if field(mail.headers, "Precedence").strip().lower() in _AUTOMATIC_PRECEDENCE:
         return True
-    subject = field(mail.headers, "Subject")[:300]
-    return _AUTOMATIC_SUBJECT.match(subject) is not None and not wants_out(mail)
+    seems = _AUTOMATIC_SUBJECT.match(field(mail.headers, "Subject")[:300]) is not None
+    if submitted.startswith("auto-generated"):  # by Exchange, and by programs that unsubscribe
+        seems = seems or mail.headers.count("In-Reply-To") > 0
+    return seems and not wants_out(mail)
 
 
 def wants_out(mail: Mail) -> bool:
     """Whether it asks to be unsubscribed, by its subject or its first line."""
-    subject = field(mail.headers, "Subject").strip()
+    subject = _TOKEN.sub("", field(mail.headers, "Subject")).strip()
     if _UNSUBSCRIBE.match(subject) is not None and len(subject) <= 100:
         return True
     for part in mail.of_type("text/plain", "text/html"):

@@ -262,6 +262,12 @@ def test_apple_mail_unsubscribes_for_its_user_although_it_calls_that_an_automati
     assert summary(read_report(mail)) == [(JEANNE, "unsubscribe", "suppress", "marketing")]
 
 
+def test_a_program_may_unsubscribe_its_user_by_an_answer() -> None:
+    more = "Auto-Submitted: auto-generated\nIn-Reply-To: <1@shop.example>\n"
+    mail = plain("", subject="unsubscribe " + "AZ-m_2" * 33, sender=JEANNE, more=more)
+    assert summary(read_report(mail)) == [(JEANNE, "unsubscribe", "suppress", "marketing")]
+
+
 def test_a_receipt_is_no_bounce() -> None:
     fields = "Final-Recipient: rfc822; jeanne@people.example\nDisposition: x; failed"
     mail = bounce("The mailbox is disabled: user unknown", fields).replace(
