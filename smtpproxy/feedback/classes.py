@@ -89,7 +89,7 @@ def _by_words(said: str, status: str, code: str) -> Class | None:
     if words.SPAM.search(said):
         return Class.SPAM
     if words.FULL.search(said):
-        return Class.FULL
+        return Class.TRANSIENT if status[1:] == ".3.1" else Class.FULL  # the system is full
     if words.POLICY.search(said):
         return Class.BLOCKED
     later = words.TRANSIENT.search(said) is not None

@@ -48,7 +48,8 @@ NEUTRAL = _any(
 
 SENDER = _any(
     r"\bsend(?:er|ing)(?:'?s)? (?:ip|mta|host|server)\b|badsender|sendernoa|backscatter|emetteur",
-    r"(?:relay|daily|hourly|sending|outgoing|submission) quota|quota for sending|senderfilter"
+    r"\byou(?:'ve| have)? (?:exceeded|reached)\b"
+    r"|(?:relay|daily|hourly|sending|outgoing|submission) quota|quota for sending|senderfilter"
     r"|unverif\w{3,6} sending"
     r"|from a different address",
     r"\bpurported|responsible address|not owned by|outgoing mail suspension|not pre-approved",
