@@ -88,7 +88,7 @@ UNSUBSCRIBE = by_language(
         descadastr, remover a sua subscricao, nao deseja receber, nao deseja mais receber, nao quer
         receber, nao quer mais receber, cancelar assinatura, cancelar a assinatura, gerir
         preferencias, gerir as suas preferencias, gerenciar preferencias, gerenciar suas
-        preferencias
+        preferencias, nao quero receber, nao quero mais receber
     pl: wypisz sie, wypisac sie, rezygnacja z subskrypcji, zrezygnuj z subskrypcji, zrezygnowac z,
         anuluj subskrypcje, nie chcesz otrzymywac, wypisz mnie, wypisanie sie, nie chcesz juz
         otrzymywac, nie chcesz wiecej otrzymywac, zarzadzaj preferencjami, zarzadzaj subskrypcj

@@ -49,6 +49,7 @@ _TOKEN = re.compile(
     r"|[0-9a-f]{20,}|[0-9]{9,}"
     r"|(?=[^/]*[0-9])(?=[^/]*[a-z])(?=[^/]*[A-Z])[A-Za-z0-9_=~.-]{16,}"
 )
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SIGNED = re.compile(rb"multipart/(?:signed|encrypted)|application/(?:x-)?pkcs7-mime", re.I)
 
 
@@ -154,7 +155,7 @@ def _style(value: str) -> dict[str, str]:
 
 
 def _is_known(host: str, path: str) -> bool:
-    known, path = known_trackers(), path.lower()
+    known, path = known_trackers(), _UUID.sub("*", path.lower())
     domain, dot = host, "."
     while dot:
         if domain in known and path.startswith(known[domain]):

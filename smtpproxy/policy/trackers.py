@@ -1,7 +1,8 @@
 """Addresses from which the open tracking of mailing services is served: data.
 
 A line is a host (including its subdomains), a beginning of the path and query, and whose it is. The
-host `*` is any: these are paths of software that runs under its customers' own names.
+host `*` is any: these are paths of software that runs under its customers' own names. A `*` in a
+path is a UUID.
 
 Facts about addresses that are in everybody's mail, gathered from the block lists of
 MailTrackerBlocker (github.com/apparition47/MailTrackerBlocker, BSD-3-Clause, of 2021) and simplify
@@ -37,6 +38,13 @@ _KNOWN = """
 *                       /gp/r.html?                     Amazon
 *                       /email_open_log_pic.php         Facebook
 *                       /tj_mailer_opened_count_all.php Techgig
+*                       /campaign/*/*/px.png            listmonk
+*                       /mail/track/                    Odoo
+*                       /mail/tracking/open/            Odoo
+*                       /?mailpoet_router&endpoint=track MailPoet
+*                       /index.php?option=com_acym&ctrl=frontstats AcyMailing
+*                       /index.php?option=com_acymailing&ctrl=stats AcyMailing
+*                       /index.php?page=acymailing_front&ctrl=frontstats AcyMailing
 awstrack.me             /I0/                            Amazon SES
 list-manage.com         /track/open                     Mailchimp
 mailchimp.com           /mctx/opens                     Mailchimp

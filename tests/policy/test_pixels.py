@@ -18,10 +18,18 @@ ONE = 'width="1" height="1"'
 BLANKS = " " * 20
 PIXEL = f'<img src="https://t.example/o/{TOKEN}" width="1" height="1">'
 
+UUID = "3F2504E0-4f89-41d3-9a0c-0305e82c3301"
 TRACKING = {
     "known, whatever its size": '<img src="https://x.us2.list-manage.com/track/open.php?u=1&amp;e=2">',
     "known by its path": '<IMG SRC="http://u1.ct.example.org/wf/open?upn=abc" alt="">',
     "known, whatever its case": "<img src=HTTPS://L.EMLTRK.COM/x?d=1>",
+    "known by its ids": f'<img src="https://l.example/campaign/{UUID}/{UUID}/px.png" alt="" />',
+    "known by its query": '<img src="//w.example/?mailpoet_router&amp;endpoint=track&amp;data=W">',
+    "known by two ids": '<img src="https://o.example/mail/track/9/6f1e/blank.gif"/>',
+    "known by a task": (
+        '<img src="https://j.example/index.php?option=com_acym&amp;ctrl=frontstats&amp;task=openStats'
+        '&amp;id=5" width="50" height="1">'
+    ),
     "one pixel": '<img src="http://a.example/log.php?m=1" width=1 height=1>',
     "no pixel at all": "<img height='0' width='0' src='//a.example/c?q=fc-Wpom'>",
     "by its style": '<img style="width:1px;height:1px !important" src="https://a.example/o.php">',
