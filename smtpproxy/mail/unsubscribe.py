@@ -38,6 +38,8 @@ class UriFault(Struct, frozen=True):
 _NAME = r"[A-Za-z][A-Za-z0-9_ .:|-]{0,60}"
 _PLACEHOLDER = re.compile(
     r"\{\{[^{}]{0,80}\}\}|\{%[^{}]{0,80}%\}|[$#%@]?\{[^{}]{0,80}\}"
+    r"|<[%?][^<>]{0,80}>|%3C%(?:25|3F).{0,80}?%3E|%5B%5B.{0,80}?%5D%5D"
+    r"|(?<=[/=])(?:\$[A-Za-z_]\w{0,40}|%(?:\d\$)?s)(?![^&/#?])"
     r"|%7B%7B.{0,80}?%7D%7D|(?:%24|%23)?%7B(?:%20|\+)?[A-Za-z_][A-Za-z_.]{0,60}(?:%20|\+)?%7D"
     r"|\*(?:\||%7C)[^|%]{0,80}(?:\||%7C)\*"
     rf"|\[\[[^\[\]]{{0,80}}\]\]|(?<![\w\]])\[{_NAME}\]"
@@ -45,6 +47,7 @@ _PLACEHOLDER = re.compile(
     r"|(?<!_)__[A-Za-z_]{0,30}(?:unsub|opt_?out|mail|token|link|url)[A-Za-z_]{0,30}__",
     re.IGNORECASE,
 )
+_LONGEST_PLACEHOLDER = 90  # characters
 # RFC 3986 appendix A. Atomic, so that no octet is read twice.
 _PCHAR = r"[A-Za-z0-9._~:@!$&'()*+,;=-]|%[0-9A-Fa-f]{2}"
 _AUTHORITY = re.compile(rf"(?>(?:{_PCHAR}|[\[\]])*)")
@@ -86,6 +89,13 @@ def link_fault(uri: str) -> UriFault | None:
     if mail is not None:
         return _mailbox_fault(mail[1])
     return None if web is None else _authority_fault(web[1] or "")
+
+
+def placeholder_end(text: str, start: int, end: int) -> int:
+    """Where the placeholder ends that a URI from `start` to `end` of a text has, or that follows it
+    directly; 0: there is none."""
+    found = _PLACEHOLDER.search(text, start, end + _LONGEST_PLACEHOLDER)
+    return found.end() if found is not None and found.start() <= end else 0
 
 
 def placeholder(text: str) -> UriFault | None:

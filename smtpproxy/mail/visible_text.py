@@ -9,6 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from smtpproxy.mail.mime import Body, TextPart
+from smtpproxy.mail.unsubscribe import placeholder_end
 from smtpproxy.mail.visible_html import Way, block_of, read_html
 
 
@@ -49,6 +50,7 @@ class VisibleText(Struct, frozen=True):
 
 _URI = re.compile(r"(?:https?://|mailto:)[^\s<>\"]{1,2000}", re.IGNORECASE)
 _LINE_END = re.compile("\n")
+_OPENING = re.compile(r"[{\[]|\*\||<[%?]")  # of a placeholder that is lost in part
 _AFTER_URI = ".,;:!?)]}'*_"
 _INVISIBLE = (
     "\u00ad\u034f\u180e\u200b\u200c\u200d\u2060\u2061\u2062\u2063\u2064\ufeff"
@@ -105,7 +107,11 @@ def _written(text: str, blocks: Sequence[int]) -> Iterator[Way]:
     """The URIs and addresses in a text, the latter as they are, since other accents make another
     address."""
     for found in _URI.finditer(text):
-        yield Way(_without_marks(found[0]), *found.span(), block_of(blocks, *found.span()))
+        start, end = found.span()
+        target = _without_marks(found[0])
+        if _OPENING.search(text, start, end + 2) and (cut := placeholder_end(text, start, end)):
+            target = text[start : max(cut, end)]
+        yield Way(target, start, end, block_of(blocks, start, end))
     if "@" in text:
         for found in _ADDRESS.finditer(text):
             plain = found[0].translate(_NOTHING_SEEN)

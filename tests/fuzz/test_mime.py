@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import MimeLimits, read_body
 from smtpproxy.mail.visible_html import read_html
-from smtpproxy.mail.visible_text import visible_text
+from smtpproxy.mail.visible_text import folded, visible_text
 from smtpproxy.policy.bulk_text import mentions_unsubscribing, newsletter_signs
 from smtpproxy.policy.content_checks import fingerprint
 from tests.fuzz.hostile import flood, octets
@@ -38,6 +38,13 @@ def read_message(raw: bytes, limits: MimeLimits) -> None:
     assert len(found.parts) <= limits.parts
     shown = visible_text(found)
     assert shown.text == " ".join(shown.text.split())
+    read = [
+        part.text if part.plain else read_html(part.text).text for part in found.parts if part.shown
+    ]
+    assert shown.text == folded(" ".join(read))
+    for way in shown.ways:
+        begin, end = way.line
+        assert 0 <= begin <= way.start <= way.end <= end <= len(shown.text) + 1
     mentions_unsubscribing(shown.text)
     newsletter_signs(shown.text)
     first = fingerprint(shown, ["jeanne.doe@b.example"], ["Jeanne Doe"])

@@ -223,6 +223,25 @@ def test_a_host_in_the_text_may_have_letters_that_the_header_must_not(
     assert reason(OPTOUT, f"{head}Content-Type: text/plain\r\n\r\nUnsubscribe: {link}") == expected
 
 
+@pytest.mark.parametrize(
+    "left",
+    [
+        *("{{token}}", "{{ token }}", "{token}", "${token}", "{% token %}", "<%= token %>"),
+        *("[[token]]", "[token]", "*|TOKEN|*", "%%token%%", "##token##", "$token", "<?= $token ?>"),
+    ],
+)
+def test_a_link_whose_token_is_missing_is_no_way_out(left: str) -> None:
+    """In a text, too, where a link ends before the braces and blanks of its placeholder."""
+    out = f"https://u.shop.example/l/{left}"
+    written = out.replace("<", "&lt;")
+    for raw in (f"Unsubscribe: {out}", f"Unsubscribe: <{out}>.", f"Opt out ({out})"):
+        assert reason(OPTOUT, text(raw)) == "body_optout_missing"
+    assert reason(OPTOUT, html(f"<p>Unsubscribe: {written}")) == "body_optout_missing"
+    assert reason(OPTOUT, html(f'<a href="{written}">Unsubscribe</a>')) == "body_optout_missing"
+    for mark in ("}", "]", "|", " [1]", " {x}", "<br>", ") (or [stay](https://x.test))", "*"):
+        assert reason(OPTOUT, text(f"Unsubscribe: {HOST}{mark}")) == "none"
+
+
 SHOP = "<a href='https://u.shop.example/shop'>Shop</a>"
 NEXT = [
     (f"{SHOP}<p>Unsubscribe {{}}", "<a href='{}'>here</a>"),
