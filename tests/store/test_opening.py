@@ -266,6 +266,21 @@ async def test_another_programs_side_file_is_refused(
     assert fault.startswith(f"{path}: the database is damaged")
 
 
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_side_files_of_previews_are_refused(database: Database, *, read_only: bool) -> None:
+    database.open()
+    async with database.part(SideFile(database.path, "mailings", 2.0)).writing():
+        pass
+    path = database.folder / "store-mailings.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("ALTER TABLE mailing DROP COLUMN purpose")
+    file = database.part(SideFile(database.path, "mailings", 2.0, read_only=read_only))
+    with pytest.raises(StoreMisconfigured, match=f"{path}: .* preview .* mailing.purpose is miss"):
+        await file.hold_any("mailing")
+    (fault,) = side_file_faults(database.settings())
+    assert "Move the file away" in fault
+
+
 async def test_side_files_may_be_missing_or_just_created(
     database: Database,
 ) -> None:

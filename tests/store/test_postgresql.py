@@ -156,6 +156,16 @@ async def test_an_older_database_is_refused_with_the_command_to_run(
         await database.open(read_only=True).ping()
 
 
+async def test_the_tables_of_a_preview_are_refused(database: Database) -> None:
+    """Previews numbered their migrations as well, and no later one fits them."""
+    sql(database, "UPDATE schema_version SET version = 1", "DROP INDEX report_erased")
+    lease = Lease(target(database.settings()))
+    with closing(lease), pytest.raises(StoreMisconfigured, match=r"by a preview .* new database"):
+        await migrations.migrate(lease.database, database.folder)
+    with pytest.raises(StoreMisconfigured, match="by a preview"):
+        await database.open(read_only=True).ping()
+
+
 async def test_roles_may_only_read_or_write(database: Database) -> None:
     reader, writer = (f"{role}_{id(database)}" for role in ("reads", "writes"))
     sql(database, f"CREATE ROLE {reader} LOGIN", f"CREATE ROLE {writer} LOGIN")

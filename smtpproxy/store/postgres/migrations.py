@@ -73,6 +73,8 @@ async def migrate(
         before, oldest = await connection.fetchrow(_VERSION) or (0, 0)
         scripts = migrations()
         _check(before, oldest, len(scripts))
+        if before:
+            await _refuse_preview(connection)
         for script in scripts[before:]:
             await connection.execute(script)
         if before < len(scripts):
@@ -115,6 +117,7 @@ async def check_version(connection: "Connection", url: str, *, moved: bool = Fal
     version, oldest = await connection.fetchrow(_VERSION)
     known = len(migrations())
     _check(version, oldest, known)
+    await _refuse_preview(connection)
     if version < known:
         raise StoreInaccessible(
             f"store.url: the database has version {version}, this program needs {known}; "
@@ -131,4 +134,15 @@ def _check(version: int, oldest: int, known: int) -> None:
         raise StoreMisconfigured(
             f"store.url: the database has version {version}, which needs programs that know"
             f" {oldest}; this one knows {known}: run a newer release"
+        )
+
+
+async def _refuse_preview(connection: "Connection") -> None:
+    """Raise StoreMisconfigured for the tables of a preview, from before the first release: no
+    migration fits them, and they lack this index."""
+    if await connection.fetchval("SELECT to_regclass('report_erased')") is None:
+        raise StoreMisconfigured(
+            "store.url: the tables were made by a preview of smtpproxy, or altered. Export contacts"
+            " and suppressions with the program that made them, create a new database, and import"
+            " them there"
         )

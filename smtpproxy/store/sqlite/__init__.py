@@ -43,7 +43,7 @@ from smtpproxy.store.sqlite.connection import (
 from smtpproxy.store.sqlite.journaling import ChangeFollower
 from smtpproxy.store.sqlite.moves import locked_for_migration
 from smtpproxy.store.sqlite.reader import SqliteReader
-from smtpproxy.store.sqlite.side_file import SideFile
+from smtpproxy.store.sqlite.side_file import SideFile, missing_column
 from smtpproxy.store.sqlite.statements import DIALECT
 
 _RESTRICT = """
@@ -207,24 +207,13 @@ def _check_can_migrate(connection: sqlite3.Connection, path: Path) -> None:
 
     No migration fits that of a preview, from before the first release.
     """
-    with closing(sqlite3.connect(":memory:")) as made:
-        for script in migrations()[: version_of(connection)]:
-            made.executescript(script)
-        missing = _columns(made) - _columns(connection)
-    if missing:
+    missing = missing_column(connection, migrations()[: version_of(connection)])
+    if missing is not None:
         raise StoreMisconfigured(
-            f"{path}: made by a preview of smtpproxy, or altered: {min(missing)} is missing. Export"
+            f"{path}: made by a preview of smtpproxy, or altered: {missing} is missing. Export"
             " contacts and suppressions with the program that made it, move the file away, and"
             " import them again"
         )
-
-
-def _columns(connection: sqlite3.Connection) -> set[str]:
-    found = connection.execute(
-        "SELECT one.name || '.' || of_it.name FROM sqlite_master AS one,"
-        " pragma_table_info(one.name) AS of_it WHERE one.type = 'table'"
-    )
-    return {name for (name,) in found}
 
 
 def _fault(error: sqlite3.Error, path: Path) -> StoreUnavailable:

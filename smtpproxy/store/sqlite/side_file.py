@@ -207,7 +207,7 @@ def _begin_to_read(connection: sqlite3.Connection) -> sqlite3.Connection:
 def opened(path: Path, tables: str, *, read_only: bool) -> sqlite3.Connection:
     """Open the database; unless `read_only`, create it if missing, for its owner only.
 
-    Raises StoreMisconfigured for that of another program, which stays as it is.
+    Raises StoreMisconfigured for that of another program or of a preview, which stays as it is.
     """
     if not read_only and not path.exists():
         make_file(path)
@@ -228,19 +228,41 @@ def opened(path: Path, tables: str, *, read_only: bool) -> sqlite3.Connection:
             if read_only:
                 raise _BeingMade(f"{path.name} is being made")
             _make_tables(connection, tables)
+        missing = missing_column(connection, (tables,))
+        if missing is not None:
+            raise StoreMisconfigured(
+                f"{path}: made by a preview of smtpproxy, or altered: {missing} is missing. Move"
+                " the file away; docs/operations.md says what is lost without it"
+            )
     except BaseException:
         connection.close()
         raise
     return connection
 
 
+def missing_column(connection: sqlite3.Connection, scripts: Iterable[str]) -> str | None:
+    """Return a column that these scripts make and the database lacks, or None."""
+    with closing(sqlite3.connect(":memory:")) as made:
+        for script in scripts:
+            made.executescript(script)
+        return min(_columns(made) - _columns(connection), default=None)
+
+
+def _columns(connection: sqlite3.Connection) -> set[str]:
+    found = connection.execute(
+        "SELECT one.name || '.' || of_it.name FROM sqlite_master AS one,"
+        " pragma_table_info(one.name) AS of_it WHERE one.type = 'table'"
+    )
+    return {name for (name,) in found}
+
+
 def side_file_faults(database: Path) -> Iterator[str]:
     """Say which files beside the store's cannot be used. None of them need exist."""
-    for part in SIDE_TABLES:
+    for part, tables in SIDE_TABLES.items():
         path = part_path(database, part)
         try:
             if path.exists():
-                opened(path, "", read_only=True).close()
+                opened(path, tables, read_only=True).close()
         except _BeingMade:
             pass
         except StoreMisconfigured as error:
