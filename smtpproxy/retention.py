@@ -23,7 +23,10 @@ from smtpproxy.sinks.audit.expire import expirable, expire
 from smtpproxy.sinks.audit.files import segments, start_times
 from smtpproxy.sinks.audit.following import matches
 from smtpproxy.store import (
+    open_answers,
     open_bulk_counter,
+    open_confirmation_limit,
+    open_copies,
     open_feedback,
     open_journals,
     open_mailings,
@@ -234,13 +237,23 @@ async def _prune_mailings(settings: Settings, at: datetime, now: datetime, *, dr
 
 
 async def _prune_counts(settings: Settings, at: datetime, now: datetime) -> None:
-    """Remove the breaker's counts, which are useless after its window, and correct what a clock
-    that was ahead has counted."""
+    """Remove what no longer counts, and correct what a clock that was ahead has counted.
+
+    Most of it goes with what is counted next; but that may never come.
+    """
     with closing(open_stream_counts(settings.store)) as counts:
         await counts.correct(now)
         await counts.prune(at - timedelta(seconds=settings.breaker.window))
     with closing(open_bulk_counter(settings.store)) as texts:
         await texts.correct(now)
+        longest = max(stream.bulk_window for stream in settings.streams.values())
+        await texts.prune(at - timedelta(seconds=longest))
+    with closing(open_copies(settings.store, lambda: at)) as copies:
+        await copies.prune()
+    with closing(open_answers(settings.store, lambda: at)) as answers:
+        await answers.prune()
+    with closing(open_confirmation_limit(settings.store)) as confirmations:
+        await confirmations.prune(at)
 
 
 async def _prune_index(settings: Settings, before: datetime, journals_before: datetime) -> int:

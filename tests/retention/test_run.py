@@ -1,7 +1,9 @@
 """A whole run over a store and a journal: what goes, what is renewed, and what stays provable."""
 
 import fcntl
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,7 +28,14 @@ from smtpproxy.retention import AlreadyRunning, Purged, purge
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.chain import Kind as Found
 from smtpproxy.sinks.audit.verify import verify
-from smtpproxy.store import open_mailings, open_store
+from smtpproxy.store import (
+    open_answers,
+    open_bulk_counter,
+    open_confirmation_limit,
+    open_copies,
+    open_mailings,
+    open_store,
+)
 from smtpproxy.store.records import SuppressionEntry
 from smtpproxy.store.sql.store import Store
 from tests.kit.journal import Clock, decided, journal, segments
@@ -38,6 +47,7 @@ NOW = datetime(2040, 6, 1, 12, tzinfo=UTC)
 EDGE = datetime(2037, 6, 1, 12, tzinfo=UTC)
 AUDIT_EDGE = datetime(2035, 6, 1, 12, tzinfo=UTC)
 ANNA, EVE = "anna@people.example", "eve@people.example"
+COUNTS = {"bulk": "bulk", "copies": "copy", "answers": "answer", "confirmations": "confirmation"}
 
 
 @pytest.fixture
@@ -237,6 +247,28 @@ async def test_messages_go_when_no_cap_counts_them(settings: Settings, store: St
     assert [mailing.at for mailing in known.mailings] == [NOW - 60 * DAY, NOW - DAY]
     assert known.first_at == NOW - 61 * DAY
     log.close()
+
+
+async def test_what_no_longer_counts_goes_where_nothing_more_is_counted(
+    settings: Settings, store: Store
+) -> None:
+    day = NOW - 6 * DAY
+    with closing(open_bulk_counter(settings.store)) as texts:
+        await texts.count(b"text", [ANNA], day, 3600, 100)
+    with closing(open_copies(settings.store, lambda: day)) as copies:
+        await copies.note("", lambda: b"digest", f"<{ANNA}>")
+    with closing(open_answers(settings.store, lambda: day)) as answers:
+        await answers.begin("crm", "key", b"asked")
+    with closing(open_confirmation_limit(settings.store)) as mails:
+        await mails.take(ANNA, day, per_address=1, per_day=1)
+    left = {}
+    for at in (day, NOW):
+        await run(settings, store, at)
+        for part, table in COUNTS.items():
+            file = settings.server.state_dir / f"smtpproxy-{part}.db"
+            with closing(sqlite3.connect(file)) as database:
+                (left[at, part],) = database.execute(f"SELECT count(*) FROM {table}").fetchone()
+    assert left == {(at, part): at == day for at in (day, NOW) for part in COUNTS}
 
 
 async def test_messages_counted_while_a_clock_was_ahead_defer_nobody_until_that_day(

@@ -131,6 +131,11 @@ class BulkCounter(SideTable):
                     removed = await session.run(_PRUNE, before, _PRUNED_AT_ONCE)
                 await asyncio.sleep(_PRUNE_PAUSE)
 
+    async def prune(self, before: datetime) -> None:
+        """Remove what no window reaches, also where too few people are counted to do so then."""
+        if self._tables.exist():
+            await self._in_steps(_PRUNE, before)
+
     async def correct(self, now: datetime) -> None:
         """Move what was counted while a clock was ahead to the present: it would count until
         then."""

@@ -11,6 +11,7 @@ _KEPT = timedelta(days=5)
 _MOST = 1_000_000
 """Copies kept; the oldest go first."""
 _PRUNE_EVERY = 1_000  # copies noted
+_PRUNED_AT_ONCE = 500
 
 _FIND = "SELECT recipient FROM copy WHERE message = ?1 AND at > ?2 AND recipient IN ?"
 _NOTE = """
@@ -20,7 +21,7 @@ ON CONFLICT (message, recipient) DO UPDATE SET at = excluded.at
 _FORGET = "DELETE FROM copy WHERE message = ? AND recipient = ?"
 _PRUNE = """
 DELETE FROM copy WHERE (message, recipient) IN (
-    SELECT message, recipient FROM copy WHERE at < ? ORDER BY at LIMIT 500
+    SELECT message, recipient FROM copy WHERE at < ? ORDER BY at LIMIT ?
     /*FOR UPDATE SKIP LOCKED*/
 )
 """
@@ -67,7 +68,7 @@ class CopyLedger(SideTable):
         async with self._tables.writing(flushed=True) as session:
             await session.run(_NOTE, message, recipient, to_micros(now))
             if self._noted % _PRUNE_EVERY == 1:
-                await session.run(_PRUNE, to_micros(now - _KEPT))
+                await session.run(_PRUNE, to_micros(now - _KEPT), _PRUNED_AT_ONCE)
                 await session.run(_TRIM, _MOST - 1)
 
     async def forget(
@@ -79,6 +80,11 @@ class CopyLedger(SideTable):
             message, paths = await self._hashed(reverse_path, digest, forward_paths)
             async with self._tables.writing() as session:
                 await session.run_many(_FORGET, [(message, path) for path in sorted(paths)])
+
+    async def prune(self) -> None:
+        """Remove those whose client never came back for its answer."""
+        if self._tables.exist():
+            await self._in_steps(_PRUNE, self._now() - _KEPT)
 
     async def _hashed(
         self, reverse_path: str, digest: Callable[[], bytes], forward_paths: Collection[str]

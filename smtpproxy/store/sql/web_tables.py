@@ -80,6 +80,13 @@ class KeptAnswers(SideTable):
         async with self._tables.writing() as session:
             await session.run(_FORGET, request)
 
+    async def prune(self) -> None:
+        """Remove what is too old, also where no request comes any more."""
+        if self._tables.exist():
+            now = self._now()
+            async with self._tables.writing() as session:
+                await session.run(_PRUNE, to_micros(now - _KEPT), to_micros(now - _UNFINISHED))
+
     async def _request(self, token: str, key: str) -> bytes:
         return keyed_hash(f"{token}\0{key}".encode(), await self._tables.hash_key())
 
@@ -114,6 +121,12 @@ class ConfirmationLimit(SideTable):
                 return False
             await session.run(_COUNT, person, to_micros(at))
             return True
+
+    async def prune(self, at: datetime) -> None:
+        """Remove what no limit counts, also where no mail is sent any more."""
+        if self._tables.exist():
+            async with self._tables.writing() as session:
+                await session.run(_PRUNE_CONFIRMATIONS, to_micros(at - _DAY))
 
     async def give_back(self, address: str, at: datetime) -> None:
         """Undo the count of a mail that was not sent."""
