@@ -33,9 +33,9 @@ class Bench:
         code: int | None = None,
         config_path: Path | None = None,
     ) -> tuple[str, str]:
-        """Run a command; return stdout and stderr. `code`: what it has to end with."""
+        """Run a command, which must end with `code` if given; return stdout and stderr."""
         config = ("--config", str(config_path or self.relay.config_path))
-        if stdin and arguments[0] == "scrub":  # which reads the descriptor itself
+        if stdin and arguments[0] == "scrub":  # this command reads the descriptor itself
             alone = run(*COMMAND, *arguments, *config, stdin=stdin)
             assert code is None or alone.returncode == code, (alone.returncode, alone.stderr)
             return alone.stdout, alone.stderr

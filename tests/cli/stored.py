@@ -32,7 +32,7 @@ class Stored:
         self.config_path.write_text(to_toml(relay_config(folder, "127.0.0.1:25")))
 
     def run(self, *arguments: str, code: int | None = 0) -> Result:
-        """Run a command, which has to end with `code`, where one is given."""
+        """Run a command, which must end with `code` unless that is None."""
         result = CliRunner().invoke(main, [*arguments, "--config", str(self.config_path)])
         assert code in (None, result.exit_code), (result.exit_code, result.stdout, result.stderr)
         return result
@@ -47,5 +47,5 @@ class Stored:
 
 
 def first_line(result: Result) -> str:
-    """What a command did; on whom it has which effect follows."""
+    """The line that says what a command did; its effect on people follows."""
     return result.stdout.partition("\n")[0]

@@ -1,4 +1,4 @@
-"""Lists that a command looks up: plain or CSV, in whatever encoding; nothing is left out unsaid."""
+"""Lists of addresses, plain or CSV, in any encoding: nothing is skipped silently."""
 
 from pathlib import Path
 
@@ -28,15 +28,17 @@ def read(folder: Path, content: bytes) -> tuple[list[str], int]:
         f"email,name\r{ANNA},Zoé\r{BERT},Bob\r",
     ],
 )
-def test_the_addresses_of_a_list(tmp_path: Path, text: str, encoding: str) -> None:
+def test_addresses_are_read_from_any_list(tmp_path: Path, text: str, encoding: str) -> None:
     assert read(tmp_path, text.encode(encoding)) == ([ANNA, BERT], 0)
 
 
-def test_whole_domains_too(tmp_path: Path) -> None:
+def test_whole_domains_are_read_too(tmp_path: Path) -> None:
     assert read(tmp_path, b"@example.com\n*.example.org\n")[0] == ["@example.com", "*.example.org"]
 
 
-def test_what_cannot_be_read_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreadable_lines_are_counted_and_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     content = f"{ANNA}\nnobody\n".encode() + b"caf\xe9@people.example\na\0b@people.example\n"
     assert read(tmp_path, content) == ([ANNA], 3)
     error = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`smtpproxy audit export`: everything, for programs and for spreadsheets."""
+"""`smtpproxy audit export`: all decisions, for programs and for spreadsheets."""
 
 import csv
 import json
@@ -35,7 +35,7 @@ def test_every_decision_is_one_object_with_its_place_in_the_chain(bench: Bench) 
     assert all(len(proof["hash"]) == 64 and proof["row"] > 1 for proof in proofs)
 
 
-def test_what_is_wanted_can_be_chosen(bench: Bench) -> None:
+def test_decisions_can_be_filtered(bench: Bench) -> None:
     between = datetime.now(UTC).isoformat()
     bench.relay.send(messages.marketing(), address("withdrawn"))
     bench.relay.send(messages.message(stream="receipts"), address("withdrawn"))
@@ -56,7 +56,7 @@ def test_a_spreadsheet_has_a_row_for_each_recipient(bench: Bench, tmp_path: Path
         (address("consent"), "allow"),
         (address("nothing"), "refuse"),
     ]
-    assert found[0]["subject"] == f"'{subject}", "no formula"
+    assert found[0]["subject"] == f"'{subject}", "must not be a formula"
     assert (found[1]["reason"], found[1]["message_reason"]) == (
         "consent_missing",
         "recipients_refused",

@@ -1,4 +1,4 @@
-"""`smtpproxy audit ship`, and the commands that read what it has shipped."""
+"""`smtpproxy audit ship`, and commands that read the shipped copies."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ ANNA, PAUL = "anna@people.example", "paul@people.example"
 
 
 class Relay(Stored):
-    """One relay of several, with an audit log."""
+    """One of several relays, with an audit log."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -58,7 +58,7 @@ def relays(tmp_path: Path) -> tuple[Relay, Relay]:
     return Relay(tmp_path / "one"), Relay(tmp_path / "two")
 
 
-def test_the_records_of_several_relays_are_read_where_they_were_shipped(
+def test_shipped_records_of_several_relays_can_be_read(
     relays: tuple[Relay, Relay], central: Path
 ) -> None:
     one, two = relays
@@ -83,7 +83,7 @@ def test_the_records_of_several_relays_are_read_where_they_were_shipped(
     copied.write_bytes(copied.read_bytes()[:-200])
     told = one.run("audit", "verify", *shipped, code=1).stdout
     assert "cut:" in told
-    assert "nothing is wrong" in told, "of the other relay"
+    assert "nothing is wrong" in told, "the other relay's copy must be sound"
     two.run("audit", "ship", str(central))
     one.run("audit", "verify", *shipped)
 
@@ -114,12 +114,12 @@ def test_an_erasure_goes_to_the_copy_with_the_next_run(
         ("syslog://host/path", "expected a folder"),
     ],
 )
-def test_a_target_that_is_none_is_named(tmp_path: Path, target: str, told: str) -> None:
+def test_an_invalid_target_is_reported(tmp_path: Path, target: str, told: str) -> None:
     done = Relay(tmp_path / "one").run("audit", "ship", target, code=2)
     assert told in done.stderr
 
 
-def test_a_folder_without_an_audit_log_is_none_to_read_from(tmp_path: Path, central: Path) -> None:
+def test_a_folder_without_an_audit_log_is_refused(tmp_path: Path, central: Path) -> None:
     done = Relay(tmp_path / "one").run("audit", "show", "--from", str(central), code=2)
     assert "no audit log in " in done.stderr
 
@@ -127,12 +127,12 @@ def test_a_folder_without_an_audit_log_is_none_to_read_from(tmp_path: Path, cent
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        (f"{'0' * 25}U-0.ndjson", b""),  # the form of a name, and no id
+        (f"{'0' * 25}U-0.ndjson", b""),  # the name is that of a segment, but holds no id
         ("relay.json", b"[" * 4000),
         ("relay.json", b'{"host":7}'),
     ],
 )
-def test_what_others_put_beside_a_copy_keeps_nobody_from_reading_it(
+def test_other_files_beside_a_copy_do_not_prevent_reading_it(
     relays: tuple[Relay, Relay], central: Path, name: str, content: bytes
 ) -> None:
     one, _ = relays
@@ -144,10 +144,8 @@ def test_what_others_put_beside_a_copy_keeps_nobody_from_reading_it(
     one.run("audit", "verify", *shipped)
 
 
-def test_what_is_killed_has_lost_nothing(
-    relays: tuple[Relay, Relay], central: Path, tmp_path: Path
-) -> None:
-    """The writer and the one who ships, again and again, in the middle of what they do."""
+def test_a_kill_loses_nothing(relays: tuple[Relay, Relay], central: Path, tmp_path: Path) -> None:
+    """Writer and shipper are killed again and again, in the middle of their work."""
     one, _ = relays
     ship = [*COMMAND, "audit", "ship", str(central), "--config", str(one.config_path)]
     for delay in (0.3, 0.6, 0.9):
@@ -177,7 +175,7 @@ def test_what_is_killed_has_lost_nothing(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_whoever_is_told_to_end_ships_what_is_there_first(
+def test_ending_it_first_ships_what_is_there(
     relays: tuple[Relay, Relay], central: Path, number: signal.Signals
 ) -> None:
     one, _ = relays

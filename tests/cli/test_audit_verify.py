@@ -1,4 +1,4 @@
-"""`smtpproxy audit verify` and `audit anchor`: a running relay, and what is done to its files."""
+"""`smtpproxy audit verify` and `audit anchor`: a running relay, and tampering with its files."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from tests.kit.toml import to_toml
 
 @pytest.fixture
 def copied(bench: Bench, tmp_path: Path) -> tuple[Path, Path]:
-    """The relay's audit log after some mail, copied, and a configuration that names the copy."""
+    """A copy of the relay's audit log after some mail, and a configuration for it."""
     for name in ("consent", "complained", "nothing"):
         bench.relay.send(messages.marketing(), address(name))
     folder = audit.folder(bench.relay)
@@ -45,7 +45,7 @@ def wrong(report: Any) -> list[Any]:
     return [finding for finding in report["findings"] if finding["wrong"]]
 
 
-def test_a_running_relay_s_record_is_sound(bench: Bench) -> None:
+def test_the_record_of_a_running_relay_is_sound(bench: Bench) -> None:
     bench.relay.send(messages.marketing(), address("consent"))
     found = bench.json("audit", "verify", code=0)
     assert (found["sound"], found["wrong"]) == (True, 0)
@@ -56,7 +56,7 @@ def test_a_running_relay_s_record_is_sound(bench: Bench) -> None:
     assert err == ""
 
 
-def test_a_changed_verdict_is_found_and_placed(bench: Bench, copied: tuple[Path, Path]) -> None:
+def test_a_changed_verdict_is_found_and_located(bench: Bench, copied: tuple[Path, Path]) -> None:
     folder, path = copied
     file = segments(folder)[0]
     lines = file.read_bytes().splitlines(keepends=True)
@@ -73,7 +73,7 @@ def test_a_changed_verdict_is_found_and_placed(bench: Bench, copied: tuple[Path,
     assert out.endswith("wrong: 1\n")
 
 
-def test_a_cut_end_is_found_by_the_anchor_and_by_one_kept_elsewhere(
+def test_a_truncated_end_is_found_by_either_anchor(
     bench: Bench, copied: tuple[Path, Path], tmp_path: Path
 ) -> None:
     folder, path = copied
@@ -90,10 +90,10 @@ def test_a_cut_end_is_found_by_the_anchor_and_by_one_kept_elsewhere(
     assert [finding["kind"] for finding in findings][-1] == "anchor"
 
 
-def test_the_log_is_a_copy_of_the_anchors(
+def test_the_log_can_serve_as_a_copy_of_the_anchors(
     bench: Bench, copied: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """A log collector's lines can be given as they are."""
+    """Lines from a log collector can be passed unchanged."""
     folder, path = copied
     newest = anchors.newest(folder)
     assert newest is not None
@@ -111,7 +111,7 @@ def test_the_log_is_a_copy_of_the_anchors(
     assert verified(bench, path, "--anchors", str(log), code=1)["wrong"] == 1
 
 
-def test_what_is_behind_the_last_anchor_is_called_unproven(
+def test_rows_after_the_last_anchor_are_reported_as_unproven(
     bench: Bench, copied: tuple[Path, Path], tmp_path: Path
 ) -> None:
     folder, path = copied
@@ -159,7 +159,7 @@ def new_id(at: datetime) -> str:
     return UlidFactory(lambda: int(at.timestamp() * 1000), os.urandom)()
 
 
-def test_an_anchor_for_people(bench: Bench) -> None:
+def test_an_anchor_as_text(bench: Bench) -> None:
     bench.relay.send(messages.marketing(), address("consent"))
     out, _ = bench.run("audit", "anchor", code=0)
     first, second, *_ = out.splitlines()

@@ -1,4 +1,4 @@
-"""Brands, as somebody sees them who runs the commands for two of them."""
+"""Commands for two brands."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ def scopes(stored: Stored, address: str = ANNA) -> list[str]:
     return sorted(one["scope"] for one in shown["suppressions"])
 
 
-def test_an_order_may_be_about_one_brand(stored: Stored) -> None:
+def test_a_suppression_can_be_for_one_brand(stored: Stored) -> None:
     stored.run("suppress", "add", ANNA, "--scope", "brand:shop", "--origin", "complaint")
     assert scopes(stored) == ["brand:shop"]
     exported = stored.run("suppress", "export").stdout
@@ -50,12 +50,12 @@ def test_an_order_may_be_about_one_brand(stored: Stored) -> None:
     assert scopes(stored) == ["brand:shop"]
 
 
-def test_a_whole_domain_may_be_suppressed_for_a_brand(stored: Stored) -> None:
+def test_a_whole_domain_can_be_suppressed_for_a_brand(stored: Stored) -> None:
     stored.run("suppress", "add", "@people.example", "--scope", "brand:mill")
     assert scopes(stored) == ["brand:mill"]
 
 
-def test_a_brand_that_is_not_known_widens_an_order_to_all_marketing(stored: Stored) -> None:
+def test_an_unknown_brand_widens_a_suppression_to_all_marketing(stored: Stored) -> None:
     done = stored.run("suppress", "add", ANNA, "--scope", "brand:shpo")
     assert "there is no brand 'shpo', so this counts for all marketing" in done.stderr
     assert "known: mill, shop" in done.stderr
@@ -65,14 +65,14 @@ def test_a_brand_that_is_not_known_widens_an_order_to_all_marketing(stored: Stor
     assert scopes(stored) == ["marketing", "marketing"]
 
 
-def test_an_objection_to_one_brand(stored: Stored) -> None:
+def test_an_objection_can_be_to_one_brand(stored: Stored) -> None:
     done = stored.run("contact", "object", ANNA, "--brand", "mill")
     assert "objection to brand:mill recorded" in done.stdout
     stored.run("contact", "object", ANNA, "--brand", "mill", "--purpose", "news", code=2)
     assert scopes(stored) == ["brand:mill"]
 
 
-def test_a_providers_export_is_of_one_brands_account(stored: Stored) -> None:
+def test_a_providers_export_belongs_to_one_brands_account(stored: Stored) -> None:
     content = f"email,created\n{ANNA},1709294400\n"
     unsubscribed = stored.file("sendgrid-global-unsubscribes.csv", content)
     stored.run("suppress", "import", unsubscribed, "--brand", "shop")
@@ -87,16 +87,16 @@ def test_a_providers_export_is_of_one_brands_account(stored: Stored) -> None:
     assert "--scope brand:shop" in wrong.stderr
 
 
-def test_who_left_one_list_of_a_brands_account(stored: Stored) -> None:
+def test_leaving_one_list_counts_for_all_the_brands_marketing(stored: Stored) -> None:
     left = f"Email Address,UNSUB_TIME,UNSUB_REASON\n{ANNA},2026-01-01 00:00:00,NORMAL\n"
     done = stored.run("suppress", "import", stored.file("left.csv", left), "--brand", "shop")
     assert scopes(stored) == ["brand:shop"]
     assert "count for all marketing of shop; give the list's purpose" in done.stderr
 
 
-def test_nobody_is_asked_to_confirm_what_the_brand_does_not_send(stored: Stored) -> None:
+def test_a_confirmation_needs_a_purpose_of_the_brand(stored: Stored) -> None:
     start = ("consent", "start", ANNA, "--brand", "mill", "--wording", "x", "--purpose")
-    wrong = stored.run(*start, "marketing", code=2).stderr  # of the stream default, nobody's
+    wrong = stored.run(*start, "marketing", code=2).stderr  # that of the stream default
     assert "--purpose: no stream of brand mill has the purpose 'marketing'; known: news" in wrong
 
 
@@ -106,7 +106,7 @@ LINE = {"address": ANNA, "source": "direct", "collected_at": "2026-01-01T00:00:0
 
 
 def imported(stored: Stored, *options: str, code: int = 0, **fields: object) -> str:
-    """Import a line; return what was said aloud, and why it was put aside."""
+    """Import a line; return the messages, and why the line was rejected."""
     path = stored.file("people.ndjson", json.dumps({**LINE, "consents": [CONSENT], **fields}))
     told = stored.run("contact", "import", path, *options, code=code).stderr
     aside = Path(f"{path}.rejected")
@@ -114,7 +114,7 @@ def imported(stored: Stored, *options: str, code: int = 0, **fields: object) -> 
 
 
 def verdicts(stored: Stored) -> dict[str, str]:
-    """By stream, what would become of mail to Anna."""
+    """The decision on mail to Anna, by stream."""
     listed = stored.file("list.csv", f"address\n{ANNA}\n")
     found = {}
     for stream in (NEWS, MILL_NEWS):
@@ -126,15 +126,13 @@ def verdicts(stored: Stored) -> dict[str, str]:
     return found
 
 
-def test_what_a_file_says_to_nobody_allows_nothing(stored: Stored) -> None:
+def test_consents_without_a_brand_allow_nothing(stored: Stored) -> None:
     assert "1 line without a brand: they allow nothing" in imported(stored)
     assert verdicts(stored) == {NEWS: "brand_unproven", MILL_NEWS: "brand_unproven"}
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_a_file_is_one_brands_and_importing_it_again_adds_nothing_twice(
-    stored: Stored, first: bool
-) -> None:
+def test_importing_a_brands_file_again_adds_nothing(stored: Stored, first: bool) -> None:
     if first:
         imported(stored)
     imported(stored, "--brand", "shop", *(["--replace", "none"] if first else []))
@@ -146,7 +144,7 @@ def test_a_file_is_one_brands_and_importing_it_again_adds_nothing_twice(
     assert "0 added, 0 changed, 1 unchanged" in done.stdout + done.stderr
 
 
-def test_a_mapping_says_it_for_a_whole_file(stored: Stored) -> None:
+def test_a_mapping_can_give_the_brand_for_a_whole_file(stored: Stored) -> None:
     mapping = stored.file(
         "crm.toml",
         '[columns]\nMail = "address"\nOn = "consent_given_at"\n[constants]\nbrand = "mill"\n'
@@ -170,7 +168,7 @@ def test_an_unknown_brand_is_named(stored: Stored) -> None:
     assert set(verdicts(stored).values()) == {"consent_withdrawn"}
 
 
-def test_a_withdrawal_from_one_brand_leaves_the_other(stored: Stored) -> None:
+def test_a_withdrawal_from_one_brand_leaves_the_other_alone(stored: Stored) -> None:
     for brand in ("shop", "mill"):
         imported(stored, "--brand", brand, "--replace", "none")
     assert set(verdicts(stored).values()) == {"consent"}
@@ -180,7 +178,7 @@ def test_a_withdrawal_from_one_brand_leaves_the_other(stored: Stored) -> None:
     assert set(verdicts(stored).values()) == {"consent_withdrawn"}
 
 
-def test_consent_is_recorded_with_whom_it_was_given_to(stored: Stored) -> None:
+def test_consent_is_recorded_with_its_brand(stored: Stored) -> None:
     record = ("consent", "record", ANNA, "--purpose", "news", "--method", "signed_form",
               "--wording", "form", "--source", "direct")  # fmt: skip
     wrong = stored.run(*record, code=2).stderr
@@ -191,7 +189,7 @@ def test_consent_is_recorded_with_whom_it_was_given_to(stored: Stored) -> None:
     assert verdicts(stored)[MILL_NEWS] == "consent"
 
 
-def test_a_bad_list_taints_only_what_came_by_it(stored: Stored) -> None:
+def test_a_bad_list_taints_only_what_came_from_it(stored: Stored) -> None:
     imported(stored, "--brand", "shop")
     later = {**CONSENT, "given_at": "2026-02-01T00:00:00Z"}
     imported(stored, "--brand", "shop", source="purchased", consents=[later])
@@ -221,7 +219,7 @@ def test_explain_names_the_brand(stored: Stored) -> None:
         assert words in " ".join(told.split())
 
 
-def test_the_persons_document_names_whom_everything_was_said_to(stored: Stored) -> None:
+def test_the_persons_document_names_the_brand_of_each_entry(stored: Stored) -> None:
     imported(stored, "--brand", "mill", purchases=[{"product": "hat", "at": CONSENT["given_at"]}])
     imported(stored, "--brand", "shop", "--replace", "none", source="purchased", consents=[])
     english = ("Brand mill", "Group SA, 1 rue X, Paris", "also obtained in another way",

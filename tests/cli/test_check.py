@@ -1,4 +1,4 @@
-"""`smtpproxy check` as somebody runs it."""
+"""`smtpproxy check`: faults, warnings and summary."""
 
 import json
 from pathlib import Path
@@ -14,13 +14,13 @@ CONFIGS = Path(__file__).parents[1] / "config"
 
 
 def check(path: Path | str, *arguments: str, **env: str) -> tuple[int, str, str]:
-    """Run it in this process, which spares a start."""
+    """Run `check` in this process, to save the start."""
     config = ("--config", str(path)) if path else ()
     done = CliRunner(env=env).invoke(main, ["check", *config, *arguments])
     return done.exit_code, done.stdout, done.stderr
 
 
-def test_every_fault_is_printed_with_the_file_in_front() -> None:
+def test_every_fault_is_printed_after_the_file_name() -> None:
     path = CONFIGS / "bad" / "many.toml"
     done = run(*COMMAND, "check", "--config", str(path), cwd=REPOSITORY)
     expected = path.with_suffix(".expected").read_text().replace("many.toml", str(path))
@@ -36,7 +36,7 @@ def test_faults_as_json() -> None:
     assert [fault.partition(": ")[0] for fault in result["faults"]] == [str(path)] * 3
 
 
-def test_a_good_file_is_summed_up() -> None:
+def test_a_good_file_is_summarised() -> None:
     code, out, err = check(CONFIGS / "good" / "contract.toml")
     assert (code, err) == (0, "")
     lines = [" ".join(line.split()) for line in out.splitlines()]
@@ -56,7 +56,7 @@ def test_a_good_file_is_summed_up() -> None:
     assert all("is from the example: use your own" in line for line in warned)
 
 
-def test_what_deserves_a_second_look_is_no_fault() -> None:
+def test_warnings_are_not_faults() -> None:
     code, out, _ = check(CONFIGS / "good" / "units.toml")
     assert code == 0
     warned = [line for line in out.splitlines() if line.startswith("warning: ")]
@@ -71,7 +71,7 @@ def test_what_deserves_a_second_look_is_no_fault() -> None:
         assert any(line.startswith(beginning) for line in warned), beginning
 
 
-def test_what_a_policy_listener_cannot_do() -> None:
+def test_the_limits_of_a_policy_listener_are_warned_about() -> None:
     code, out, _ = check(CONFIGS / "good" / "policy.toml")
     assert code == 0
     lines = [" ".join(line.split()) for line in out.splitlines() if line.startswith("warning: ")]
@@ -82,7 +82,7 @@ def test_what_a_policy_listener_cannot_do() -> None:
 
 
 @pytest.mark.parametrize("protocol", ["milter", "policy"])
-def test_a_listener_of_an_mta_without_origin_is_warned_about(tmp_path: Path, protocol: str) -> None:
+def test_a_missing_origin_is_warned_about(tmp_path: Path, protocol: str) -> None:
     path = tmp_path / "smtpproxy.toml"
     text = (CONFIGS / "good" / "smallest.toml").read_text()
     path.write_text(text.replace("[[listener]]", f'[[listener]]\nprotocol = "{protocol}"'))
@@ -93,7 +93,7 @@ def test_a_listener_of_an_mta_without_origin_is_warned_about(tmp_path: Path, pro
     assert ".origin" not in out
 
 
-def test_the_key_of_a_partner_has_to_be_there(tmp_path: Path) -> None:
+def test_a_partners_key_must_exist(tmp_path: Path) -> None:
     path, key = tmp_path / "smtpproxy.toml", tmp_path / "firm.key"
     good = (CONFIGS / "good" / "contract.toml").read_text()
     path.write_text(f'{good}\n[[partner]]\nname = "firm"\nkey_file = "{key}"\n')
@@ -119,7 +119,7 @@ def test_the_key_of_a_partner_has_to_be_there(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_consent_to_mail_of_nobody_by_name_is_warned_about(
+def test_asking_for_consent_without_a_controller_is_warned_about(
     tmp_path: Path, named: str, warned: bool
 ) -> None:
     path = tmp_path / "smtpproxy.toml"
@@ -144,18 +144,18 @@ def test_a_relay_without_web_is_warned_about() -> None:
 
 
 @pytest.mark.parametrize("name", ["contract", "smallest"])
-def test_the_environment_may_name_the_file(name: str) -> None:
+def test_the_environment_can_name_the_file(name: str) -> None:
     path = CONFIGS / "good" / f"{name}.toml"
     code, out, _ = check("", "--json", SMTPPROXY_CONFIG=str(path))
     assert (code, json.loads(out)["file"]) == (0, str(path))
 
 
-def test_the_option_goes_before_the_environment() -> None:
+def test_the_option_overrides_the_environment() -> None:
     good, bad = CONFIGS / "good" / "smallest.toml", CONFIGS / "bad" / "empty.toml"
     assert check(good, SMTPPROXY_CONFIG=str(bad))[0] == 0
 
 
-def test_another_command_says_the_same_about_a_faulty_file() -> None:
+def test_other_commands_report_the_same_faults() -> None:
     path = CONFIGS / "bad" / "workers.toml"
     done = run(*COMMAND, "serve", "--config", str(path), cwd=REPOSITORY)
     assert (done.returncode, done.stdout) == (2, "")
@@ -172,7 +172,7 @@ def test_another_command_says_the_same_about_a_faulty_file() -> None:
         "stream enforce offers",
     ],
 )
-def test_a_command_says_what_can_be_done_until_the_file_is_right(command: str) -> None:
+def test_a_command_says_what_to_do_until_the_file_is_corrected(command: str) -> None:
     path = CONFIGS / "bad" / "workers.toml"
     done = run(*COMMAND, *command.split(), "--config", str(path), cwd=REPOSITORY)
     assert (done.returncode, done.stdout) == (2, "")
@@ -182,14 +182,14 @@ def test_a_command_says_what_can_be_done_until_the_file_is_right(command: str) -
     assert "--config FILE" in advice
 
 
-def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     done = run(*COMMAND, "serve", "--config", str(tmp_path / "none.toml"), cwd=REPOSITORY)
     assert done.returncode == 2
     assert "none.toml: cannot be read: No such file or directory" in done.stderr
     assert "SMTPPROXY_CONFIG" in done.stderr
 
 
-def test_two_brands_that_look_the_same_are_warned_about(tmp_path: Path) -> None:
+def test_brands_that_look_the_same_are_warned_about(tmp_path: Path) -> None:
     path = tmp_path / "smtpproxy.toml"
     text = (CONFIGS / "good" / "smallest.toml").read_text()
     for brand in ("shoes", "bags"):
@@ -202,7 +202,7 @@ def test_two_brands_that_look_the_same_are_warned_about(tmp_path: Path) -> None:
     assert said not in check(path)[1]
 
 
-def test_a_help_url_without_pages_is_warned_about(tmp_path: Path) -> None:
+def test_a_help_url_without_web_pages_is_warned_about(tmp_path: Path) -> None:
     path = tmp_path / "smtpproxy.toml"
     text = (CONFIGS / "good" / "smallest.toml").read_text()
     text += '\n[web]\naddress = "127.0.0.1:8025"\npublic_url = "https://stop.shop.fr"\n'

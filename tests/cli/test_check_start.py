@@ -1,4 +1,4 @@
-"""What `serve` refuses to start with, `check` refuses too and names the setting."""
+"""Whatever `serve` would not start with, `check` refuses too, naming the setting."""
 
 import os
 import pwd
@@ -35,7 +35,7 @@ address = "127.0.0.1:{free_port()}"
 
 
 def command(name: str, path: Path, *, code: int | None = None) -> tuple[int, str]:
-    """Run one of the two as users do, `serve`, or in this process; what it printed."""
+    """Run `serve` as users do, other commands in this process; return what it printed."""
     if name == "serve":
         done = run(*COMMAND, name, "--config", str(path), cwd=REPOSITORY)
         ended, said = done.returncode, done.stdout + done.stderr
@@ -46,12 +46,12 @@ def command(name: str, path: Path, *, code: int | None = None) -> tuple[int, str
 
 
 def here(*arguments: str, path: Path) -> tuple[int, str, str]:
-    """Run a command in this process; its exit code, all that it printed, and its stderr."""
+    """Run a command in this process; return its exit code, all its output, and its stderr."""
     done = CliRunner().invoke(main, [*arguments, "--config", str(path)])
     return done.exit_code, done.output, done.stderr
 
 
-def test_the_secret_of_a_webhook_is_missing(tmp_path: Path) -> None:
+def test_a_missing_webhook_secret(tmp_path: Path) -> None:
     path = configuration(
         tmp_path,
         more='[[webhook]]\nname = "crm"\nurl = "https://crm.shop.fr/"\n'
@@ -62,7 +62,7 @@ def test_the_secret_of_a_webhook_is_missing(tmp_path: Path) -> None:
         assert fault in command(name, path, code=2)[1]
 
 
-def test_authorities_of_the_upstream_that_cannot_be_read(tmp_path: Path) -> None:
+def test_an_unreadable_file_of_upstream_cas(tmp_path: Path) -> None:
     path = configuration(tmp_path, more='tls = "starttls"\nca_file = "/nowhere/ca.pem"\n')
     assert command("check", path, code=2)[1].startswith(f"{path}: upstream.ca_file: ")
 
@@ -101,7 +101,7 @@ def test_a_logo_that_no_page_can_show(tmp_path: Path, content: bytes | None, sai
 
 
 @pytest.mark.parametrize("spoil", [_state_is_a_file, _state_is_below_a_file, _audit_is_a_file])
-def test_an_unusable_state_dir_is_named(tmp_path: Path, spoil: Spoil) -> None:
+def test_an_unusable_state_dir(tmp_path: Path, spoil: Spoil) -> None:
     path = configuration(tmp_path, state=spoil(tmp_path))
     code, said = command("serve", path)
     assert code == 1
@@ -163,13 +163,13 @@ def _lost_key(root: Path) -> str:
         (_lost_key, "the key of the suppressions is missing; restore it"),
     ],
 )
-def test_a_store_that_cannot_be_used(tmp_path: Path, spoil: Spoil, said: str) -> None:
+def test_an_unusable_store(tmp_path: Path, spoil: Spoil, said: str) -> None:
     path = configuration(tmp_path, state=spoil(tmp_path))
     assert said in command("serve", path, code=2)[1]
     assert said in command("check", path, code=2)[1]
 
 
-def test_a_mailbox_that_cannot_be_kept_where_it_should(tmp_path: Path) -> None:
+def test_an_unusable_maildir(tmp_path: Path) -> None:
     (tmp_path / "mail").touch()
     feedback = f'domain = "b.shop.fr"\nmaildir = "{tmp_path}/mail"\naddress = "192.0.2.77:26"'
     path = configuration(tmp_path, more=f"[feedback]\n{feedback}\n")
@@ -179,14 +179,14 @@ def test_a_mailbox_that_cannot_be_kept_where_it_should(tmp_path: Path) -> None:
     assert "feedback.maildir" in command("serve", path, code=1)[1]
 
 
-def test_no_machine_of_that_address(tmp_path: Path) -> None:
+def test_an_address_of_another_machine(tmp_path: Path) -> None:
     path = configuration(tmp_path, address=f"192.0.2.77:{free_port()}")
     assert '"apps" cannot listen on 192.0.2.77' in command("serve", path, code=1)[1]
     fault = 'listener "apps".address: 192.0.2.77 is not an address of this machine'
     assert fault in command("check", path, code=2)[1]
 
 
-def test_a_file_where_the_socket_should_be(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_socket(tmp_path: Path) -> None:
     (tmp_path / "smtp").touch()
     path = configuration(tmp_path, address=f"unix:{tmp_path}/smtp")
     said = command("serve", path, code=1)[1]
@@ -195,14 +195,14 @@ def test_a_file_where_the_socket_should_be(tmp_path: Path) -> None:
     assert fault in command("check", path, code=2)[1]
 
 
-def test_a_fresh_machine_is_good_and_nothing_is_made(tmp_path: Path) -> None:
+def test_a_fresh_machine_passes_and_nothing_is_created(tmp_path: Path) -> None:
     path = configuration(tmp_path)
     command("check", path, code=0)
     assert [*tmp_path.iterdir()] == [path]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="works only as root, who may become another user")
-def test_a_folder_that_this_user_may_not_make() -> None:
+def test_a_folder_that_this_user_may_not_create() -> None:
     program = (
         "import os; from pathlib import Path; from smtpproxy.config import start_checks;"
         " os.setuid(65534); print(start_checks.folder_fault(Path('/usr/smtpproxy/state')))"
@@ -213,7 +213,7 @@ def test_a_folder_that_this_user_may_not_make() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="works only as root, who may become another user")
-def test_a_state_dir_that_the_relay_may_only_read_is_named(tmp_path: Path) -> None:
+def test_a_read_only_state_dir(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         root.chmod(0o755)
@@ -243,12 +243,12 @@ def test_a_port_that_needs_a_capability(tmp_path: Path) -> None:
     path = configuration(tmp_path, address="127.0.0.1:1")
     done = run(COMMAND[0], "-c", program, str(path), cwd=REPOSITORY)
     assert "this user may not listen on 127.0.0.1:1: a port below 1024 needs" in done.stdout
-    assert "False" in done.stdout, "the unit may have the capability"
+    assert "False" in done.stdout, "the unit might have the capability"
     assert '"apps" cannot listen on 127.0.0.1:1: Permission denied: a port below' in done.stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="works only as root, who may give files away")
-def test_root_is_told_that_the_relay_has_another_user(tmp_path: Path) -> None:
+def test_root_is_told_that_the_relay_runs_as_another_user(tmp_path: Path) -> None:
     path = configuration(tmp_path)
     (tmp_path / "state").mkdir()
     assert "as root" not in command("check", path, code=0)[1]
@@ -268,7 +268,7 @@ def test_a_disk_that_may_not_be_mounted(tmp_path: Path) -> None:
     assert warning not in command("check", path, code=0)[1]
 
 
-def test_a_disk_that_is_nearly_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_nearly_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = configuration(tmp_path)
     (tmp_path / "state").mkdir()
     real = os.statvfs(tmp_path)

@@ -1,4 +1,4 @@
-"""`smtpproxy consent`: acts of agreement and withdrawal, as a history."""
+"""`smtpproxy consent`: a history of consents and withdrawals."""
 
 import hashlib
 import shlex
@@ -42,7 +42,7 @@ def test_the_same_act_is_recorded_once(stored: Stored) -> None:
     assert len(stored.json("contact", "show", ANNA)["consents"]) == 1
 
 
-def test_agreeing_again_is_another_act(stored: Stored) -> None:
+def test_consenting_again_is_another_act(stored: Stored) -> None:
     stored.run(*RECORD, *KNOWN)
     stored.run("consent", "withdraw", ANNA, "--purpose", "offers", "--withdrawn-at", "2026-03-02")
     stored.run(*RECORD[:-1], "2026-03-03T10:00:00Z", *KNOWN)
@@ -53,7 +53,7 @@ def test_agreeing_again_is_another_act(stored: Stored) -> None:
     ]
 
 
-def test_what_keeps_a_consent_from_counting_is_pointed_out(stored: Stored) -> None:
+def test_what_keeps_a_consent_from_counting_is_reported(stored: Stored) -> None:
     warned = stored.run(*RECORD).stderr
     assert "it is not known how the address was obtained" in warned
     assert "--wording" in warned
@@ -61,20 +61,20 @@ def test_what_keeps_a_consent_from_counting_is_pointed_out(stored: Stored) -> No
     assert known.stderr == ""
 
 
-def test_a_suppression_that_outweighs_the_consent_is_pointed_out(stored: Stored) -> None:
+def test_a_suppression_that_outweighs_the_consent_is_reported(stored: Stored) -> None:
     stored.run("suppress", "add", ANNA, "--origin", "complaint", "--since", "2026-02-01")
     warned = stored.run(*RECORD, *KNOWN).stderr
     assert f"{ANNA} will still not be mailed on the stream offers: suppressed_complaint" in warned
     assert f"see smtpproxy suppress show {ANNA}" in warned
 
 
-def test_a_withdrawal_since_that_outweighs_the_consent_is_pointed_out(stored: Stored) -> None:
+def test_a_later_withdrawal_that_outweighs_the_consent_is_reported(stored: Stored) -> None:
     stored.run("consent", "withdraw", ANNA, "--purpose", "offers", "--withdrawn-at", "2026-03-05")
     warned = stored.run(*RECORD, *KNOWN).stderr
     assert f"{ANNA} will still not be mailed on the stream offers: consent_withdrawn" in warned
 
 
-def test_an_unsubscribe_of_before_gives_way_to_the_consent(stored: Stored) -> None:
+def test_an_earlier_unsubscribe_yields_to_the_consent(stored: Stored) -> None:
     stored.run("suppress", "add", ANNA, "--origin", "unsubscribe", "--since", "2026-02-01")
     assert stored.run(*RECORD, *KNOWN).stderr == ""
 
@@ -82,7 +82,7 @@ def test_an_unsubscribe_of_before_gives_way_to_the_consent(stored: Stored) -> No
 AGAIN = (*RECORD[:-2], *KNOWN)
 
 
-def test_what_docs_say_of_a_suppression_by_a_clock_that_was_ahead(stored: Stored) -> None:
+def test_the_documented_remedy_for_a_suppression_dated_ahead_works(stored: Stored) -> None:
     ahead = (now() + timedelta(hours=20)).isoformat()
     stored.run("suppress", "add", ANNA, "--origin", "unsubscribe", "--since", ahead)
     assert "not be mailed on the stream offers: suppressed_unsub" in stored.run(*AGAIN).stderr
@@ -96,7 +96,7 @@ def _documented_reason() -> list[str]:
     return shlex.split(text.partition(command)[2].partition("`")[0])
 
 
-def test_what_docs_say_of_a_withdrawal_by_a_clock_that_was_ahead(stored: Stored) -> None:
+def test_the_documented_remedy_for_a_withdrawal_dated_ahead_works(stored: Stored) -> None:
     ahead = (now() + timedelta(hours=20)).isoformat()
     stored.run("consent", "withdraw", ANNA, "--purpose", "offers", "--withdrawn-at", ahead)
     assert "not be mailed on the stream offers: consent_withdrawn" in stored.run(*AGAIN).stderr
@@ -122,7 +122,7 @@ def test_a_double_opt_in_is_a_request_and_its_confirmation(stored: Stored) -> No
     assert "pending" not in confirmation
 
 
-def test_a_second_click_on_the_same_link_is_no_new_consent(stored: Stored) -> None:
+def test_a_second_click_on_the_same_link_adds_nothing(stored: Stored) -> None:
     stored.run(*REQUEST, *MORNING)
     stored.run(*CONFIRM, *NOON)
     again = stored.run(*CONFIRM)
@@ -130,7 +130,7 @@ def test_a_second_click_on_the_same_link_is_no_new_consent(stored: Stored) -> No
     assert len(stored.json("contact", "show", ANNA)["consents"]) == 2
 
 
-def test_nothing_can_be_confirmed_that_was_not_asked_for(stored: Stored) -> None:
+def test_only_a_requested_consent_can_be_confirmed(stored: Stored) -> None:
     stored.run(*REQUEST, *NOON)
     for purpose, at in (("appeals", NOON), ("offers", MORNING)):
         confirm = ("consent", "record", ANNA, "--purpose", purpose, "--confirm", *at)
@@ -138,7 +138,7 @@ def test_nothing_can_be_confirmed_that_was_not_asked_for(stored: Stored) -> None
     assert len(stored.json("contact", "show", ANNA)["consents"]) == 1
 
 
-def test_who_withdrew_since_has_to_ask_anew(stored: Stored) -> None:
+def test_after_a_withdrawal_consent_must_be_requested_again(stored: Stored) -> None:
     stored.run(*REQUEST, *MORNING)
     stored.run("consent", "withdraw", ANNA, "--purpose", "offers", "--withdrawn-at", NOON[1])
     assert "was withdrawn after it was requested" in stored.run(*CONFIRM, code=1).stderr
@@ -146,7 +146,7 @@ def test_who_withdrew_since_has_to_ask_anew(stored: Stored) -> None:
     stored.run(*CONFIRM)
 
 
-def test_the_document_that_proves_it_is_kept_as_its_hash(stored: Stored) -> None:
+def test_a_document_of_proof_is_stored_as_its_hash(stored: Stored) -> None:
     scan = stored.file("scan.pdf", b"signed")
     expected = hashlib.sha256(b"signed").hexdigest()
     stored.run(*RECORD, *KNOWN, "--document", scan, "--form", "stand at the fair")
@@ -163,14 +163,14 @@ def test_the_document_that_proves_it_is_kept_as_its_hash(stored: Stored) -> None
     assert "form “stand at the fair”" in shown
 
 
-def test_a_withdrawal_of_the_future_counts_now_and_says_so(stored: Stored) -> None:
+def test_a_withdrawal_dated_ahead_counts_now_and_says_so(stored: Stored) -> None:
     withdraw = ("consent", "withdraw", ANNA, "--purpose", "offers", "--withdrawn-at")
     assert "2999-01-01 is in the future; it counts" in stored.run(*withdraw, "2999-01-01").stderr
     (consent,) = stored.json("contact", "show", ANNA)["consents"]
     assert not consent["withdrawn_at"].startswith("2999")
 
 
-def test_a_source_that_is_known_is_not_replaced(stored: Stored) -> None:
+def test_a_known_source_is_not_replaced(stored: Stored) -> None:
     stored.run(*RECORD, "--source", "partner")
     stored.run(*RECORD, "--source", "direct")
     assert stored.json("contact", "show", ANNA)["source"] == "partner"
@@ -183,7 +183,7 @@ def test_a_withdrawal_needs_no_contact(stored: Stored) -> None:
     assert consent["given_at"] is None
 
 
-def test_a_purpose_that_no_stream_has_is_pointed_out(stored: Stored) -> None:
+def test_a_purpose_without_a_stream_is_reported(stored: Stored) -> None:
     result = stored.run("consent", "withdraw", ANNA, "--purpose", "ofers")
     assert "no stream has the purpose 'ofers'" in result.stderr
     assert "appeals, b2b, marketing, offers" in result.stderr

@@ -1,4 +1,4 @@
-"""`--set FIELD=VALUE` at the imports, and spreadsheets that are imported."""
+"""`--set FIELD=VALUE` at imports, and imported spreadsheets."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def stored(tmp_path: Path) -> Stored:
     return Stored(tmp_path)
 
 
-def test_a_provider_s_export_becomes_provable(stored: Stored) -> None:
+def test_constants_complete_a_providers_export(stored: Stored) -> None:
     path = stored.file("subscribed.csv", MAILCHIMP)
     stored.run(
         "contact", "import", path, "--purpose", "offers", "--set", "source=direct",
@@ -36,14 +36,14 @@ def test_a_provider_s_export_becomes_provable(stored: Stored) -> None:
     assert scrubbed["allowed"] == 1
 
 
-def test_what_the_row_says_counts_above_it(stored: Stored) -> None:
+def test_a_value_in_the_row_overrides_the_constant(stored: Stored) -> None:
     path = stored.file("people.csv", f"address,source\n{ANNA},partner\nbert@people.example,\n")
     stored.run("contact", "import", path, "--set", "source=direct")
     assert stored.json("contact", "show", ANNA)["source"] == "partner"
     assert stored.json("contact", "show", "bert@people.example")["source"] == "direct"
 
 
-def test_suppressions_have_it_too(stored: Stored) -> None:
+def test_suppressions_take_constants_too(stored: Stored) -> None:
     path = stored.file("left.csv", f"address\n{ANNA}\n")
     stored.run("suppress", "import", path, "--set", "scope=marketing", "--set", "origin=objection")
     (found,) = stored.json("suppress", "show", ANNA)["suppressions"]
@@ -63,12 +63,12 @@ def test_suppressions_have_it_too(stored: Stored) -> None:
         ("optout_offered=maybe", "--set optout_offered: 'maybe' is neither true nor false"),
     ],
 )
-def test_what_no_row_could_say_is_refused_at_once(stored: Stored, said: str, fault: str) -> None:
+def test_an_invalid_constant_is_refused_at_once(stored: Stored, said: str, fault: str) -> None:
     path = stored.file("people.csv", f"address\n{ANNA}\n")
     assert fault in stored.run("contact", "import", path, "--set", said, code=2).stderr
 
 
-def test_our_own_ndjson_says_everything_itself(stored: Stored) -> None:
+def test_our_own_ndjson_takes_no_constants(stored: Stored) -> None:
     path = stored.file("people.ndjson", f'{{"address":"{ANNA}"}}\n')
     error = stored.run("contact", "import", path, "--set", "source=direct", code=2).stderr
     assert "--set works with tables only" in error
@@ -81,7 +81,7 @@ def test_consents_without_a_date_are_counted(stored: Stored) -> None:
     assert "1 line rejected for a consent without its date" in done.stderr
 
 
-def test_a_spreadsheet_is_imported_and_so_is_what_it_rejected(stored: Stored) -> None:
+def test_a_spreadsheet_and_its_rejected_rows_can_be_imported(stored: Stored) -> None:
     book = openpyxl.Workbook()
     for row in (["address", "collected_at"], [ANNA, "2025-01-01"], ["bert", "2025-01-02"]):
         book.active.append(row)

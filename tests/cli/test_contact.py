@@ -1,4 +1,4 @@
-"""`smtpproxy contact`: what a person sees who runs it, at a terminal and in a script."""
+"""`smtpproxy contact`, at a terminal and in a script."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def imported(stored: Stored) -> int:
 
 
 def wait_for_a_commit(stored: Stored) -> None:
-    """Wait until an import that was started has committed something."""
+    """Wait until a running import has committed something."""
 
     def committed() -> bool:
         result = CliRunner().invoke(
@@ -97,7 +97,7 @@ def test_import_show_and_export(stored: Stored) -> None:
     assert json.loads(stored.run("contact", "export").stdout) == whole
 
 
-def test_an_export_is_an_import(stored: Stored, tmp_path: Path) -> None:
+def test_an_export_can_be_imported(stored: Stored, tmp_path: Path) -> None:
     lines = [*people.ndjson(), json.dumps(CONTACT)]
     stored.run("contact", "import", stored.file("people.ndjson", "\n".join(lines)))
     output = tmp_path / "export.ndjson"
@@ -111,7 +111,7 @@ def test_an_export_is_an_import(stored: Stored, tmp_path: Path) -> None:
     assert other.run("contact", "export").stdout.encode() == output.read_bytes()
 
 
-def test_bad_lines_are_put_aside_and_the_rest_imported(stored: Stored) -> None:
+def test_bad_lines_are_rejected_and_the_rest_imported(stored: Stored) -> None:
     lines = [json.dumps(CONTACT), '{"address":"bert"}', '{"address":"c@people.example","x":1}']
     path = stored.file("people.ndjson", "\n".join(lines))
     done = stored.json("contact", "import", path, code=1)
@@ -169,10 +169,10 @@ def test_erase(stored: Stored) -> None:
     done = stored.run("contact", "erase", ANNA)
     assert first_line(done) == f"{ANNA}: erased; suppressed for marketing"
     stored.run("contact", "show", ANNA, code=1)
-    stored.run("contact", "import", path)  # lifts nothing
+    stored.run("contact", "import", path)  # it lifts nothing
     (found,) = stored.json("suppress", "show", ANNA)["suppressions"]
     assert (found["scope"], found["origin"]) == ("marketing", "erasure")
-    stored.run("contact", "show", ANNA, code=1)  # nor does it bring her back
+    stored.run("contact", "show", ANNA, code=1)  # nor does this bring her back
     assert stored.json("contact", "erase", "bert@people.example")["erased"] is False
     stored.json("suppress", "show", "bert@people.example")
 
@@ -209,7 +209,7 @@ def test_a_terminal_sees_progress(stored: Stored) -> None:
         assert part in seen
 
 
-def test_an_interrupted_import_says_how_far_it_got_and_can_be_run_again(stored: Stored) -> None:
+def test_an_interrupted_import_says_how_far_it_got_and_can_be_repeated(stored: Stored) -> None:
     path = many(stored, 1_600)
     process = subprocess.Popen(
         command(stored, "contact", "import", path),
@@ -230,7 +230,7 @@ def test_an_interrupted_import_says_how_far_it_got_and_can_be_run_again(stored: 
     assert (done["added"], done["unchanged"]) == (1_600 - before, before)
 
 
-def test_a_killed_import_can_be_run_again(stored: Stored) -> None:
+def test_a_killed_import_can_be_repeated(stored: Stored) -> None:
     path = many(stored, 1_600)
     process = subprocess.Popen(command(stored, "contact", "import", path), cwd=REPOSITORY)
     wait_for_a_commit(stored)
@@ -242,8 +242,8 @@ def test_a_killed_import_can_be_run_again(stored: Stored) -> None:
     assert (done["added"], done["unchanged"]) == (1_600 - before, before)
 
 
-def test_a_full_disk_ends_an_import_in_one_line(stored: Stored) -> None:
-    """A limit on the size of files stands for the disk: a write past it fails."""
+def test_a_full_disk_ends_an_import_with_one_line(stored: Stored) -> None:
+    """A file size limit stands in for the disk: a write past it fails."""
     stored.run("contact", "import", stored.file("people.ndjson", json.dumps(CONTACT)))
     path = many(stored, 1_600)
     limit = 400 * 1024

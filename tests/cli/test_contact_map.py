@@ -1,4 +1,4 @@
-"""`smtpproxy contact map`: from a file that nobody has described to people who may be mailed."""
+"""`smtpproxy contact map`: from an undescribed file to people who may be mailed."""
 
 import json
 import tomllib
@@ -29,7 +29,7 @@ KNOWN = (
 
 @pytest.fixture
 def stored(tmp_path: Path) -> Stored:
-    """With one thing that people can agree to."""
+    """With one purpose that people can consent to."""
     stored = Stored(tmp_path)
     config = tomllib.loads(stored.config_path.read_text())
     kept = ("offers", "receipts")
@@ -46,7 +46,7 @@ def mapped(stored: Stored, path: str, *options: str) -> Path:
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "utf-8-sig", "utf-16"])
-def test_from_a_crm_s_export_to_mail(stored: Stored, encoding: str) -> None:
+def test_a_crm_export_leads_to_people_who_may_be_mailed(stored: Stored, encoding: str) -> None:
     path = stored.file("crm.csv", FRENCH.encode(encoding))
     mapping = mapped(stored, path)
     done = stored.json("contact", "import", path, "--mapping", str(mapping), code=1)
@@ -58,7 +58,7 @@ def test_from_a_crm_s_export_to_mail(stored: Stored, encoding: str) -> None:
     assert "says yes, but" in Path(f"{path}.rejected").read_text(errors="replace")
 
 
-def test_a_row_of_nobody_asks_nothing_and_every_strange_cell_is_asked_at_once(
+def test_every_strange_cell_is_asked_about_at_once_except_in_rows_without_an_address(
     stored: Stored,
 ) -> None:
     header, people = (
@@ -72,7 +72,7 @@ def test_a_row_of_nobody_asks_nothing_and_every_strange_cell_is_asked_at_once(
     assert "612" not in error
 
 
-def test_a_column_named_as_the_purpose_goes_before_one_that_is_not(stored: Stored) -> None:
+def test_a_column_named_like_the_purpose_comes_first(stored: Stored) -> None:
     header = "Email;Opt-in partners;Opt-in offers;Opt-in date\n"
     path = stored.file("crm.csv", f"{header}eva@people.example;non;oui;2024-12-31\n")
     (table,) = tomllib.loads(mapped(stored, path).read_text())["consent"]
@@ -84,14 +84,14 @@ def test_a_column_named_as_the_purpose_goes_before_one_that_is_not(stored: Store
 
 
 @pytest.mark.parametrize("name", ["Opt-in tiers", "Opt-in offers of partners"])
-def test_what_partners_may_send_is_no_consent_to_ones_own_mail(stored: Stored, name: str) -> None:
+def test_consent_to_partners_mail_is_not_consent_to_ones_own(stored: Stored, name: str) -> None:
     header = f"Email;{name};Date d'opt-in\n"
     path = stored.file("crm.csv", f"{header}eva@people.example;oui;2024-12-31\n")
     error = stored.run("contact", "map", path, "--yes", *KNOWN, code=2).stderr
     assert f"What did people agree to if {name!r} says yes?" in error
 
 
-def test_dates_of_a_spreadsheet(stored: Stored) -> None:
+def test_dates_of_a_spreadsheet_are_mapped(stored: Stored) -> None:
     book = openpyxl.Workbook()
     for row in (
         ["Email", "Newsletter", "Opt-in date"],
@@ -108,7 +108,7 @@ def test_dates_of_a_spreadsheet(stored: Stored) -> None:
     assert shown["consents"][0]["given_at"] == "2024-12-31T00:00:00Z"
 
 
-def test_json_of_another_program(stored: Stored) -> None:
+def test_json_of_another_program_is_mapped(stored: Stored) -> None:
     line = {
         "id": 1,
         "contact": {"email": "eva@people.example", "optIn": True},
@@ -148,7 +148,7 @@ def test_json_of_another_program(stored: Stored) -> None:
         ),
     ],
 )
-def test_exports_of_providers(
+def test_exports_of_providers_are_mapped(
     stored: Stored, header: str, row: str, options: list[str], allowed: int
 ) -> None:
     path = stored.file("export.csv", f"{header}\n{row}\n")
@@ -159,7 +159,7 @@ def test_exports_of_providers(
     assert found["allowed"] == allowed
 
 
-def test_all_that_is_unknown_is_said_at_once(stored: Stored) -> None:
+def test_everything_unknown_is_reported_at_once(stored: Stored) -> None:
     path = stored.file("people.csv", "email,newsletter,created\na@b.example,maybe,03/04/2024\n")
     error = stored.run("contact", "map", path, "--yes", code=2).stderr
     for option in (
@@ -217,7 +217,7 @@ def test_questions_are_asked_until_they_are_answered(stored: Stored) -> None:
     ]
 
 
-def test_enter_alone_is_no_answer_where_nothing_is_proposed(stored: Stored) -> None:
+def test_enter_is_not_an_answer_without_a_proposal(stored: Stored) -> None:
     path = stored.file("crm.csv", "Email;Date inscription\nanna@people.example;03/04/2024\n")
     command = ["contact", "map", path, "--config", str(stored.config_path)]
     done = CliRunner().invoke(main, command, input="y\n\n")
@@ -225,7 +225,7 @@ def test_enter_alone_is_no_answer_where_nothing_is_proposed(stored: Stored) -> N
     assert "an answer is needed: there is no proposal to accept\n" in done.stderr
 
 
-def test_answers_that_end_name_the_options(stored: Stored) -> None:
+def test_if_input_ends_the_options_are_named(stored: Stored) -> None:
     path = stored.file("crm.csv", FRENCH)
     command = ["contact", "map", path, "--config", str(stored.config_path)]
     done = CliRunner().invoke(main, command, input="y\n")
@@ -244,7 +244,7 @@ def test_people_who_did_not_subscribe_are_mapped_to_no_consent(stored: Stored) -
     assert "agreed to nothing" not in stored.run("contact", "map", path, "--yes", code=2).stderr
 
 
-def test_a_file_is_never_overwritten(stored: Stored) -> None:
+def test_an_existing_mapping_is_never_overwritten(stored: Stored) -> None:
     path = stored.file("crm.csv", FRENCH)
     stored.file("crm.mapping.toml", "precious")
     error = stored.run("contact", "map", path, "--yes", *KNOWN, code=2).stderr
@@ -273,7 +273,7 @@ def test_a_file_is_never_overwritten(stored: Stored) -> None:
         ("{}\n", 1, "no line is a JSON object"),
     ],
 )
-def test_what_cannot_be_mapped_says_why(
+def test_a_file_that_cannot_be_mapped_is_refused_with_the_reason(
     stored: Stored, content: str | bytes, code: int, part: str
 ) -> None:
     path = stored.file("people", content)
@@ -296,13 +296,13 @@ def test_what_cannot_be_mapped_says_why(
         (["--set", "brand=x"], "there is no brand"),
     ],
 )
-def test_options_that_cannot_be_are_refused(stored: Stored, options: list[str], part: str) -> None:
+def test_invalid_options_are_refused(stored: Stored, options: list[str], part: str) -> None:
     path = stored.file("crm.csv", FRENCH)
     error = stored.run("contact", "map", path, "--yes", *KNOWN, *options, code=2).stderr
     assert part in error
 
 
-def test_nobody_is_named_where_no_terminal_is(stored: Stored) -> None:
+def test_without_a_terminal_nobody_is_named(stored: Stored) -> None:
     path = stored.file("crm.csv", FRENCH)
     done = stored.run("contact", "map", path, "--yes", *KNOWN)
     assert "@" not in done.stdout
@@ -312,8 +312,8 @@ def test_nobody_is_named_where_no_terminal_is(stored: Stored) -> None:
     assert "offers  1 may be mailed" in done.stdout
 
 
-def test_names_that_are_hostile_stay_text(stored: Stored) -> None:
-    """A header and a file's name are anybody's: neither becomes a line of the mapping."""
+def test_hostile_names_stay_text(stored: Stored) -> None:
+    """A header or file name can come from anybody: neither becomes a line of the mapping."""
     book = openpyxl.Workbook()
     flag = 'opt-in\n# "]'
     book.active.append(["email", 'x"\n[constants]\nsource = "direct', flag, "opt-in date"])
@@ -329,8 +329,8 @@ def test_names_that_are_hostile_stay_text(stored: Stored) -> None:
     assert stored.json("contact", "import", path, "--mapping", found["mapping"])["added"] == 1
 
 
-def test_a_no_is_obeyed_though_its_row_is_rejected(stored: Stored) -> None:
-    """Who agreed once and says no in a row with an impossible date is not mailed."""
+def test_a_no_is_obeyed_even_in_a_rejected_row(stored: Stored) -> None:
+    """Somebody who once agreed and says no in a row with an impossible date is not mailed."""
     twice = FRENCH + "Éva;eva@people.example;non;31/02/2025;\n"
     path = stored.file("crm.csv", FRENCH.encode())
     mapping = str(mapped(stored, path))
@@ -344,8 +344,8 @@ def test_a_no_is_obeyed_though_its_row_is_rejected(stored: Stored) -> None:
     assert found["by_reason"] == {"consent_withdrawn": 1}
 
 
-def test_the_sample_says_who_may_be_mailed_as_the_import_does(stored: Stored) -> None:
-    """Of people who were erased, of people who want less mail, and while a stream is paused."""
+def test_the_sample_counts_people_like_the_import(stored: Stored) -> None:
+    """Including erased people, people who want less mail, and a paused stream."""
     rows = [f"{name};{name}@people.example;Oui;31/12/2024;" for name in ("eva", "noe", "zoe")]
     path = stored.file("crm.csv", "\n".join([FRENCH.partition("\n")[0], *rows]))
     erased = ("eva@people.example", "--origin", "erasure", "--since", "2024-01-01")
@@ -373,11 +373,11 @@ def test_the_sample_says_who_may_be_mailed_as_the_import_does(stored: Stored) ->
     }  # fmt: skip
 
 
-def test_days_and_months_that_a_spreadsheet_exchanged_are_asked_about(stored: Stored) -> None:
+def test_days_that_a_spreadsheet_swapped_with_months_are_asked_about(stored: Stored) -> None:
     book = openpyxl.Workbook()
     assert book.active is not None
     book.active.append(["email", "newsletter", "opt-in date"])
-    book.active.append(["eva@people.example", "yes", date(2024, 4, 3)])  # 04/03/2024, of March
+    book.active.append(["eva@people.example", "yes", date(2024, 4, 3)])  # 4 March 2024
     book.active.append(["noe@people.example", "yes", "13/05/2024"])
     path = str(stored.folder / "people.xlsx")
     book.save(path)

@@ -1,4 +1,4 @@
-"""`smtpproxy dkim`: keys, records, and what is said of a message's signatures."""
+"""`smtpproxy dkim`: keys, records, and the verification of signatures."""
 
 import json
 import os
@@ -34,9 +34,7 @@ def _config(folder: Path, **more: Any) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["rsa", "ed25519"])
-def test_a_new_key_is_private_and_its_record_is_what_verifiers_want(
-    tmp_path: Path, kind: str
-) -> None:
+def test_a_new_key_is_private_and_its_record_valid(tmp_path: Path, kind: str) -> None:
     file = tmp_path / "s1.pem"
     names = ("--domain", "Shop.example", "--selector", "s1", "--type", kind)
     done = _run("keygen", str(file), *names)
@@ -56,7 +54,7 @@ def test_a_new_key_is_private_and_its_record_is_what_verifiers_want(
             0,
             "shop.example (selector s1): valid; dkimpy: valid\n",
         )
-    for taken in (str(file), str(tmp_path), ".", "/", ""):  # the last as a variable that is not set
+    for taken in (str(file), str(tmp_path), ".", "/", ""):  # the last one as an unset variable
         again = _run("keygen", taken, *names)
         assert (again.exit_code, "never overwritten" in again.output) == (1, True), taken
 
@@ -67,7 +65,7 @@ def test_root_gives_a_new_key_to_the_relay(tmp_path: Path) -> None:
     state = load(config).server.state_dir
     state.mkdir(exist_ok=True)
     os.chown(state, 65534, 65534)
-    home = tmp_path / "home"  # of somebody who is not to read the key
+    home = tmp_path / "home"  # of a user who must not read the key
     home.mkdir()
     os.chown(home, 4711, 4711)
     names = ("--domain", "shop.example", "--selector", "s1", "--type", "ed25519")
@@ -93,11 +91,11 @@ def test_the_records_of_the_configured_keys(tmp_path: Path) -> None:
     assert _run("record", str(keys[0].path), config=config).exit_code == 2
 
 
-def test_verify_asks_the_dns_and_says_what_is_wrong_with_each(tmp_path: Path) -> None:
+def test_verify_queries_the_dns_and_explains_each_failure(tmp_path: Path) -> None:
     key = KeyFile(tmp_path)
     message = tmp_path / "message.eml"
     raw = signed(signed(marketing(), key, ALL), key, ["from"])
-    message.write_bytes(raw.replace(b"\r\n", b"\n"))  # as files are on this machine
+    message.write_bytes(raw.replace(b"\r\n", b"\n"))  # line ends as in files on this machine
     with NameServer(key.dns) as dns:
         config = _config(tmp_path, dns={"nameservers": [dns.address], "timeout": "500ms"})
         done = _run("verify", str(message), config=config)
@@ -117,7 +115,7 @@ def test_verify_asks_the_dns_and_says_what_is_wrong_with_each(tmp_path: Path) ->
         assert "unknown: TXT s1._domainkey.shop.example" in unknown.output
 
 
-def test_a_signature_is_valid_only_if_dkimpy_says_so_too(tmp_path: Path) -> None:
+def test_a_signature_is_valid_only_if_dkimpy_agrees(tmp_path: Path) -> None:
     key = KeyFile(tmp_path)
     message, records = tmp_path / "message.eml", tmp_path / "records"
     config = _config(tmp_path)
@@ -127,7 +125,7 @@ def test_a_signature_is_valid_only_if_dkimpy_says_so_too(tmp_path: Path) -> None
         records.write_text(f'{key.name}. IN TXT "{record}"\n')
         return _run("verify", str(message), "--record", str(records), config=config)
 
-    # A key for no SHA-256, which dkimpy does not look at; and for mail and more, which it refuses.
+    # A key not for SHA-256: dkimpy does not check that. One for mail and more: it refuses that.
     for tag, said in (
         ("h=sha1", "unusable: it does not allow sha256; dkimpy disagrees: valid\n"),
         ("s=email:other", "valid; dkimpy disagrees: not valid\n"),
@@ -142,7 +140,7 @@ def test_a_signature_is_valid_only_if_dkimpy_says_so_too(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("cut", "mark", "told"), [(998, "", True), (989, "!", True), (997, "", False), (989, "", False)]
 )
-def test_verify_sees_that_an_mta_has_broken_a_line(
+def test_verify_detects_a_line_broken_by_an_mta(
     tmp_path: Path, cut: int, mark: str, told: bool
 ) -> None:
     key = KeyFile(tmp_path)
@@ -156,7 +154,7 @@ def test_verify_sees_that_an_mta_has_broken_a_line(
     assert "broken: the body is not what was signed" in done.output
 
 
-def test_a_message_without_signature(tmp_path: Path) -> None:
+def test_a_message_without_a_signature(tmp_path: Path) -> None:
     message = tmp_path / "message.eml"
     message.write_bytes(marketing())
     done = _run("verify", str(message), config=_config(tmp_path))
@@ -164,7 +162,7 @@ def test_a_message_without_signature(tmp_path: Path) -> None:
     assert "no DKIM signature" in done.output
 
 
-def test_check_looks_at_the_keys(tmp_path: Path) -> None:
+def test_check_examines_the_keys(tmp_path: Path) -> None:
     good, open_to_all = KeyFile(tmp_path, "good"), KeyFile(tmp_path, "open")
     open_to_all.path.chmod(0o644)
     weak = KeyFile(tmp_path, "weak", bits=1024)
@@ -193,7 +191,7 @@ def test_check_looks_at_the_keys(tmp_path: Path) -> None:
     )
 
 
-def test_explain_looks_at_signatures_as_the_relay_does(tmp_path: Path) -> None:
+def test_explain_verifies_signatures_like_the_relay(tmp_path: Path) -> None:
     key = KeyFile(tmp_path)
     message = tmp_path / "message.eml"
     with NameServer(key.dns) as dns:
@@ -218,6 +216,6 @@ def test_explain_looks_at_signatures_as_the_relay_does(tmp_path: Path) -> None:
         assert rule(["from"])[0] == "unsubscribe_unsigned"
         assert rule(["from"], dkim=[key.table()])[0] == "none"
         moment = datetime.now(UTC).isoformat()
-        assert rule(["from"], "--at", moment)[0] == "none"  # what the DNS said then is not known
+        assert rule(["from"], "--at", moment)[0] == "none"  # nobody knows what the DNS held then
         dns.fail(key.name, "servfail")
         assert rule(ALL)[0] == "temporary_failure"

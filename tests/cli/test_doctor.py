@@ -1,4 +1,4 @@
-"""`smtpproxy doctor`, run as people run it."""
+"""`smtpproxy doctor`, as users run it."""
 
 import json
 import tomllib
@@ -42,7 +42,7 @@ def dns() -> Iterator[NameServer]:
 
 @pytest.fixture
 def relay(dns: NameServer, tmp_path: Path) -> Iterator[RelayProcess]:
-    """A configuration in order: a relay that signs, before an MTA; it need not run."""
+    """A correct configuration: a signing relay in front of an MTA, not running."""
     pem, key = new_key("ed25519")
     path = tmp_path / "s1.pem"
     path.write_bytes(pem)
@@ -67,7 +67,7 @@ def _statuses(report: dict[str, Any], subject: str) -> dict[str, str]:
     return {f["check"]: f["status"] for f in report["findings"] if f["subject"] == subject}
 
 
-def test_what_is_in_order_ends_with_0(relay: RelayProcess) -> None:
+def test_a_correct_setup_ends_with_0(relay: RelayProcess) -> None:
     code, report = _report(relay)
     assert (code, report["status"], report["domains"]) == (0, "pass", ["shop.example"])
     kinds = ("spf", "dkim", "dmarc", "alignment", "mx")
@@ -83,7 +83,7 @@ def test_what_is_in_order_ends_with_0(relay: RelayProcess) -> None:
     assert all(line["source"] for line in report["checklist"])
 
 
-def test_a_narrow_terminal_cuts_nothing_off(
+def test_a_narrow_terminal_truncates_nothing(
     relay: RelayProcess, dns: NameServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "70")
@@ -94,13 +94,13 @@ def test_a_narrow_terminal_cuts_nothing_off(
     assert "rua=mailto:dmarc@shop.example" in "".join(stdout.split())
 
 
-def test_what_fails_ends_with_1_and_says_what_to_do(relay: RelayProcess, dns: NameServer) -> None:
+def test_a_failure_ends_with_1_and_says_what_to_do(relay: RelayProcess, dns: NameServer) -> None:
     dns.remove("_dmarc.shop.example", "TXT")
     dns.remove("shop.example", "MX")
     dns.add("shop.example MX 0 .")
     dns.remove("relay.example", "TXT")
     code, report = _report(relay)
-    assert _statuses(report, "relay.example") == {"spf": "warn"}, "for bounces alone"
+    assert _statuses(report, "relay.example") == {"spf": "warn"}, "it is for bounces only"
     assert (code, report["status"]) == (1, "fail")
     found = _statuses(report, "shop.example")
     assert (found["dmarc"], found["mx"], found["spf"]) == ("fail", "fail", "pass")
@@ -114,7 +114,7 @@ def test_what_fails_ends_with_1_and_says_what_to_do(relay: RelayProcess, dns: Na
     assert "What mailbox providers require of bulk senders" in stdout
 
 
-def test_one_check_and_one_domain_alone(relay: RelayProcess, dns: NameServer) -> None:
+def test_a_single_check_and_a_single_domain(relay: RelayProcess, dns: NameServer) -> None:
     code, report = _report(relay, "--only", "mx", "--only", "dmarc", "--domain", "Other.Example")
     assert code == 1
     assert {f["check"] for f in report["findings"]} == {"mx", "dmarc"}
@@ -124,7 +124,7 @@ def test_one_check_and_one_domain_alone(relay: RelayProcess, dns: NameServer) ->
 
 
 @pytest.mark.parametrize("fault", ["servfail", "refused", "silence", "garbage"])
-def test_where_the_dns_does_not_answer_nothing_is_known(
+def test_without_dns_answers_results_are_unknown(
     relay: RelayProcess, dns: NameServer, fault: str
 ) -> None:
     for name in ("shop.example", "_dmarc.shop.example", "s1._domainkey.shop.example"):
@@ -137,28 +137,26 @@ def test_where_the_dns_does_not_answer_nothing_is_known(
     assert set(_statuses(report, "shop.example").values()) == {"unknown"}
 
 
-def test_an_answer_that_did_not_fit_is_asked_for_again(
-    relay: RelayProcess, dns: NameServer
-) -> None:
+def test_a_truncated_answer_is_requested_again(relay: RelayProcess, dns: NameServer) -> None:
     dns.fail("shop.example", "truncated")
     _, report = _report(relay, "--only", "spf")
     assert _statuses(report, "shop.example") == {"spf": "pass"}
 
 
-def test_a_dns_that_never_answers_is_not_waited_for(relay: RelayProcess, dns: NameServer) -> None:
+def test_an_unresponsive_dns_is_not_waited_for(relay: RelayProcess, dns: NameServer) -> None:
     dns.fail("shop.example", "silence")
     _, report = _report(relay, "--timeout", "0.3", "--only", "spf")
     assert "not finished within 0.3 s" in {f["text"] for f in report["findings"]}
 
 
-def test_wrong_usage(relay: RelayProcess) -> None:
+def test_wrong_usage_is_explained(relay: RelayProcess) -> None:
     for arguments in (("--only", "nothing"), ("--domain", "@shop.example"), ("--timeout", "0")):
         code, stdout, stderr = relay.command("doctor", *arguments)
         assert (code, stdout) == (2, "")
         assert "Error" in stderr
 
 
-def test_every_demand_has_a_source_and_needs_what_is_there() -> None:
+def test_every_demand_has_a_source_and_refers_to_existing_checks() -> None:
     known = {*Check, *FACTS}
     for demand in demands():
         assert demand.source

@@ -1,4 +1,4 @@
-"""People who were erased stay erased, until they come back by themselves."""
+"""Erased people stay erased until they come back by themselves."""
 
 import json
 from pathlib import Path
@@ -49,7 +49,7 @@ def people(stored: Stored, *options: str) -> str:
     return stored.run("contact", "import", path, *options).stdout
 
 
-def test_receipts_still_reach_who_was_erased(stored: Stored) -> None:
+def test_receipts_still_reach_erased_people(stored: Stored) -> None:
     (kept,) = stored.json("suppress", "show", ANNA)["suppressions"]
     assert (kept["scope"], kept["origin"]) == ("marketing", "erasure")
     erased = suppression("marketing", Origin.ERASURE)
@@ -57,7 +57,7 @@ def test_receipts_still_reach_who_was_erased(stored: Stored) -> None:
     assert said(verdict(CUSTOMER, erased)) == "refuse suppressed_erasure"
 
 
-def test_an_erasure_told_by_hand_or_by_a_file_leaves_receipts_alone_too(stored: Stored) -> None:
+def test_an_erasure_recorded_by_hand_or_file_spares_receipts_too(stored: Stored) -> None:
     carl, dora = "carl@people.example", "dora@people.example"
     stored.run("suppress", "add", carl, "--origin", "erasure")
     mapping = stored.file(
@@ -73,13 +73,13 @@ def test_an_erasure_told_by_hand_or_by_a_file_leaves_receipts_alone_too(stored: 
     assert scopes == {"marketing", "all"}
 
 
-def test_all_mail_is_stopped_where_that_was_asked_for(stored: Stored) -> None:
+def test_all_mail_is_stopped_on_request(stored: Stored) -> None:
     assert "suppressed for all" in stored.run("contact", "erase", BERT, "--scope", "all").stdout
     (kept,) = stored.json("suppress", "show", BERT)["suppressions"]
     assert kept["scope"] == "all"
 
 
-def test_an_import_leaves_them_out_and_says_how_many(stored: Stored) -> None:
+def test_an_import_skips_them_and_says_how_many(stored: Stored) -> None:
     assert "0 added, 0 changed, 1 unchanged" in (out := people(stored))
     assert "1 left out: erased, and only the people themselves can come back" in out
     stored.run("contact", "show", ANNA, code=1)
@@ -91,18 +91,18 @@ def test_a_dry_run_says_so_too(stored: Stored) -> None:
     assert "erased: left out" in people(stored, "--dry-run")
 
 
-def test_they_come_back_by_consent_of_their_own_with_its_proof(stored: Stored) -> None:
+def test_only_their_own_proven_consent_brings_them_back(stored: Stored) -> None:
     bare = stored.run(*RECORD, "--method", "unticked_box").stderr
     assert f"{ANNA} will still not be mailed on the stream offers: suppressed_erasure" in bare
     proven = stored.run(*RECORD, "--method", "signed_form", "--wording", "form v4").stderr
     assert "will still not be mailed" not in proven
     people(stored)
-    assert len(stored.json("contact", "show", ANNA)["consents"]) == 2  # the import's is not there
+    assert len(stored.json("contact", "show", ANNA)["consents"]) == 2  # without that of the import
 
 
 YIELDING = [
     (replace(SUBSCRIBER, acts=(replace(AGREED, at=COLLECTED + 2 * DAY),)), "allow consent"),
-    (SUBSCRIBER, "refuse suppressed_erasure"),  # it was given before
+    (SUBSCRIBER, "refuse suppressed_erasure"),  # given before the erasure
     (
         replace(PERSON, acts=(replace(AGREED, at=COLLECTED + 2 * DAY, method="silence"),)),
         "refuse suppressed_erasure",
@@ -112,7 +112,7 @@ YIELDING = [
 
 @pytest.mark.parametrize(("contact", "expected"), YIELDING)
 @pytest.mark.parametrize("scope", ["marketing", "all"])
-def test_an_erasure_yields_to_valid_consent_that_is_later(
+def test_an_erasure_yields_to_later_valid_consent(
     contact: Contact, expected: str, scope: str
 ) -> None:
     assert said(verdict(contact, suppression(scope, Origin.ERASURE))) == expected
@@ -122,5 +122,5 @@ def test_an_erasure_yields_to_valid_consent_that_is_later(
     ("rulebook", "yields"),
     [("fr", True), ("uk", True), ("de", True), ("us", True), ("ca", True), ("eu-strict", False)],
 )
-def test_under_which_rulebooks_it_yields(rulebook: str, *, yields: bool) -> None:
+def test_rulebooks_under_which_an_erasure_yields_to_consent(rulebook: str, *, yields: bool) -> None:
     assert (Origin.ERASURE in builtin(rulebook).lifted_by_consent) == yields

@@ -25,7 +25,7 @@ YESTERDAY = datetime.now(UTC) - timedelta(days=1)
 
 @pytest.fixture(scope="module")
 def sent(bench: Bench) -> list[str]:
-    """A message with a hostile subject, one together with others, and a refused one; their ids."""
+    """Ids of a message with a hostile subject, one with other recipients, and a refused one."""
 
     async def withdrawn(store: Store) -> None:
         evidence = Evidence(version="7", form="https://shop.example/stop", ip="198.51.100.4")
@@ -62,7 +62,7 @@ def written(bench: Bench, path: Path, *arguments: str, code: int = 0) -> str:
 
 
 class Text(HTMLParser):
-    """The cells and paragraphs of a page; a tag that nobody closes is an error."""
+    """The cells and paragraphs of a page; an unclosed tag is an error."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -84,13 +84,13 @@ class Text(HTMLParser):
             self.texts.append(data)
 
 
-def test_the_page_tells_everything(bench: Bench, sent: list[str], tmp_path: Path) -> None:
+def test_the_page_has_everything(bench: Bench, sent: list[str], tmp_path: Path) -> None:
     texts = Text(written(bench, tmp_path / "jeanne.html")).texts
     page = "\n".join(texts)
     assert f"What is known about {JEANNE}" in texts
-    assert '<b>Shoes</b> | "*" & co' in texts, "text, no markup"
+    assert '<b>Shoes</b> | "*" & co' in texts, "must be text, not markup"
     for id in sent:
-        assert texts.count(id) == 2, "the decision, and its place in the audit log"
+        assert texts.count(id) == 2, "once as a decision, once in the audit log"
     assert "verified, no faults" in texts
     for proof in ("wording “form v3”", "192.0.2.7", "box they ticked", "198.51.100.4"):
         assert proof in page
@@ -101,7 +101,7 @@ def test_the_page_tells_everything(bench: Bench, sent: list[str], tmp_path: Path
     assert page.count("allowed") >= 2
 
 
-def test_it_is_there_in_french(bench: Bench, sent: list[str], tmp_path: Path) -> None:
+def test_there_is_a_french_version(bench: Bench, sent: list[str], tmp_path: Path) -> None:
     page = written(bench, tmp_path / "jeanne.html", "--lang", "fr")
     assert '<html lang="fr">' in page
     texts = Text(page).texts
@@ -115,7 +115,7 @@ def test_it_is_there_in_french(bench: Bench, sent: list[str], tmp_path: Path) ->
         assert words in texts
 
 
-def test_markdown_holds_one_cell_a_value(bench: Bench, sent: list[str], tmp_path: Path) -> None:
+def test_markdown_has_one_cell_per_value(bench: Bench, sent: list[str], tmp_path: Path) -> None:
     text = written(bench, tmp_path / "jeanne.md")
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert all(len(re.findall(r"(?<!\\)\|", row)) in (5, 6, 7) for row in rows)
@@ -131,7 +131,7 @@ def test_markdown_holds_one_cell_a_value(bench: Bench, sent: list[str], tmp_path
 def test_a_person_gets_the_document_in_their_language(
     bench: Bench, language: str, title: str, tmp_path: Path
 ) -> None:
-    """GDPR 12(1): intelligible. What has no text in their language is in English."""
+    """GDPR 12(1): intelligible. Text that is not translated is in English."""
     address = f"reads-{language}@people.example".lower()
     people = tmp_path / "people.ndjson"
     people.write_text(json.dumps({"address": address, "source": "direct", "language": language}))
@@ -142,7 +142,7 @@ def test_a_person_gets_the_document_in_their_language(
     assert out.startswith("# Wat er over")
 
 
-def test_a_file_that_nobody_named_is_not_overwritten(
+def test_a_file_not_named_on_the_command_line_is_not_overwritten(
     bench: Bench, sent: list[str], tmp_path: Path
 ) -> None:
     page, other = tmp_path / "jeanne.html", tmp_path / "jeanne.json"
@@ -157,7 +157,7 @@ def test_a_file_that_nobody_named_is_not_overwritten(
         assert json.loads(other.read_text())["address"] == JEANNE
 
 
-def test_the_same_for_programs(bench: Bench, sent: list[str], tmp_path: Path) -> None:
+def test_json_has_the_same_content(bench: Bench, sent: list[str], tmp_path: Path) -> None:
     written(bench, tmp_path / "jeanne.html")
     beside = json.loads((tmp_path / "jeanne.json").read_text())
     printed = bench.json("contact", "export", JEANNE, "--evidence")
@@ -180,7 +180,7 @@ def test_no_other_recipient_is_named(bench: Bench, sent: list[str], tmp_path: Pa
     assert address("nothing") not in page + (tmp_path / "jeanne.json").read_text()
 
 
-def test_an_address_that_nobody_knows_has_an_answer_too(bench: Bench) -> None:
+def test_an_unknown_address_gets_a_document_too(bench: Bench) -> None:
     who = ("contact", "export", "nobody@else.example")
     out, _ = bench.run(*who, "--evidence", code=0)
     assert "Nothing is stored about this address" in out
@@ -189,7 +189,7 @@ def test_an_address_that_nobody_knows_has_an_answer_too(bench: Bench) -> None:
     assert err == "Error: there is no contact nobody@else.example\n"
 
 
-def test_mail_to_an_address_that_the_person_had_before_is_in_it(bench: Bench) -> None:
+def test_mail_to_a_former_address_is_included(bench: Bench) -> None:
     old, new = address("customer"), "customer.new@people.example"
     bench.relay.send(messages.message(stream="receipts"), old)
     seen = ("audit", "show", "--recipient", old)
@@ -202,7 +202,7 @@ def test_mail_to_an_address_that_the_person_had_before_is_in_it(bench: Bench) ->
     assert f"; {decision['id']} | {old} |" in page
 
 
-def test_without_a_controller_there_is_no_document(bench: Bench, tmp_path: Path) -> None:
+def test_the_document_needs_a_controller(bench: Bench, tmp_path: Path) -> None:
     config = tmp_path / "bare.toml"
     without = {key: table for key, table in bench.relay.config.items() if key != "controller"}
     config.write_text(to_toml(without))
@@ -215,7 +215,7 @@ def test_without_a_controller_there_is_no_document(bench: Bench, tmp_path: Path)
     assert json.loads(out)["controller"] is None
 
 
-def test_one_contact_in_the_form_that_import_reads(bench: Bench) -> None:
+def test_a_single_contact_is_exported_in_the_import_format(bench: Bench) -> None:
     out, _ = bench.run("contact", "export", JEANNE, code=0)
     (line,) = out.splitlines()
     assert json.loads(line)["address"] == JEANNE
@@ -223,9 +223,7 @@ def test_one_contact_in_the_form_that_import_reads(bench: Bench) -> None:
     assert "--evidence is about one ADDRESS" in err
 
 
-def test_a_record_that_was_changed_is_said_so(
-    bench: Bench, sent: list[str], tmp_path: Path
-) -> None:
+def test_an_altered_record_is_reported(bench: Bench, sent: list[str], tmp_path: Path) -> None:
     path = segments(audit.folder(bench.relay))[0]
     content = path.read_bytes()
     try:
@@ -237,17 +235,17 @@ def test_a_record_that_was_changed_is_said_so(
     assert "changed: " in page
 
 
-# erased at last: after this nothing above would be there
+# last, because it erases what the tests above need
 
 
-def test_erasing_reaches_the_running_relay_s_record_unless_that_is_kept(
+def test_erasing_reaches_the_running_relays_record_unless_it_is_to_be_kept(
     bench: Bench, sent: list[str]
 ) -> None:
     out, _ = bench.run("contact", "erase", JEANNE, "--keep-record", code=0)
     assert out.startswith(f"{JEANNE}: erased; suppressed for marketing\naudit log: unchanged")
     bench.run("contact", "show", JEANNE, code=1)
     proof, _ = bench.run("contact", "export", JEANNE, "--evidence", code=0)
-    assert "192.0.2.7" in proof, "what the consent was proven with"
+    assert "192.0.2.7" in proof, "the proof of consent must stay"
     assert sent[0] in proof
     out, _ = bench.run("contact", "erase", JEANNE, code=0)
     assert out.startswith(
@@ -257,7 +255,7 @@ def test_erasing_reaches_the_running_relay_s_record_unless_that_is_kept(
     folder = audit.folder(bench.relay)
     everything = b"".join(path.read_bytes() for path in segments(folder))
     assert JEANNE.encode() not in everything
-    assert b"192.0.2.7" not in everything, "nor what the consent was proven with"
+    assert b"192.0.2.7" not in everything, "the proof of consent must go too"
     assert bench.json("audit", "verify", code=0)["erased"] == 3
     (record,) = bench.json("audit", "show", sent[0], code=0)
     (recipient,) = record["recipients"]

@@ -42,7 +42,7 @@ NAMES = [" ".join(arguments[:2]) for arguments in READING + WRITING]
 
 @pytest.fixture
 def stored() -> Iterator[Stored]:
-    """In a folder that everybody may enter, unlike those that pytest makes."""
+    """In a folder that every user may enter, unlike those of pytest."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Stored(Path(folder))
@@ -72,10 +72,10 @@ def filled_in(stored: Stored, arguments: tuple[str, ...]) -> list[str]:
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, tuple) else "",
 )
-def test_no_database_yet_is_an_empty_one(
+def test_a_database_not_yet_created_counts_as_empty(
     stored: Stored, arguments: tuple[str, ...], code: int, says: str
 ) -> None:
-    """What only looks answers as the relay would, which begins with nothing, and says so."""
+    """Read-only commands answer as the relay would, which starts empty, and say so."""
     result = stored.run(*filled_in(stored, arguments), code=code)
     assert "there is no database yet" in result.stderr
     assert "nobody is known yet" in result.stderr
@@ -84,8 +84,8 @@ def test_no_database_yet_is_an_empty_one(
 
 
 @pytest.mark.parametrize("kind", ["suppress", "contact"])
-def test_no_database_yet_is_no_empty_export(stored: Stored, kind: str) -> None:
-    """Somebody would take it for the word that nobody is suppressed."""
+def test_a_database_not_yet_created_gives_no_empty_export(stored: Stored, kind: str) -> None:
+    """It could be taken to mean that nobody is suppressed."""
     result = stored.run(kind, "export", code=1)
     assert "there is no database yet" in result.stderr
 
@@ -106,9 +106,9 @@ NOTHING = [b"", b"\xef\xbb\xbf", b"\n \r\n"]
 
 @pytest.mark.parametrize("arguments", ROWS_OF, ids=lambda each: " ".join(each).lower())
 def test_a_file_without_rows_is_1(stored: Stored, arguments: tuple[str, ...]) -> None:
-    """It is nearly always a mistake."""
+    """An empty file is nearly always a mistake."""
     stored.run("suppress", "add", ANNA)
-    takes_header = arguments[:2] != ("suppress", "key")  # which takes one address per line
+    takes_header = arguments[:2] != ("suppress", "key")  # this one takes one address per line
     for content in (*NOTHING, *([b"address\n\n"] if takes_header else [])):
         path = stored.file("list.csv", content)
         command = [path if argument == "FILE" else argument for argument in arguments]
@@ -119,7 +119,7 @@ def test_a_file_without_rows_is_1(stored: Stored, arguments: tuple[str, ...]) ->
 
 
 @pytest.mark.parametrize("command", [("suppress", "rekey"), ("partner", "cover")], ids=" ".join)
-def test_a_line_that_cannot_be_read_is_1(stored: Stored, command: tuple[str, ...]) -> None:
+def test_an_unreadable_line_is_1(stored: Stored, command: tuple[str, ...]) -> None:
     stored.run("suppress", "add", ANNA)
     path = stored.file("list.txt", f"{ANNA}\nnobody\n")
     assert "line 2: " in stored.run(*command, "--from", path, code=1).stderr
@@ -154,7 +154,7 @@ NAMING = [
 
 
 @pytest.mark.parametrize("arguments", NAMING, ids=" ".join)
-def test_a_name_that_the_configuration_lacks_is_2(
+def test_a_name_missing_from_the_configuration_is_2(
     stored: Stored, arguments: tuple[str, ...]
 ) -> None:
     stored.run("suppress", "add", ANNA)
@@ -173,7 +173,7 @@ def test_a_name_that_the_configuration_lacks_is_2(
         (("unsubscribe", "keys"), "there is no key: no stream"),
     ],
 )
-def test_keys_that_were_never_made_are_not_lost(
+def test_keys_not_yet_made_are_not_reported_as_lost(
     stored: Stored, arguments: tuple[str, ...], says: str
 ) -> None:
     result = stored.run(*arguments, code=1)
@@ -207,7 +207,7 @@ def test_a_missing_permission_is_1(stored: Stored, arguments: tuple[str, ...]) -
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can run as somebody else")
-def test_a_configuration_that_may_not_be_read_is_2(stored: Stored) -> None:
+def test_a_configuration_without_read_permission_is_2(stored: Stored) -> None:
     command = ["suppress", "show", ANNA, "--config", str(stored.config_path)]
     folder = stored.config_path.parent
     for closed, mode in ((stored.config_path, 0o600), (folder, 0o700)):
@@ -240,7 +240,7 @@ def test_a_configuration_that_may_not_be_read_is_2(stored: Stored) -> None:
     ],
     ids=" ".join,
 )
-def test_a_file_that_may_not_be_read_is_1(stored: Stored, arguments: tuple[str, ...]) -> None:
+def test_a_file_without_read_permission_is_1(stored: Stored, arguments: tuple[str, ...]) -> None:
     shut = stored.folder / "shut"
     shut.mkdir()
     file = shut / "list.csv"
@@ -260,8 +260,8 @@ def test_a_file_that_may_not_be_read_is_1(stored: Stored, arguments: tuple[str, 
 
 
 def as_nobody(command: list[str]) -> tuple[int, str]:
-    """Run a command in a child without rights; return its exit code and stderr."""
-    CliRunner().invoke(main, [*command, "--help"])  # loads what nobody may not read
+    """Run a command in an unprivileged child; return its exit code and stderr."""
+    CliRunner().invoke(main, [*command, "--help"])  # loads modules that `nobody` cannot read
     read_end, write_end = os.pipe()
     if (child := os.fork()) == 0:
         code = 99
@@ -292,7 +292,7 @@ def as_nobody(command: list[str]) -> tuple[int, str]:
     ids=" ".join,
 )
 def test_a_period_that_ends_before_it_begins_is_2(stored: Stored, command: tuple[str, ...]) -> None:
-    """Looking at nothing, `verify` would find nothing wrong."""
+    """With nothing to look at, `verify` would find nothing wrong."""
     result = stored.run(*command, "--until", "2026-01-12", code=2)
     assert "--until: 2026-01-12 00:00 UTC is not after --since" in result.stderr
     result = stored.run(*command, "--since", "2126-12-01", code=2)
@@ -311,8 +311,8 @@ ODD = ["nan", "inf", "-inf", "-0", "0", "1e400", "9" * 30, "", "٣", "1_000", "+
 
 @pytest.mark.parametrize("arguments", NUMBERS, ids=lambda each: " ".join(each[:2]))
 @pytest.mark.parametrize("odd", ODD)
-def test_what_is_no_number_within_bounds_is_2(arguments: tuple[str, ...], odd: str) -> None:
-    """`--every nan` was waited for."""
+def test_an_invalid_or_unbounded_number_is_2(arguments: tuple[str, ...], odd: str) -> None:
+    """`--every nan` once waited for ever."""
     result = CliRunner().invoke(main, [odd if each == "N" else each for each in arguments])
     assert result.exit_code == 2, result.output
     *_, error = result.stderr.splitlines()
@@ -322,7 +322,7 @@ def test_what_is_no_number_within_bounds_is_2(arguments: tuple[str, ...], odd: s
 
 
 def test_every_number_of_a_command_is_read_the_same_way() -> None:
-    """Those of click take `nan`, `1_000` and digits of any script."""
+    """Those of click accept `nan`, `1_000` and digits of any script."""
     of_click = (click.types.IntParamType, click.types.FloatParamType)
     assert not [
         f"{name} {parameter.opts[0]}"
@@ -333,8 +333,8 @@ def test_every_number_of_a_command_is_read_the_same_way() -> None:
 
 
 @needs("tmpfs")
-def test_a_full_disk_of_the_database_is_1(tmp_path: Path) -> None:
-    """SQLite then cannot make its shared memory: SQLITE_IOERR_SHMSIZE."""
+def test_a_full_disk_under_the_database_is_1(tmp_path: Path) -> None:
+    """SQLite then cannot create its shared memory: SQLITE_IOERR_SHMSIZE."""
     with tiny_disk(tmp_path / "full", "4m") as full:
         stored = Stored(full)
         stored.run("suppress", "add", ANNA)
@@ -345,7 +345,7 @@ def test_a_full_disk_of_the_database_is_1(tmp_path: Path) -> None:
             assert "the disk of the database is full; free some space" in told
 
 
-def test_a_disk_that_fails_is_named() -> None:
+def test_a_failing_disk_is_reported() -> None:
     error = sqlite3.OperationalError("disk I/O error")
     error.sqlite_errorcode, error.sqlite_errorname = 778, "SQLITE_IOERR_WRITE"
     text = str(unavailable(error))
@@ -364,7 +364,7 @@ def test_a_disk_that_fails_is_named() -> None:
     ],
     ids=" ".join,
 )
-def test_a_disk_without_locks_is_named(
+def test_a_disk_without_locks_is_reported(
     stored: Stored, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored.run("suppress", "add", "b@c.example")

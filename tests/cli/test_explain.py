@@ -35,7 +35,7 @@ def without_id(reply: str) -> str:
     return re.sub(r"id=\S+", "id=", reply)
 
 
-def test_the_shape_of_the_answer_is_the_contracts(bench: Bench) -> None:
+def test_the_answer_has_the_shape_of_the_contract(bench: Bench) -> None:
     result = explain(bench, messages.marketing(), "--rcpt", address("consent"), code=0)
     assert list(result)[:4] == ["stream", "rulebook", "message", "recipients"]
     assert list(result["message"])[:3] == ["verdict", "reason", "reply"]
@@ -49,7 +49,7 @@ def test_the_shape_of_the_answer_is_the_contracts(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("name", people(NOW))
-def test_it_says_what_the_running_relay_says(bench: Bench, name: str) -> None:
+def test_it_answers_like_the_running_relay(bench: Bench, name: str) -> None:
     person = people(NOW)[name]
     message = messages.marketing(sender=SENDER[person.stream], stream=person.stream)
     code, reply = bench.relay.send(message, address(name))
@@ -67,7 +67,7 @@ def test_it_says_what_the_running_relay_says(bench: Bench, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SUPPRESSED)
-def test_it_says_so_of_the_suppressed_too(bench: Bench, name: str) -> None:
+def test_it_answers_like_the_relay_about_suppressed_people(bench: Bench, name: str) -> None:
     message = messages.marketing()
     code, reply = bench.relay.send(message, address(name))
     (recipient,) = explain(bench, message, "--rcpt", address(name), code=1)["recipients"]
@@ -86,9 +86,7 @@ def test_it_says_so_of_the_suppressed_too(bench: Bench, name: str) -> None:
         ({"stream": "secret"}, "stream_not_permitted"),
     ],
 )
-def test_a_message_that_is_refused_itself(
-    bench: Bench, spoiled: dict[str, Any], reason: str
-) -> None:
+def test_a_refused_message(bench: Bench, spoiled: dict[str, Any], reason: str) -> None:
     message = messages.marketing(**spoiled)
     code, reply = bench.relay.send(message, address("consent"))
     result = explain(bench, message, "--rcpt", address("consent"), code=1)
@@ -96,8 +94,8 @@ def test_a_message_that_is_refused_itself(
     assert without_id(result["message"]["reply"]) == without_id(f"{code} {reply}")
 
 
-def test_a_stream_that_may_not_be_used_is_named_and_nobody_is_called_allowed(bench: Bench) -> None:
-    """Its name is what the app's developer has to put right; no other rule was asked."""
+def test_an_unusable_stream_is_named_and_nobody_is_called_allowed(bench: Bench) -> None:
+    """The app's developer has to correct its name; no other rule was evaluated."""
     message = messages.marketing(stream="promos")
     (step,) = explain(bench, message, "--rcpt", address("consent"), code=1)["message"]["trace"]
     assert step["rule"] == "stream_choice"
@@ -108,8 +106,8 @@ def test_a_stream_that_may_not_be_used_is_named_and_nobody_is_called_allowed(ben
     assert f"{address('consent')}  not judged" in out
 
 
-def test_some_are_refused_when_the_message_has_come(bench: Bench) -> None:
-    """The header may choose, so only the end of the message settles it: one reply for all."""
+def test_some_recipients_are_refused_at_the_end_of_data(bench: Bench) -> None:
+    """The header may choose the stream, so one reply for all comes at the end of the message."""
     message = messages.marketing()
     rcpts = ["--rcpt", address("consent"), "--rcpt", address("nothing")]
     code, reply = bench.relay.send(message, address("consent"), address("nothing"))
@@ -121,7 +119,7 @@ def test_some_are_refused_when_the_message_has_come(bench: Bench) -> None:
 
 @pytest.mark.parametrize("names", [("nothing",), ("consent", "nothing"), ("nothing", "withdrawn")])
 @pytest.mark.parametrize("spoiled", [{}, {"unsubscribe": None}])
-def test_a_message_refused_as_a_whole_has_the_one_reply_that_the_client_got(
+def test_a_message_refused_as_a_whole_has_the_reply_the_client_got(
     bench: Bench, names: tuple[str, ...], spoiled: dict[str, Any]
 ) -> None:
     message, people = messages.marketing(**spoiled), [address(name) for name in names]
@@ -138,7 +136,9 @@ def test_a_message_refused_as_a_whole_has_the_one_reply_that_the_client_got(
 
 
 @pytest.mark.parametrize("spoiled", [{}, {"unsubscribe": None}])
-def test_over_lmtp_each_has_the_reply_that_it_got(tmp_path: Path, spoiled: dict[str, Any]) -> None:
+def test_over_lmtp_each_recipient_has_its_own_reply(
+    tmp_path: Path, spoiled: dict[str, Any]
+) -> None:
     message, people = messages.marketing(**spoiled), ("a@people.example", "b@people.example")
     door = listener("apps", "offers", "receipts", default="offers", protocol="lmtp")
     with (
@@ -169,14 +169,14 @@ def test_over_lmtp_each_has_the_reply_that_it_got(tmp_path: Path, spoiled: dict[
             assert bool(spoiled) is (whole is not None) is (own == [None, None])
 
 
-def test_on_a_certain_stream_each_is_refused_alone(bench: Bench) -> None:
+def test_on_a_known_stream_recipients_are_refused_individually(bench: Bench) -> None:
     rcpts = ["--rcpt", address("consent"), "--rcpt", address("nothing")]
     result = explain(bench, messages.marketing(), *rcpts, "--stream", "offers", code=1)
     assert [r["verdict"] for r in result["recipients"]] == ["allow", "refuse"]
     assert result["message"]["verdict"] == "allow"
 
 
-def test_split_mails_the_permitted_unless_the_reverse_path_is_null(
+def test_split_delivers_to_permitted_recipients_unless_the_reverse_path_is_null(
     bench: Bench, tmp_path: Path
 ) -> None:
     path = tmp_path / "split.toml"
@@ -197,9 +197,9 @@ def test_split_mails_the_permitted_unless_the_reverse_path_is_null(
     assert [each["reply"] for each in split["recipients"]] == [None, None], "the client gets a 250"
 
 
-def test_nobody_hears_of_the_message_when_all_are_refused_before_it(bench: Bench) -> None:
+def test_a_message_whose_recipients_are_all_refused_gets_no_reply_of_its_own(bench: Bench) -> None:
     rcpt, stream = ("--rcpt", address("nothing")), ("--stream", "offers")
-    message = messages.message()  # without a way out
+    message = messages.message()  # without a way to unsubscribe
     result = explain(bench, message, *rcpt, *stream, code=1)
     assert result["message"]["reason"] == "unsubscribe_missing"
     assert result["message"]["reply"] is None
@@ -233,7 +233,7 @@ def test_listener_and_sender_rules_narrow_the_choice(bench: Bench, tmp_path: Pat
     assert stream("a@other.example", "--listener", "plain") == "default"
 
 
-def test_the_stream_may_be_given(bench: Bench) -> None:
+def test_the_stream_can_be_given(bench: Bench) -> None:
     message = messages.message()
     refused = explain(bench, message, "--rcpt", address("nothing"), code=1)
     assert (refused["stream"], refused["message"]["reason"]) == ("offers", "unsubscribe_missing")
@@ -243,7 +243,7 @@ def test_the_stream_may_be_given(bench: Bench) -> None:
     assert allowed["recipients"][0]["basis"] == "transactional"
 
 
-def test_as_of_an_earlier_moment_what_came_later_is_not_known(bench: Bench) -> None:
+def test_as_of_an_earlier_time_later_facts_are_unknown(bench: Bench) -> None:
     now = datetime.now(UTC)
     at = {days: (now - timedelta(days=days)).isoformat() for days in (1, 60, 120)}
 
@@ -265,9 +265,7 @@ def test_as_of_an_earlier_moment_what_came_later_is_not_known(bench: Bench) -> N
     assert verdict("refuses-later", "--at", at[1]) == ("refuse", "no_record")
 
 
-def test_a_file_with_unix_line_ends_is_the_message_it_would_be_on_the_wire(
-    bench: Bench, tmp_path: Path
-) -> None:
+def test_unix_line_ends_are_read_as_crlf(bench: Bench, tmp_path: Path) -> None:
     path = tmp_path / "message.eml"
     path.write_bytes(messages.marketing().replace(b"\r\n", b"\n"))
     options = ("--mail-from", "<>", "--rcpt", f"<{address('consent')}>")
@@ -291,7 +289,7 @@ def test_a_recorded_decision_is_explained_with_its_own_replies(bench: Bench) -> 
     assert recipient["trace"][-1]["rule"] == "suppression"
 
 
-def test_a_recorded_decision_stays_what_it_was_when_the_facts_change(bench: Bench) -> None:
+def test_a_recorded_decision_does_not_change_with_the_facts(bench: Bench) -> None:
     _, reply = bench.relay.send(messages.marketing(), address("late"))
     found = re.search(r"id=(\S+)", reply)
     assert found
@@ -305,7 +303,7 @@ def test_a_recorded_decision_stays_what_it_was_when_the_facts_change(bench: Benc
     assert result["recipients"][0]["trace"][-1]["rule"] == "no_record"
 
 
-def test_a_recorded_decision_says_what_the_upstream_answered(bench: Bench) -> None:
+def test_a_recorded_decision_shows_the_upstreams_answer(bench: Bench) -> None:
     bench.relay.send(messages.message(stream="receipts"), address("nothing"))
 
     def answered() -> str:
@@ -324,7 +322,7 @@ def test_a_recorded_decision_says_what_the_upstream_answered(bench: Bench) -> No
     assert (asked["relayed"], asked["upstream"]) == (False, None)
 
 
-def test_people_can_read_it(bench: Bench) -> None:
+def test_the_text_explains_a_refusal(bench: Bench) -> None:
     arguments = ("-", "--mail-from", "x@y.example", "--rcpt", address("withdrawn"))
     out, err = bench.run("explain", *arguments, stdin=messages.marketing(), code=1)
     assert err == ""
@@ -375,12 +373,12 @@ def test_wrong_usage_is_explained(bench: Bench, arguments: tuple[str, ...], says
     assert says in err
 
 
-def test_an_unknown_id(bench: Bench) -> None:
+def test_an_unknown_id_is_reported(bench: Bench) -> None:
     _, err = bench.run("explain", "--id", "01JBZ4D5E6F7G8H9J0K1M2N3P4", code=1)
     assert err == "Error: no decision 01JBZ4D5E6F7G8H9J0K1M2N3P4 is on record\n"
 
 
-def test_addresses_are_read_as_the_listener_reads_them(bench: Bench, tmp_path: Path) -> None:
+def test_addresses_are_read_like_the_listener_reads_them(bench: Bench, tmp_path: Path) -> None:
     asking = {"protocol": "milter", "streams": ["offers"], "default_stream": "offers"}
     listeners = [
         *bench.relay.config["listener"],
@@ -411,7 +409,7 @@ def test_addresses_are_read_as_the_listener_reads_them(bench: Bench, tmp_path: P
 
 
 @pytest.mark.parametrize(("protocol", "reads"), [("milter", True), ("policy", False)])
-def test_a_listener_that_never_sees_the_content_does_not_judge_it(
+def test_a_listener_without_the_content_does_not_judge_it(
     bench: Bench, tmp_path: Path, protocol: str, reads: bool
 ) -> None:
     mta = {"name": "mta", "address": f"unix:{tmp_path}/mta", "protocol": protocol}
@@ -436,10 +434,10 @@ def test_a_listener_that_never_sees_the_content_does_not_judge_it(
         ({"max_header_fields": 20}, "554 5.6.0 header section has more fields than the limit"),
     ],
 )
-def test_a_message_beyond_a_limit_is_told_as_that(
+def test_a_message_beyond_a_limit_is_reported_as_such(
     bench: Bench, tmp_path: Path, limit: dict[str, Any], reply: str
 ) -> None:
-    """It was told as a header that cannot be read."""
+    """Such a message was once reported as having an unreadable header."""
     path = tmp_path / "limits.toml"
     server = {**bench.relay.config["server"], **limit}
     path.write_text(to_toml({**bench.relay.config, "server": server}))
@@ -455,7 +453,7 @@ def test_a_message_beyond_a_limit_is_told_as_that(
     assert "No rule was applied to this recipient" in recipient["notes"][0]
 
 
-def test_in_observe_mode_nobody_is_told_a_reply(bench: Bench, tmp_path: Path) -> None:
+def test_in_observe_mode_there_is_no_reply(bench: Bench, tmp_path: Path) -> None:
     path = tmp_path / "observe.toml"
     path.write_text(to_toml({**bench.relay.config, "policy": {"mode": "observe"}}))
     asked = ("-", "--mail-from", "<x@shop.example>", "--rcpt", address("complained"))

@@ -1,4 +1,4 @@
-"""What support and legal staff read, in both languages, of decisions of a running relay."""
+"""The explanations that support and legal staff read, in both languages."""
 
 import re
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ NBSP = NARROW = "\N{NARROW NO-BREAK SPACE}"
 
 
 def decided(bench: Bench, *names: str, message: bytes | None = None) -> str:
-    """Send a message to these people; return the id of the decision on it."""
+    """Send a message to these people; return the id of its decision."""
     _, reply = bench.relay.send(message or messages.marketing(), *map(address, names))
     found = re.search(r"id=(\S+)", reply)
     assert found, reply
@@ -66,8 +66,8 @@ def test_a_refused_message_says_what_its_developer_must_do(
     assert ("This recipient still got nothing" in text) is (lang == "en")
 
 
-def test_a_message_refused_for_the_sake_of_others(bench: Bench) -> None:
-    """A stream that the header chooses: who may not be mailed is known at the end of data."""
+def test_a_message_refused_because_of_other_recipients(bench: Bench) -> None:
+    """The header chooses the stream, so refusals are known only at the end of data."""
     result = bench.json(
         "explain", "-", "--mail-from", "news@shop.example", "--rcpt", address("consent"),
         "--rcpt", address("withdrawn"), "--stream", "offers",
@@ -78,7 +78,7 @@ def test_a_message_refused_for_the_sake_of_others(bench: Bench) -> None:
     assert all(one["explanation"] for one in result["recipients"])
 
 
-def test_json_is_told_in_the_language_too(bench: Bench) -> None:
+def test_json_uses_the_language_too(bench: Bench) -> None:
     id = decided(bench, "bounced")
     french, english = (
         bench.json("explain", "--id", id, "--lang", lang, code=1) for lang in ("fr", "en")
@@ -90,7 +90,7 @@ def test_json_is_told_in_the_language_too(bench: Bench) -> None:
         assert french["recipients"][0][name] == english["recipients"][0][name]
 
 
-def test_no_line_of_french_begins_with_a_mark_that_belongs_to_the_line_before(
+def test_french_punctuation_never_starts_a_line(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "48")
@@ -100,6 +100,6 @@ def test_no_line_of_french_begins_with_a_mark_that_belongs_to_the_line_before(
     assert not any(re.match(r"\s*[:;?!»]", line) for line in lines)
 
 
-def test_an_unknown_language(bench: Bench) -> None:
+def test_an_unknown_language_is_refused(bench: Bench) -> None:
     _, err = bench.run("explain", "--id", "x", "--lang", "de", code=2)
     assert "'de' is not one of 'en', 'fr'" in err

@@ -1,4 +1,4 @@
-"""`smtpproxy feedback --dry-run`: what would be done about mails in files."""
+"""`smtpproxy feedback --dry-run`: what would be done about messages in files."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def run(*arguments: str, stdin: bytes | None = None) -> str:
     return result.stdout
 
 
-def test_json_is_one_object_a_file(folder: Path) -> None:
+def test_json_is_one_object_per_file(folder: Path) -> None:
     read = [json.loads(line) for line in run("--dry-run", "--json", str(folder)).splitlines()]
     assert [(one["file"], one["kind"]) for one in read] == [
         ("a.eml", "dsn"),
@@ -40,18 +40,18 @@ def test_json_is_one_object_a_file(folder: Path) -> None:
     assert read[2]["events"] == []
 
 
-def test_people_get_a_table(folder: Path) -> None:
+def test_the_default_output_is_a_table(folder: Path) -> None:
     text = run("--dry-run", str(folder / "a.eml"), str(folder / "new" / "c"))
     assert "jeanne@people.example" in text
     assert "no report of a known kind" in text
 
 
-def test_a_mail_on_standard_input_is_read_too(folder: Path) -> None:
+def test_a_message_on_standard_input_is_read_too(folder: Path) -> None:
     (line,) = run("--dry-run", "--json", "-", stdin=(folder / "a.eml").read_bytes()).splitlines()
     assert json.loads(line)["file"] == "-"
 
 
-def test_what_is_empty_is_no_mail(folder: Path) -> None:
+def test_empty_files_and_folders_are_reported(folder: Path) -> None:
     (folder / "new" / "d").write_bytes(b"\r\n")
     (folder / "bare").mkdir()
     command = ["feedback", "--dry-run", "--json", str(folder / "new"), str(folder / "bare")]
@@ -60,7 +60,7 @@ def test_what_is_empty_is_no_mail(folder: Path) -> None:
     assert result.stderr == f"d: empty, so no mail\n{folder / 'bare'}: no files in it\n"
 
 
-def test_the_configuration_s_token_is_asked_for(bench: Bench, folder: Path, tmp_path: Path) -> None:
+def test_the_configurations_token_is_required(bench: Bench, folder: Path, tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(
         bench.relay.config_path.read_text() + '\n[feedback]\ndomain = "bounces.example.com"\n'

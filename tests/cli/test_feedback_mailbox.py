@@ -1,4 +1,4 @@
-"""`smtpproxy feedback` on files: what follows is done, once; the rest is for a person."""
+"""`smtpproxy feedback` on files: reports take effect once; unclear ones are left to a person."""
 
 import json
 from collections.abc import Callable
@@ -22,7 +22,7 @@ ID = "01J9ZZZZZZ0123456789ABCDEF"
 
 @pytest.fixture
 def relay(tmp_path: Path) -> RelayProcess:
-    """Not started: its commands work all the same."""
+    """A relay that is not running: its commands work all the same."""
     streams = [{**stream, "verp": stream["name"] == "offers"} for stream in STREAMS]
     feedback = {"domain": DOMAIN}
     return RelayProcess(tmp_path, "127.0.0.1:1", {"feedback": feedback, "stream": streams})
@@ -55,7 +55,7 @@ def suppressed(relay: RelayProcess, address: str) -> list[tuple[str, str]]:
     return [(one["scope"], one["origin"]) for one in json.loads(shown)["suppressions"]]
 
 
-def test_what_a_folder_says_is_done_once(
+def test_reports_in_a_folder_take_effect_once(
     relay: RelayProcess, tmp_path: Path, path: Callable[[str], str]
 ) -> None:
     folder = put(
@@ -80,7 +80,7 @@ def test_what_a_folder_says_is_done_once(
     assert [each["new"] for each in again] == [[False], [False], [False], []]
     assert [each["kept"] for each in again] == [None] * 4
     assert len(json.loads(relay.must("feedback", "list", "--json"))) == 1
-    assert sorted(put(tmp_path / "in").iterdir()), "the files are the user's"
+    assert sorted(put(tmp_path / "in").iterdir()), "the files belong to the user"
 
 
 def test_files_without_a_token_are_authenticated_too(relay: RelayProcess, tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_files_without_a_token_are_authenticated_too(relay: RelayProcess, tmp_pa
     assert suppressed(relay, "bob@mx.example") == []
 
 
-def test_a_person_says_what_a_report_means(relay: RelayProcess, tmp_path: Path) -> None:
+def test_a_person_settles_an_unclear_report(relay: RelayProcess, tmp_path: Path) -> None:
     folder = put(
         tmp_path / "in",
         a=letter("Ann has left us", to=f"x@{DOMAIN}", sender="admin@people.example"),
@@ -140,7 +140,7 @@ def test_a_person_says_what_a_report_means(relay: RelayProcess, tmp_path: Path) 
     assert (code, "feedback list" in error) == (1, True)
 
 
-def test_who_is_erased_goes_from_the_reports_too(
+def test_erasing_a_person_removes_them_from_reports_too(
     relay: RelayProcess, tmp_path: Path, path: Callable[[str], str]
 ) -> None:
     folder = put(
@@ -166,7 +166,7 @@ def test_who_is_erased_goes_from_the_reports_too(
 
 @pytest.mark.soak
 @pytest.mark.timeout(1_800)
-def test_a_folder_of_any_size(
+def test_a_folder_can_have_any_size(
     relay: RelayProcess, tmp_path: Path, path: Callable[[str], str]
 ) -> None:
     people = [f"person{n}@people.example" for n in range(times(300, 100_000))]
@@ -177,7 +177,7 @@ def test_a_folder_of_any_size(
     assert {tuple(each["new"]) for each in told} == {(True,)}
     assert suppressed(relay, people[-1]) == [("all", "bounce")]
     state = Path(relay.config["server"]["state_dir"])
-    assert len(list((state / "feedback/cur").iterdir())) == len(people), "for the app"
+    assert len(list((state / "feedback/cur").iterdir())) == len(people), "meant for the app"
 
 
 def test_without_a_mailbox_only_a_dry_run_works(relay: RelayProcess, tmp_path: Path) -> None:
@@ -189,4 +189,4 @@ def test_without_a_mailbox_only_a_dry_run_works(relay: RelayProcess, tmp_path: P
     code, _, error = relay.command("feedback", str(folder))
     assert (code, "add [feedback]" in error) == (2, True)
     (would,) = done(relay, str(folder), "--dry-run")
-    assert would["events"][0]["action"] == "suppress", "as with require_token = false"
+    assert would["events"][0]["action"] == "suppress", "as if require_token were false"

@@ -1,4 +1,4 @@
-"""How commands end, whatever happens in them."""
+"""How commands end, whatever happens inside."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ GOOD = Path(__file__).parents[1] / "config" / "good" / "contract.toml"
 
 
 def outcome(error: Exception | Callable[[], Any]) -> Result:
-    """What a user gets from a command that does this."""
+    """What a user gets from a command that raises or runs this."""
 
     @click.group(cls=CommandFrame)
     def group() -> None: ...
@@ -76,7 +76,7 @@ def test_a_command_ends_with_one_line_and_its_code(
     assert (result.exit_code, result.stderr.lstrip("\n")) == (code, says)
 
 
-def test_whoever_asks_for_the_detail_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_smtpproxy_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SMTPPROXY_DEBUG", "1")
     result = outcome(KeyError("colour"))
     assert result.exit_code == 1
@@ -84,8 +84,8 @@ def test_whoever_asks_for_the_detail_gets_it(monkeypatch: pytest.MonkeyPatch) ->
     assert __file__ in result.stderr
 
 
-def test_an_interrupt_while_a_class_is_made_is_one() -> None:
-    """Python before 3.12 wraps what happens in __set_name__."""
+def test_an_interrupt_during_class_creation_is_an_interrupt() -> None:
+    """Python before 3.12 wraps exceptions raised in __set_name__."""
 
     def make() -> None:
         raise RuntimeError("Error calling __set_name__") from KeyboardInterrupt()
@@ -95,7 +95,7 @@ def test_an_interrupt_while_a_class_is_made_is_one() -> None:
 
 
 @pytest.mark.parametrize(("wrong", "told"), [("Event loop is closed", False), ("other", True)])
-def test_a_thread_that_ctrl_c_left_behind_is_quiet(
+def test_a_thread_left_behind_by_ctrl_c_is_quiet(
     wrong: str, told: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     error = RuntimeError(wrong)
@@ -117,7 +117,7 @@ except KeyboardInterrupt:
 """
 
 
-def test_an_interrupt_that_python_drops_comes_again() -> None:
+def test_an_interrupt_dropped_by_python_is_repeated() -> None:
     done = subprocess.run(
         [sys.executable, "-c", DROPS], capture_output=True, check=False, timeout=60
     )
@@ -140,7 +140,7 @@ def test_an_interrupt_is_quiet() -> None:
 
 
 def reads_its_input(pid: int) -> bool:
-    """Whether the process waits in a read of descriptor 0."""
+    """Whether the process is blocked reading descriptor 0."""
     try:
         call = Path(f"/proc/{pid}/syscall").read_text().split()
     except OSError:
@@ -155,7 +155,7 @@ def reads_its_input(pid: int) -> bool:
         *[(("check", "--json"), ""), (("--help",), "1"), (("--version",), "")],
     ],
 )
-def test_a_full_disk_is_told_in_one_line(command: tuple[str, ...], unbuffered: str) -> None:
+def test_a_full_disk_is_reported_in_one_line(command: tuple[str, ...], unbuffered: str) -> None:
     environment = {"SMTPPROXY_CONFIG": str(GOOD), "PYTHONUNBUFFERED": unbuffered}
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
@@ -172,7 +172,7 @@ def test_a_full_disk_is_told_in_one_line(command: tuple[str, ...], unbuffered: s
     assert done.stderr.count("\n") == 1
 
 
-def test_a_closed_standard_output_is_no_fault() -> None:
+def test_a_closed_standard_output_is_not_an_error() -> None:
     command = f'"{COMMAND[0]}" -m smtpproxy check --config "{GOOD}" >&-'
     done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -192,7 +192,7 @@ def test_a_closed_standard_output_is_no_fault() -> None:
         ("feedback read -", 1, "empty, so no mail"),
     ],
 )
-def test_a_closed_standard_input_is_an_empty_one(
+def test_a_closed_standard_input_counts_as_empty(
     tmp_path: Path, command: str, code: int, says: str
 ) -> None:
     config = tmp_path / "smtpproxy.toml"
@@ -216,7 +216,7 @@ def test_an_interrupt_while_modules_are_imported_is_quiet(tmp_path: Path) -> Non
     assert (done.returncode, done.stderr) == (130, "")
 
 
-def test_a_reader_who_has_seen_enough_gets_no_complaint() -> None:
+def test_a_reader_that_closes_early_sees_no_error() -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)
     command = [*COMMAND, "check", "--json", "--config", str(GOOD)]
@@ -236,15 +236,15 @@ def test_a_wrong_command_gets_a_suggestion() -> None:
     assert CliRunner().invoke(main, ["zzz"]).exit_code == 2
 
 
-def test_the_version_is_told() -> None:
+def test_the_version_is_shown() -> None:
     from importlib.metadata import version
 
     result = CliRunner().invoke(main, ["--version"])
     assert (result.exit_code, result.output) == (0, f"smtpproxy {version('smtpproxy')}\n")
 
 
-def test_a_command_loads_only_itself() -> None:
-    """The relay's workers and every cron job pay for what is imported."""
+def test_a_command_loads_only_its_own_modules() -> None:
+    """The relay's workers and every cron job pay for each import."""
     code = (
         "import sys; from smtpproxy.cli import main\n"
         "try: main(['check', '--help'])\n"

@@ -1,4 +1,4 @@
-"""--help of every command, and docs/commands.md held to it both ways."""
+"""--help of every command, and docs/commands.md, which must agree with it."""
 
 import re
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ CONTRACT = re.search(r"^Commands: `([^`]+)`", (DOCS / "design.md").read_text("ut
 def walk(
     group: click.Group = main, path: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, click.Command]]:
-    """Every command that does something, as "suppress add"."""
+    """Every command that is not a group, as "suppress add"."""
     context = click.Context(group)
     for name in group.list_commands(context):
         command = group.get_command(context, name)
@@ -49,7 +49,7 @@ def options(command: click.Command) -> set[str]:
         for option in (*parameter.opts, *parameter.secondary_opts)
         if option.startswith("--")
     }
-    return names - {"--config"}  # said once for all of them
+    return names - {"--config"}  # documented once for all of them
 
 
 def test_every_command_is_listed() -> None:
@@ -59,7 +59,7 @@ def test_every_command_is_listed() -> None:
     assert listed == list(COMMANDS)
 
 
-def test_the_contract_names_every_command_and_no_other() -> None:
+def test_the_contract_names_exactly_the_commands() -> None:
     assert CONTRACT
     named = set()
     for name, _, under in re.findall(
@@ -69,13 +69,13 @@ def test_the_contract_names_every_command_and_no_other() -> None:
     assert named == set(COMMANDS_OF_HELP)
 
 
-def test_no_description_of_a_command_is_cut() -> None:
+def test_no_command_description_is_truncated() -> None:
     result = CliRunner().invoke(main, ["--help"], terminal_width=80)
     assert "..." not in result.stdout.partition("Commands:")[2]
 
 
 @pytest.mark.parametrize("name", COMMANDS_OF_HELP)
-def test_help_says_what_a_command_and_its_options_do(name: str) -> None:
+def test_help_describes_a_command_and_its_options(name: str) -> None:
     result = CliRunner().invoke(main, [*name.split(), "-h"])
     assert result.exit_code == 0
     assert result.stdout.startswith(f"Usage: smtpproxy {name} ")
@@ -99,7 +99,7 @@ def test_every_command_takes_the_configuration_the_same_way(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS_OF_HELP)
-def test_every_option_is_documented_and_no_other(name: str) -> None:
+def test_the_documented_options_are_those_that_exist(name: str) -> None:
     documented = set(re.findall(r"^\| `(--[a-z-]+)` \|", section(name), re.M))
     assert documented == options(COMMANDS_OF_HELP[name])
 
@@ -131,28 +131,32 @@ SMALL = frozenset(
 )
 
 
-def told(text: str) -> set[str]:
-    """The words of a text without the small ones, metavariables and most endings."""
+def keywords(text: str) -> set[str]:
+    """The words of a text without short ones, metavariables and most endings."""
     words = re.findall(r"[A-Z]?[a-z][a-z_-]{2,}", text)
     return {re.sub(r"(ing|ied|ies|ed|es|s|e|y)$", "", w.lower()) for w in words if w not in SMALL}
 
 
 @pytest.mark.parametrize("name", COMMANDS_OF_HELP)
-def test_the_document_says_of_an_option_what_its_help_says(name: str) -> None:
-    """In more words, of which those of the help are at least the half."""
+def test_the_document_describes_an_option_like_its_help(name: str) -> None:
+    """In more words, which include at least half of those in the help."""
     for parameter in COMMANDS_OF_HELP[name].params:
         if isinstance(parameter, click.Option) and parameter.opts[0] in options(
             COMMANDS_OF_HELP[name]
         ) - {"--json"}:
             (row,) = re.findall(rf"^\| `{parameter.opts[0]}` \| (.*) \|$", section(name), re.M)
-            short = told(
+            short = keywords(
                 (parameter.help or "").replace(TIME_HELP, "").replace("Repeat for more", "")
             )
-            assert 2 * len(short & told(row)) >= len(short), (parameter.opts[0], short, told(row))
+            assert 2 * len(short & keywords(row)) >= len(short), (
+                parameter.opts[0],
+                short,
+                keywords(row),
+            )
 
 
 @pytest.mark.parametrize("name", COMMANDS_OF_HELP)
-def test_what_an_option_must_be_given_is_documented(name: str) -> None:
+def test_required_options_are_documented_as_required(name: str) -> None:
     for parameter in COMMANDS_OF_HELP[name].params:
         if isinstance(parameter, click.Option) and parameter.required:
             (row,) = re.findall(rf"^\| `{parameter.opts[0]}` \| (.*) \|$", section(name), re.M)
@@ -160,7 +164,7 @@ def test_what_an_option_must_be_given_is_documented(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS_OF_HELP)
-def test_where_some_of_what_an_option_can_be_is_documented_all_is(name: str) -> None:
+def test_choices_are_documented_completely_or_not_at_all(name: str) -> None:
     for parameter in COMMANDS_OF_HELP[name].params:
         if isinstance(parameter, click.Option) and isinstance(parameter.type, click.Choice):
             (row,) = re.findall(rf"^\| `{parameter.opts[0]}` \| (.*) \|$", section(name), re.M)

@@ -1,5 +1,5 @@
-"""What a row costs an import, in calls of Python functions and statements of SQL: counted, so that
-no machine's speed and no neighbour's load has a part in it."""
+"""The cost of an imported row in Python calls and SQL statements: counted, so that neither the
+machine's speed nor its load matters."""
 
 import json
 import sqlite3
@@ -49,7 +49,7 @@ def suppression(number: int) -> str:
 
 
 class Counts:
-    """Calls of Python functions in all threads; statements of SQL, and triggers that begin."""
+    """Python calls in all threads; SQL statements, and triggers that fire."""
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
@@ -90,7 +90,7 @@ class Counts:
         ("suppress", "address,scope,origin,since,note\n", suppression, MOST_FOR_A_SUPPRESSION, 6),
     ],
 )
-def test_what_a_row_costs(
+def test_the_cost_of_a_row_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, head: str,
     line: Callable[[int], str], calls: int, statements: int,
 ) -> None:  # fmt: skip
@@ -102,7 +102,9 @@ def test_what_a_row_costs(
 
 
 @needs("postgresql")
-def test_what_a_row_costs_with_postgresql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cost_of_a_row_is_bounded_with_postgresql(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     state = tmp_path / "state"
     state.mkdir()
     with OnPostgresql(state) as database:
@@ -116,7 +118,7 @@ def counted(
     relay: RelayProcess, monkeypatch: pytest.MonkeyPatch, kind: str, head: str,
     line: Callable[[int], str],
 ) -> tuple[Counts, Counts]:  # fmt: skip
-    """What two imports cost: the second has so many rows more, and the difference is theirs."""
+    """The cost of the extra rows of the second of two imports."""
     path = relay.root / "rows"
     found = []
     for first, last in ((0, 20), (20, 220), (220, 420 + ROWS)):

@@ -1,4 +1,4 @@
-"""What `contact import` and `suppress import` do with files of every kind and state."""
+"""`contact import` and `suppress import` on files of every kind and state."""
 
 import os
 import resource
@@ -49,7 +49,7 @@ class TestRejected:
             assert f"--rejected: {name} is an input; name another file" in error
         assert Path(path).read_text() == BAD
 
-    def test_nor_is_it_if_it_comes_by_stdin(self, stored: Stored) -> None:
+    def test_nor_is_the_file_behind_standard_input(self, stored: Stored) -> None:
         path = stored.file("list.csv", BAD)
         command = (*COMMAND, "suppress", "import", "-", "--rejected", path)
         with Path(path).open() as file:
@@ -63,7 +63,7 @@ class TestRejected:
 
     @pytest.mark.parametrize("content", [GOOD, BAD])
     @pytest.mark.parametrize("named", [True, False])
-    def test_a_file_that_no_import_wrote_stays(
+    def test_a_file_not_written_by_an_import_stays(
         self, stored: Stored, content: str, named: bool
     ) -> None:
         path = stored.file("list.csv", content)
@@ -76,7 +76,7 @@ class TestRejected:
 
     @pytest.mark.parametrize("content", [GOOD, BAD])
     @pytest.mark.parametrize("named", [True, False])
-    def test_nor_are_the_lines_that_a_scrub_could_not_read_overwritten_or_removed(
+    def test_rejected_lines_of_a_scrub_stay(
         self, stored: Stored, content: str, named: bool
     ) -> None:
         stored.run(
@@ -90,7 +90,7 @@ class TestRejected:
         assert error.startswith(f"Error: {aside}: there is a file that a scrub wrote; move it away")
         assert aside.read_text() == lines
 
-    def test_one_of_an_earlier_import_is_replaced(self, stored: Stored) -> None:
+    def test_rejected_lines_of_an_earlier_import_are_replaced(self, stored: Stored) -> None:
         path = stored.file("list.csv", BAD)
         aside = stored.folder / "aside"
         for _ in range(2):
@@ -100,17 +100,17 @@ class TestRejected:
         stored.file("list.csv", GOOD)
         stored.run("suppress", "import", path, "--rejected", str(aside))
         stored.run("suppress", "import", path)
-        assert "bert" in aside.read_text()  # its name was chosen by a person
+        assert "bert" in aside.read_text()  # a person chose its name
         assert not Path(f"{path}.rejected").exists()
 
-    def test_nothing_is_made_when_nothing_is_rejected(self, stored: Stored) -> None:
+    def test_without_rejected_lines_there_is_no_file(self, stored: Stored) -> None:
         path = stored.file("list.csv", GOOD)
         stored.run("suppress", "import", path, "--rejected", str(stored.folder / "aside"))
         stored.run("suppress", "import", path)
         assert not list(stored.folder.glob("*aside*"))
         assert not list(stored.folder.glob("*.rejected"))
 
-    def test_it_is_for_its_owner_alone(self, stored: Stored) -> None:
+    def test_the_file_is_readable_by_its_owner_only(self, stored: Stored) -> None:
         path = stored.file("list.csv", BAD)
         aside = Path(f"{path}.rejected")
         for mode in (None, 0o644):
@@ -119,14 +119,14 @@ class TestRejected:
             stored.run("suppress", "import", path, code=1)
             assert aside.stat().st_mode & 0o777 == 0o600
 
-    def test_where_it_cannot_be_written_nothing_is_imported(self, stored: Stored) -> None:
+    def test_if_it_cannot_be_written_nothing_is_imported(self, stored: Stored) -> None:
         path = stored.file("list.csv", GOOD + "bert,all,complaint\n")
         nowhere = stored.folder / "no-such-folder" / "aside"
         error = stored.run("suppress", "import", path, "--rejected", str(nowhere), code=1).stderr
         assert error == f"Error: {nowhere}: No such file or directory\n"
         assert "no database yet" in stored.run("suppress", "export", code=1).stderr
 
-    def test_a_device_takes_it(self, stored: Stored) -> None:
+    def test_it_can_be_a_device(self, stored: Stored) -> None:
         path = stored.file("list.csv", BAD)
         done = stored.json("suppress", "import", path, "--rejected", "/dev/null", code=1)
         assert done["rejected"] == 1
@@ -134,7 +134,7 @@ class TestRejected:
 
 
 class TestInput:
-    def test_a_pipe_and_standard_input(self, stored: Stored) -> None:
+    def test_a_pipe_or_standard_input_can_be_imported(self, stored: Stored) -> None:
         first = started(stored, "suppress", "import", "-")
         out, error = first.communicate(GOOD, timeout=60)
         assert (first.returncode, error) == (0, "")
@@ -143,7 +143,7 @@ class TestInput:
         assert '"unchanged": 1' in second.communicate(GOOD, timeout=60)[0]
         assert second.returncode == 0
 
-    def test_a_fifo(self, stored: Stored) -> None:
+    def test_a_fifo_can_be_imported(self, stored: Stored) -> None:
         fifo = stored.folder / "feed.csv"
         os.mkfifo(fifo)
         process = started(stored, "suppress", "import", str(fifo))
@@ -154,7 +154,9 @@ class TestInput:
         assert "1 rejected" in out
         assert "# line 2: " in Path(f"{fifo}.rejected").read_text()
 
-    def test_what_standard_input_rejects_stands_in_the_working_folder(self, stored: Stored) -> None:
+    def test_lines_rejected_from_standard_input_go_to_the_working_folder(
+        self, stored: Stored
+    ) -> None:
         process = started(stored, "suppress", "import", "-")
         out, _ = process.communicate(BAD, timeout=60)
         assert out.endswith("their reasons: stdin.rejected\n")
@@ -169,7 +171,7 @@ class TestInput:
             ("/dev/shm/list.csv", "/dev/shm/list.csv.rejected"),
         ],
     )
-    def test_what_a_file_rejects_stands_beside_it(self, file: str, rejected: str) -> None:
+    def test_rejected_lines_go_beside_the_file(self, file: str, rejected: str) -> None:
         assert rejected_of(Path(file)) == Path(rejected)
 
     def test_a_slow_pipe_can_be_interrupted(self, stored: Stored) -> None:
@@ -183,7 +185,7 @@ class TestInput:
         assert process.wait(timeout=20) == 130
 
     @pytest.mark.parametrize("name", ["list.csv", "list.ndjson"])
-    def test_lines_that_end_with_cr_alone(self, stored: Stored, name: str) -> None:
+    def test_lines_that_end_with_cr_only_are_read(self, stored: Stored, name: str) -> None:
         content = GOOD if name == "list.csv" else (
             '{"address":"anna@people.example","scope":"all","origin":"manual"}\n'
             '{"address":"bert@people.example","scope":"all","origin":"manual"}\n'
@@ -202,14 +204,14 @@ class TestInput:
             (HEADER.strip() + "\r", "no rows below its header"),
         ],
     )
-    def test_a_file_without_rows_is_a_fault(self, stored: Stored, content: str, says: str) -> None:
+    def test_a_file_without_rows_is_an_error(self, stored: Stored, content: str, says: str) -> None:
         path = stored.file("list.csv", content)
         aside = stored.file("list.csv.rejected", "# line 7: x\ny\n")
         assert f"Error: {path}: {says}" in stored.run("suppress", "import", path, code=1).stderr
         assert Path(aside).exists()
         assert stored.json("suppress", "import", path, code=1)["lines"] == 0
 
-    def test_a_mapping_names_the_keys_of_ndjson(self, stored: Stored) -> None:
+    def test_a_mapping_can_name_the_keys_of_ndjson(self, stored: Stored) -> None:
         mapping = stored.file("mapping.toml", "[columns]\n'properties.Mail' = 'address'\n")
         lines = ['{"id":7,"properties":{"mail":"anna@people.example"}}', "[]", ""]
         path = stored.file("people.ndjson", "\n".join(lines))
@@ -219,13 +221,13 @@ class TestInput:
         assert rejected.startswith("properties.mail\n# line 2: not a JSON object on one line")
         stored.run("contact", "show", "anna@people.example")
 
-    def test_a_file_that_is_not_there_is_wrong_usage(self, stored: Stored) -> None:
+    def test_a_missing_file_is_wrong_usage(self, stored: Stored) -> None:
         error = stored.run("suppress", "import", "no-such-file", code=2).stderr
         assert "File 'no-such-file' does not exist" in error
 
 
-def test_an_import_that_breaks_off_says_how_far_it_got(stored: Stored) -> None:
-    """A limit on the size of files stands for the disk: a write past it fails."""
+def test_a_failing_import_says_how_far_it_got(stored: Stored) -> None:
+    """A file size limit stands in for the disk: a write past it fails."""
     good = "".join(f"user{n}@people.example,all,complaint\n" for n in range(BATCH))
     bad = "x" * 2_000 + ",all,complaint\n"
     path = stored.file("list.csv", HEADER + good + bad * 1_500)

@@ -1,4 +1,4 @@
-"""A file that was imported before under another mapping: said, and put right with --replace."""
+"""A file imported before under another mapping is reported, and --replace corrects it."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def imported(
 
 
 def piped(stored: Stored, mapping: str, *options: str) -> str:
-    """Import people from a pipe; return what is told on standard error."""
+    """Import people from a pipe; return standard error."""
     mapped = stored.file("mapping.toml", mapping)
     arguments = ["contact", "import", "-", "--mapping", mapped, *options]
     return subprocess.run(
@@ -69,7 +69,7 @@ def acts(stored: Stored, address: str) -> list[tuple[str, str]]:
 
 
 class TestContacts:
-    def test_it_is_said_and_nothing_is_imported(self, stored: Stored) -> None:
+    def test_it_is_reported_and_nothing_is_imported(self, stored: Stored) -> None:
         imported(stored, WRONG)
         ((first, _),) = ids(stored)
         error = imported(stored, RIGHT, code=2).stderr
@@ -80,7 +80,7 @@ class TestContacts:
         assert "--replace none" in error
         assert len(ids(stored)) == 1
 
-    def test_the_same_mapping_is_no_other(self, stored: Stored) -> None:
+    def test_the_same_mapping_is_accepted(self, stored: Stored) -> None:
         imported(stored, RIGHT)
         assert "2 unchanged" in imported(stored, RIGHT).stdout
         imported(stored, WRONG, people=PEOPLE + "carl@people.example;;;\n")
@@ -98,14 +98,14 @@ class TestContacts:
         second = ids(stored)[1][0]
         assert "2 contacts removed" in stored.run("import", "undo", second).stdout
 
-    def test_both_may_be_wanted(self, stored: Stored) -> None:
+    def test_both_imports_can_be_kept(self, stored: Stored) -> None:
         imported(stored, RIGHT)
         news = RIGHT.replace("offers", "appeals")
         imported(stored, news, "--replace", "none")
         assert len(acts(stored, ANNA)) == 2
         assert "2 unchanged" in imported(stored, news).stdout
 
-    def test_what_is_not_plausible_is_said_of_columns_too(self, stored: Stored) -> None:
+    def test_implausible_columns_are_reported_too(self, stored: Stored) -> None:
         imported(stored, RIGHT.replace("offers", "news"), code=1)
         future = PEOPLE.replace("05/01/2026", "05/01/2126")
         rejected = stored.folder / "people.csv.rejected"
@@ -114,20 +114,20 @@ class TestContacts:
         imported(stored, RIGHT, code=1, people=future)
         assert '"Le" (consent_given_at): 2126-01-05T00:00:00Z is in' in rejected.read_text()
 
-    def test_an_undone_one_is_not_in_the_way(self, stored: Stored) -> None:
+    def test_an_undone_import_does_not_count(self, stored: Stored) -> None:
         imported(stored, WRONG)
         stored.run("import", "undo", ids(stored)[0][0])
         imported(stored, RIGHT)
         assert len(acts(stored, ANNA)) == 1
 
-    def test_one_that_brought_nothing_in_is_not_in_the_way(self, stored: Stored) -> None:
-        agreed = PEOPLE.replace(";07/01/2026", ";")  # a no in a rejected line is taken
+    def test_an_import_without_effect_does_not_count(self, stored: Stored) -> None:
+        agreed = PEOPLE.replace(";07/01/2026", ";")  # a refusal in a rejected line counts
         done = imported(stored, RIGHT.replace("%d/%m/%Y", "%Y"), code=1, people=agreed)
         assert "0 added, 0 changed, 0 unchanged, 2 rejected" in done.stdout
         assert "2 added" in imported(stored, RIGHT, people=agreed).stdout
 
-    def test_with_lines_put_aside_nothing_is_taken_back(self, stored: Stored) -> None:
-        """What the former said of these people would be gone, a withdrawal too."""
+    def test_with_rejected_lines_nothing_is_undone(self, stored: Stored) -> None:
+        """Otherwise these people would lose facts of the former import, even withdrawals."""
         imported(stored, RIGHT, people=PEOPLE)
         ((first, _),) = ids(stored)
         bad = RIGHT.replace("%d/%m/%Y", "%d.%m.%Y")
@@ -135,7 +135,7 @@ class TestContacts:
         assert f"{first} was not undone, because lines were rejected" in done.stdout
         assert [state for _, state in ids(stored)] == ["complete", "complete"]
 
-    def test_what_comes_through_a_pipe_is_pointed_out_afterwards(self, stored: Stored) -> None:
+    def test_a_piped_file_is_reported_after_the_import(self, stored: Stored) -> None:
         piped(stored, WRONG)
         ((first, _),) = ids(stored)
         assert f"imported before, as {first}" in piped(stored, RIGHT, "--dry-run")
@@ -144,7 +144,7 @@ class TestContacts:
         assert f"smtpproxy import undo {first}" in told
         assert "imported before" not in piped(stored, RIGHT, "--dry-run")
 
-    def test_a_dry_run_says_so_too(self, stored: Stored) -> None:
+    def test_a_dry_run_reports_it_too(self, stored: Stored) -> None:
         imported(stored, WRONG)
         assert "was imported before" in imported(stored, RIGHT, "--dry-run").stderr
 
@@ -154,7 +154,7 @@ class TestContacts:
         done = json.loads(imported(stored, RIGHT, "--replace", first, "--json").stdout)
         assert done["replaced"] == {"id": first, "removed": 0, "put_back": 0, "kept": 2}
 
-    def test_what_cannot_be_replaced(self, stored: Stored) -> None:
+    def test_some_imports_cannot_be_replaced(self, stored: Stored) -> None:
         imported(stored, WRONG)
         ((first, _),) = ids(stored)
         assert "no such import" in imported(stored, RIGHT, "--replace", "X", code=1).stderr
@@ -167,8 +167,8 @@ class TestContacts:
 
 
 class TestSuppressions:
-    def test_it_is_imported_and_said(self, stored: Stored) -> None:
-        """Somebody more is kept from mail meanwhile, at worst."""
+    def test_it_is_imported_and_reported(self, stored: Stored) -> None:
+        """At worst, more people are kept from mail for a while."""
         path = stored.file("list.csv", f"address,origin\n{ANNA},complaint\n")
         stored.run("suppress", "import", path, "--scope", "all")
         ((first, _),) = ids(stored)

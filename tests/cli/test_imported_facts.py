@@ -1,4 +1,4 @@
-"""What imports and commands take for a fact: not the future, and no yes or no that nobody said."""
+"""Facts that imports and commands accept: none in the future, no yes or no that nobody gave."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -20,7 +20,7 @@ def stored(tmp_path: Path) -> Stored:
 
 
 def imported(stored: Stored, code: int = 0, **fields: Any) -> str:
-    """Import one contact; return what was put aside."""
+    """Import one contact; return the rejected lines."""
     path = stored.file("people.ndjson", json.dumps({"address": ANNA, **fields}))
     stored.run("contact", "import", path, code=code)
     aside = Path(f"{path}.rejected")
@@ -41,7 +41,7 @@ FUTURE: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("fields", "part"), FUTURE)
-def test_facts_of_the_future_are_put_aside_and_named(
+def test_facts_in_the_future_are_rejected_and_named(
     stored: Stored, fields: dict[str, Any], part: str
 ) -> None:
     aside = imported(stored, code=1, **fields)
@@ -50,19 +50,19 @@ def test_facts_of_the_future_are_put_aside_and_named(
     stored.run("contact", "show", ANNA, code=1)
 
 
-def test_a_day_ahead_is_another_clock_or_zone(stored: Stored) -> None:
+def test_a_day_ahead_is_accepted(stored: Stored) -> None:
     assert imported(stored, collected_at=IN_HOURS, informed_at=IN_HOURS) == ""
     assert stored.json("contact", "show", ANNA)["collected_at"] is not None
 
 
-def test_objections_of_the_future_are_taken(stored: Stored) -> None:
+def test_objections_in_the_future_are_accepted(stored: Stored) -> None:
     withdrawn = {"purpose": "offers", "withdrawn_at": "2062-01-01T00:00:00Z"}
     objected = "2062-01-01T00:00:00Z"
     assert imported(stored, consents=[withdrawn], profiling_objected_at=objected) == ""
 
 
-def test_a_withdrawal_of_the_future_ends_with_what_is_agreed_to_later(stored: Stored) -> None:
-    """As of the file: else a typing error, or 9999 for `never`, would hold for ever."""
+def test_a_withdrawal_in_the_future_yields_to_later_consent(stored: Stored) -> None:
+    """It gets the file's date, or a typing error, or 9999 for `never`, would last for ever."""
     withdrawn = {"purpose": "offers", "withdrawn_at": "9999-12-31T00:00:00Z"}
     wish = {"purpose": "offers", "frequency": "monthly", "at": "9999-12-31T00:00:00Z"}
     people = stored.file("list", f"{ANNA}\n")
@@ -83,7 +83,7 @@ def test_a_withdrawal_of_the_future_ends_with_what_is_agreed_to_later(stored: St
     assert "consent_withdrawn" not in after["by_reason"]
 
 
-def test_a_withdrawal_of_the_future_is_not_before_what_its_line_agrees_to(stored: Stored) -> None:
+def test_a_withdrawal_in_the_future_follows_the_consent_in_its_line(stored: Stored) -> None:
     act = AGREED | {"withdrawn_at": "9999-12-31T00:00:00Z", "evidence": {"wording": "Yes"}}
     path = stored.file("people.ndjson", json.dumps({"address": ANNA, "consents": [act]}))
     stored.run("contact", "import", path, "--as-of", "2020-01-01")
@@ -91,7 +91,7 @@ def test_a_withdrawal_of_the_future_is_not_before_what_its_line_agrees_to(stored
     assert kept["withdrawn_at"] == kept["given_at"] == AGREED["given_at"]
 
 
-def test_suppressions_of_the_future_are_as_of_their_file(stored: Stored) -> None:
+def test_suppressions_in_the_future_get_the_date_of_their_file(stored: Stored) -> None:
     path = stored.file("list.csv", f"address,scope,origin,since\n{ANNA},all,manual,9999-12-31\n")
     done = stored.run("suppress", "import", path)
     assert "1 suppression dated in the future" in done.stderr + done.stdout
@@ -102,7 +102,7 @@ def test_suppressions_of_the_future_are_as_of_their_file(stored: Stored) -> None
 
 
 @pytest.mark.parametrize("option", ["--collected-at", "--informed-at"])
-def test_nothing_is_rectified_to_the_future(stored: Stored, option: str) -> None:
+def test_no_date_can_be_rectified_to_the_future(stored: Stored, option: str) -> None:
     imported(stored)
     done = stored.run("contact", "rectify", ANNA, option, "2062-01-01", "--reason", "x", code=2)
     assert "'2062-01-01' is in the future" in done.stderr
@@ -121,7 +121,7 @@ SAID: list[tuple[dict[str, Any], Any, Any]] = [
 
 
 @pytest.mark.parametrize(("fields", "offered", "informed"), SAID)
-def test_what_nobody_said_is_not_known(
+def test_what_nobody_said_is_unknown(
     stored: Stored, fields: dict[str, Any], offered: Any, informed: Any
 ) -> None:
     imported(stored, provenance={"supplier": "X"}, **fields)
@@ -151,7 +151,7 @@ def test_a_csv_says_yes_no_or_nothing(stored: Stored) -> None:
     assert bert["provenance"]["sender_disclosed"] is None
 
 
-def test_what_was_said_can_be_put_right(stored: Stored) -> None:
+def test_a_yes_or_no_can_be_rectified(stored: Stored) -> None:
     imported(stored, informed_at=False)
     rectify = ("contact", "rectify", ANNA, "--reason", "the form was found")
     stored.run(*rectify, "--informed-at", "2026-01-01", "--optout-offered", "yes")
@@ -175,7 +175,7 @@ NO_AT = "2025-01-01T00:00:00Z"
         ({"consents": [{"withdrawn_at": NO_AT}]}, "consent_withdrawn"),
     ],
 )
-def test_a_restriction_or_a_withdrawal_from_nothing_named_holds_in_a_rejected_line(
+def test_restrictions_and_withdrawals_in_a_rejected_line_count(
     stored: Stored, refused: dict[str, Any], reason: str
 ) -> None:
     agreed = AGREED | {"evidence": {"wording": "Yes"}}
@@ -189,7 +189,7 @@ def test_a_restriction_or_a_withdrawal_from_nothing_named_holds_in_a_rejected_li
     assert contact["source"] == "direct"
 
 
-def test_a_wish_for_less_mail_holds_in_a_rejected_line(stored: Stored) -> None:
+def test_a_wish_for_less_mail_in_a_rejected_line_counts(stored: Stored) -> None:
     wish = {"purpose": "offers", "frequency": "monthly", "at": NO_AT}
     wishes = [wish, {"purpose": "news", "frequency": "all", "at": NO_AT}]
     assert imported(stored, code=1, source="unheard of", tags=["vip"], preferences=wishes)
@@ -200,7 +200,7 @@ def test_a_wish_for_less_mail_holds_in_a_rejected_line(stored: Stored) -> None:
     assert not contact.get("tags")
 
 
-def test_a_rejected_line_that_refuses_nothing_is_nobody(stored: Stored) -> None:
+def test_a_rejected_line_without_a_refusal_creates_no_contact(stored: Stored) -> None:
     wish = {"purpose": "news", "frequency": "all", "at": NO_AT}
     assert imported(stored, code=1, source="unheard of", tags=["vip"], preferences=[wish])
     stored.run("contact", "show", ANNA, code=1)

@@ -1,4 +1,4 @@
-"""`smtpproxy import`: what is on record, what an undo leaves, and how an import goes on."""
+"""`smtpproxy import`: the record of imports, undoing one, and resuming one."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def stored(tmp_path: Path) -> Stored:
 
 
 def rows(count: int, bad: int = 0) -> str:
-    """Suppressions; the first `bad` of every 400 cannot be read, and the day of the next."""
+    """Suppressions; of every 400, the first `bad` have no domain and the next an invalid day."""
     lines = [
         f"user{n}{'' if n % 400 < bad else '@people.example'},all,complaint,"
         f"2026-01-{'32' if bad and n % 400 == bad else '01'}\n"
@@ -53,19 +53,19 @@ def started(stored: Stored, *arguments: str) -> "subprocess.Popen[str]":
 
 
 def broken_off(stored: Stored, path: str, how: signal.Signals, after: int) -> str:
-    """Begin an import, end it once it has committed so many rows; return its id."""
+    """Start an import, stop it once it has committed `after` rows; return its id."""
     process = started(stored, "suppress", "import", path)
     done: list[Any] = [{}]
 
     def far_enough() -> bool:
         arguments = ["import", "list", "--json", "--config", str(stored.config_path)]
-        found = CliRunner().invoke(main, arguments)  # it fails while there is no database
+        found = CliRunner().invoke(main, arguments)  # fails until there is a database
         if found.exit_code == 0:
             done[0] = (json.loads(found.stdout) or [{}])[0]
         return process.poll() is not None or done[0].get("added", 0) >= after
 
     wait_for(far_enough, "the first batches", timeout=60, every=0.1)
-    assert process.poll() is None, "it ended before it could be interrupted"
+    assert process.poll() is None, "the import ended before it could be interrupted"
     assert done[0]["state"] == "running"
     assert (
         f"{done[0]['id']} is running" in stored.run("import", "undo", done[0]["id"], code=1).stderr
@@ -79,7 +79,7 @@ def broken_off(stored: Stored, path: str, how: signal.Signals, after: int) -> st
 
 
 class TestRecord:
-    def test_an_import_says_its_id_and_how_to_undo_it(self, stored: Stored) -> None:
+    def test_an_import_prints_its_id_and_how_to_undo_it(self, stored: Stored) -> None:
         path = stored.file("list.csv", ANNA_CSV)
         result = stored.run("suppress", "import", path)
         (record,) = records(stored)
@@ -94,13 +94,13 @@ class TestRecord:
         assert record["sha256"] in shown
         assert record["id"] in stored.run("import", "list").stdout
 
-    def test_json_names_the_id(self, stored: Stored) -> None:
+    def test_json_has_the_id(self, stored: Stored) -> None:
         path = stored.file("list.ndjson", f'{{"address":"{ANNA}"}}\n')
         done = stored.json("contact", "import", path)
         assert stored.json("import", "show", done["id"])["kind"] == "contacts"
         assert stored.json("import", "show", done["id"][:-4].lower())["id"] == done["id"]
 
-    def test_an_id_that_is_none(self, stored: Stored) -> None:
+    def test_an_unknown_id_is_reported(self, stored: Stored) -> None:
         stored.run("suppress", "add", ANNA)
         assert "no imports are on record" in stored.run("import", "list").stdout
         for command in ("show", "undo"):
@@ -114,7 +114,7 @@ class TestRecord:
 
 
 class TestUndo:
-    def test_suppressions_are_lifted_and_it_is_said_why(self, stored: Stored) -> None:
+    def test_suppressions_are_lifted_with_the_reason(self, stored: Stored) -> None:
         stored.run("suppress", "import", stored.file("list.csv", ANNA_CSV))
         (record,) = records(stored)
         would = stored.run("import", "undo", record["id"], "--dry-run").stdout
@@ -129,7 +129,7 @@ class TestUndo:
         assert shown["lifted"][0]["reason"].startswith(f"import {record['id']} undone by ")
         assert records(stored)[0]["state"] == "undone"
 
-    def test_a_second_undo_says_when_the_first_was(self, stored: Stored) -> None:
+    def test_a_second_undo_says_when_the_first_happened(self, stored: Stored) -> None:
         stored.run("contact", "import", stored.file("people.csv", f"address\n{ANNA}\n"))
         (record,) = records(stored)
         stored.run("import", "undo", record["id"])
@@ -138,7 +138,7 @@ class TestUndo:
         error = stored.run("import", "undo", record["id"], "--dry-run", code=1).stderr
         assert "was undone on" in error
 
-    def test_what_a_person_did_later_is_kept_and_counted(self, stored: Stored) -> None:
+    def test_later_acts_of_a_person_are_kept_and_counted(self, stored: Stored) -> None:
         consent = '"consents":[{"purpose":"offers","given_at":"2026-01-01T00:00:00Z"}]'
         lines = [f'{{"address":"{name}",{consent}}}\n' for name in (ANNA, BERT)]
         stored.run("contact", "import", stored.file("people.ndjson", "".join(lines)))
@@ -151,7 +151,7 @@ class TestUndo:
         assert act["given_at"] is None
         assert act["withdrawn_at"]
 
-    def test_what_a_later_import_said_too_stays(self, stored: Stored) -> None:
+    def test_facts_repeated_by_a_later_import_stay(self, stored: Stored) -> None:
         path = stored.file("people.csv", f"address,source\n{ANNA},direct\n")
         stored.run("contact", "import", path)
         stored.run("contact", "import", path)
@@ -163,7 +163,7 @@ class TestUndo:
         assert "1 contact removed" in stored.run("import", "undo", second["id"]).stdout
         stored.run("contact", "show", ANNA, code=1)
 
-    def test_profiles_that_were_not_newer_are_pointed_out(self, stored: Stored) -> None:
+    def test_profiles_that_were_not_newer_are_reported(self, stored: Stored) -> None:
         path = stored.file("people.csv", f"address,audience\n{ANNA},consumer\n")
         stored.run("contact", "import", path, "--as-of", "2026-02-01")
         path = stored.file("other.csv", f"address,audience\n{ANNA},professional\n")
@@ -178,8 +178,8 @@ class TestUndo:
 
 class TestResume:
     @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-    def test_it_goes_on_behind_the_last_batch(self, stored: Stored, how: signal.Signals) -> None:
-        """kill -9 loses no committed batch, and the rejected file is complete at the end."""
+    def test_it_resumes_after_the_last_batch(self, stored: Stored, how: signal.Signals) -> None:
+        """kill -9 loses no committed batch, and the rejected file is complete in the end."""
         path = stored.file("list.csv", rows(2_000, bad=2))
         id = broken_off(stored, path, how, after=2 * BATCH)
         (record,) = records(stored)
@@ -190,7 +190,7 @@ class TestResume:
         assert f"--resume {id}" in stored.run("import", "show", id).stdout
         done = stored.json("suppress", "import", path, "--resume", id, code=1)
         assert (done["id"], done["lines"], done["added"]) == (id, 2_000, 1_990)
-        assert done["outlook"]["people"] == 1_990, "of both runs"
+        assert done["outlook"]["people"] == 1_990, "lines rejected in both runs"
         assert (done["unchanged"], done["rejected"], done["refusals"]) == (0, 15, 5)
         rejected = Path(f"{path}.rejected").read_text().splitlines()
         named = [line for line in rejected if line.startswith("# line ")]
@@ -200,7 +200,9 @@ class TestResume:
         assert (records(stored)[0]["state"], records(stored)[0]["refusals"]) == ("complete", 5)
         assert stored.json("import", "undo", id)["removed"] == 1_990
 
-    def test_it_goes_on_from_a_version_that_recorded_times_otherwise(self, stored: Stored) -> None:
+    def test_it_resumes_an_import_of_a_version_with_another_time_format(
+        self, stored: Stored
+    ) -> None:
         path, as_of = stored.file("people.csv", f"address\n{ANNA}\n"), "2026-01-01T00:00:00Z"
         stored.run("contact", "import", path, "--as-of", as_of)
         with sqlite3.connect(stored.folder / "state/smtpproxy.db") as database:
@@ -211,7 +213,7 @@ class TestResume:
         stored.run("contact", "import", path, "--resume", id, "--as-of", "2026-01-02", code=2)
         assert stored.json("contact", "import", path, "--resume", id, "--as-of", as_of)["id"] == id
 
-    def test_nothing_is_left_to_do_of_a_complete_one(self, stored: Stored) -> None:
+    def test_a_complete_import_has_nothing_to_resume(self, stored: Stored) -> None:
         path = stored.file("list.csv", ANNA_CSV)
         stored.run("suppress", "import", path)
         id = records(stored)[0]["id"]
@@ -235,7 +237,7 @@ class TestResume:
         assert done["added"] == 2_000
 
 
-def test_a_dry_run_needs_no_store_and_makes_none(tmp_path: Path) -> None:
+def test_a_dry_run_needs_no_store_and_creates_none(tmp_path: Path) -> None:
     stored = Stored(tmp_path)
     would = stored.run("suppress", "import", stored.file("list.csv", ANNA_CSV), "--dry-run")
     assert "1 new, 0 changed" in would.stdout
@@ -254,13 +256,13 @@ def test_a_dry_run_of_a_file_without_rows_fails_like_the_import(
         assert f"Error: {path}: no rows below its header" in error
 
 
-class TestTheFuture:
-    def test_as_of_a_time_to_come_is_refused(self, stored: Stored) -> None:
+class TestFuture:
+    def test_as_of_in_the_future_is_refused(self, stored: Stored) -> None:
         path = stored.file("people.csv", f"address\n{ANNA}\n")
         error = stored.run("contact", "import", path, "--as-of", "2100-01-01", code=2).stderr
         assert "2100-01-01 00:00 UTC is in the future" in error
 
-    def test_a_file_of_the_future_counts_from_now(self, stored: Stored) -> None:
+    def test_a_file_dated_in_the_future_counts_from_now(self, stored: Stored) -> None:
         path = stored.file("people.csv", f"address,audience\n{ANNA},consumer\n")
         os.utime(path, (4_102_444_800, 4_102_444_800))
         result = stored.run("contact", "import", path)

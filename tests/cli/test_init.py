@@ -1,4 +1,4 @@
-"""`smtpproxy init`: what is asked, what is proposed, and what is written where nothing was."""
+"""`smtpproxy init`: what it asks, what it proposes, and what it writes."""
 
 import json
 import os
@@ -31,7 +31,7 @@ ANSWERS = {
 
 @pytest.fixture(autouse=True)
 def silent_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test waits for the DNS of this machine, nor asks its Postfix."""
+    """Keep tests from waiting for this machine's DNS or asking its Postfix."""
     monkeypatch.setattr("smtpproxy.cli.init.PATIENCE", 0.2)
     monkeypatch.setenv("MAIL_CONFIG", "/nonexistent")
 
@@ -50,7 +50,7 @@ def init(root: Path, *more: str, code: int = 0, **changed: str | None) -> Result
     return result
 
 
-def test_what_it_writes_is_good(tmp_path: Path) -> None:
+def test_what_it_writes_passes_check(tmp_path: Path) -> None:
     result = init(tmp_path, "--yes")
     config = tmp_path / "etc" / "smtpproxy.toml"
     settings = load(config)
@@ -65,7 +65,7 @@ def test_what_it_writes_is_good(tmp_path: Path) -> None:
     assert checked.exit_code == 0, checked.output
 
 
-def test_it_says_all_that_is_missing_at_once(tmp_path: Path) -> None:
+def test_everything_missing_is_reported_at_once(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["init", "--config", str(tmp_path / "smtpproxy.toml")])
     assert result.exit_code == 2
     for option in ("--hostname", "--brand", "--legal-name", "--postal-address", "--from-domain"):
@@ -75,7 +75,7 @@ def test_it_says_all_that_is_missing_at_once(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_yes_does_not_invent_what_nothing_shows(tmp_path: Path) -> None:
+def test_yes_does_not_invent_unknown_answers(tmp_path: Path) -> None:
     said = init(tmp_path, "--yes", code=2, legal_name=None).stderr
     assert "missing: --legal-name; give this" in said.replace("these options", "this")
 
@@ -104,7 +104,7 @@ def test_yes_does_not_invent_what_nothing_shows(tmp_path: Path) -> None:
         ({"transactional": "bills", "purpose": "offers"}, "there is no stream for it"),
     ],
 )
-def test_an_answer_is_read_as_its_setting_would_be(
+def test_answers_are_validated_like_settings(
     tmp_path: Path, changed: dict[str, str], says: str
 ) -> None:
     result = init(tmp_path, "--yes", code=2, **changed)
@@ -113,7 +113,7 @@ def test_an_answer_is_read_as_its_setting_would_be(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_no_single_answer_shows_is_told_before_anything_is_written(tmp_path: Path) -> None:
+def test_contradictory_answers_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     more = ("--brand", "bags", "--legal-name", "bags=Bags SA", "--from-domain", "bags=shop.example")
     changed = {
         "legal_name": "shop=Shop",
@@ -126,7 +126,7 @@ def test_what_no_single_answer_shows_is_told_before_anything_is_written(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_several_brands_have_their_own(tmp_path: Path) -> None:
+def test_several_brands_have_their_own_answers(tmp_path: Path) -> None:
     changed = {
         "legal_name": "shop=Shop",
         "postal_address": "shop=1 rue X, Paris",
@@ -149,14 +149,14 @@ def test_several_brands_have_their_own(tmp_path: Path) -> None:
     assert '"shpo=Shop SA" names nothing known; write shop=…' in said
 
 
-def test_the_law_of_the_domain_is_proposed_and_its_imprint_looked_for(tmp_path: Path) -> None:
+def test_the_country_of_the_domain_decides_rulebook_and_imprint(tmp_path: Path) -> None:
     init(tmp_path, "--yes", from_domain="shop.de")
     settings = load(tmp_path / "etc" / "smtpproxy.toml")
     assert settings.policy.rulebook == "de"
     assert settings.streams["offers"].imprint == (ANSWERS["--postal-address"],)
 
 
-def test_pages_of_its_own_mean_links_of_its_own(tmp_path: Path) -> None:
+def test_with_a_public_url_the_relay_makes_its_own_links(tmp_path: Path) -> None:
     init(tmp_path, "--yes", public_url="https://stop.shop.example")
     settings = load(tmp_path / "etc" / "smtpproxy.toml")
     assert settings.streams["offers"].unsubscribe_scope == "purpose:offers"
@@ -181,7 +181,7 @@ def test_nothing_is_overwritten(tmp_path: Path, name: str, kind: str) -> None:
         assert there.read_text() == "mine"
 
 
-def test_all_that_would_be_overwritten_is_named(tmp_path: Path) -> None:
+def test_every_file_that_would_be_overwritten_is_named(tmp_path: Path) -> None:
     there = [tmp_path / "etc" / "install" / name for name in ("smtpproxy.conf", "dns.zone")]
     there[0].parent.mkdir(parents=True)
     for path in there:
@@ -198,7 +198,7 @@ def test_json(tmp_path: Path) -> None:
     assert len(found["next"]) == 3
 
 
-def test_keys_are_for_their_owner_and_not_yet_in_use(tmp_path: Path) -> None:
+def test_keys_are_readable_by_their_owner_only_and_not_yet_in_use(tmp_path: Path) -> None:
     init(tmp_path, "--yes", selector="s1")
     key = tmp_path / "etc" / "s1.shop.example.pem"
     assert key.stat().st_mode & 0o777 == 0o600
@@ -209,7 +209,7 @@ def test_keys_are_for_their_owner_and_not_yet_in_use(tmp_path: Path) -> None:
     assert "PRIVATE KEY" not in (tmp_path / "etc" / "smtpproxy.toml").read_text()
 
 
-def test_no_keys_where_none_are_wanted(tmp_path: Path) -> None:
+def test_keys_can_be_declined(tmp_path: Path) -> None:
     init(tmp_path, "--yes", selector="-")
     assert not [*tmp_path.rglob("*.pem")]
 
@@ -225,12 +225,12 @@ def test_systemd_accepts_the_drop_in(tmp_path: Path) -> None:
     drop_in = (root / "etc" / "install" / "smtpproxy.conf").read_text()
     (folder / "smtpproxy.conf").write_text(drop_in)
     assert "CAP_NET_BIND_SERVICE" in drop_in
-    assert drop_in.count("ReadWritePaths=") == 1, "for state_dir, which is not the unit's"
+    assert drop_in.count("ReadWritePaths=") == 1, "for a state_dir that is not the unit's"
     done = run("systemd-analyze", "verify", str(unit))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_what_postfix_shows_is_proposed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proposals_come_from_postfix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     postconf = tmp_path / "bin" / "postconf"
     postconf.parent.mkdir()
     postconf.write_text(
@@ -253,9 +253,7 @@ def test_what_postfix_shows_is_proposed(tmp_path: Path, monkeypatch: pytest.Monk
     assert "replaces content_filter = smtp:[127.0.0.1]:9" in result.stdout
 
 
-def test_the_domain_and_the_addresses_come_from_the_dns(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_proposals_come_from_the_dns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("smtpproxy.cli.init.PATIENCE", 5.0)
     records = (
         "shop.example. MX 10 mx.shop.example.",
@@ -273,7 +271,7 @@ def test_the_domain_and_the_addresses_come_from_the_dns(
 
 
 def talk(root: Path, *answers: str) -> tuple[int, str]:
-    """Run it at a terminal, with each answer typed ahead; its exit code and what was to be seen."""
+    """Run it at a terminal with all answers typed ahead; return its exit code and the screen."""
     ours, theirs = pty.openpty()
     command = [*COMMAND, "init", "--config", str(root / "smtpproxy.toml")]
     command += ["--state-dir", str(root / "state")]
@@ -283,23 +281,23 @@ def talk(root: Path, *answers: str) -> tuple[int, str]:
     ) as process:  # fmt: skip
         os.close(theirs)
         typed = "".join(f"{answer}\n" for answer in answers)
-        os.write(ours, f"{typed}\x04\x04".encode())  # and nobody is there any more
+        os.write(ours, f"{typed}\x04\x04".encode())  # end of input
         seen = b""
         try:
             while piece := os.read(ours, 4096):
                 seen += piece
-        except OSError:  # its end of the terminal is closed
+        except OSError:  # the process has closed its end of the terminal
             pass
         os.close(ours)
         return process.wait(60), seen.decode()
 
 
-def test_whoever_leaves_has_a_line_of_their_own(tmp_path: Path) -> None:
+def test_the_prompt_after_leaving_is_on_a_new_line(tmp_path: Path) -> None:
     code, seen = talk(tmp_path)
     assert (code, seen[-2:]) == (130, "\r\n")
 
 
-def test_a_person_is_asked_and_asked_again(tmp_path: Path) -> None:
+def test_a_person_is_asked_until_the_answer_is_valid(tmp_path: Path) -> None:
     code, seen = talk(
         tmp_path,
         "not a name", "relay.shop.example", "", "127.0.0.1:10025", "", "", "shop",

@@ -1,4 +1,4 @@
-"""Whatever a command is given, it ends with a documented code and one clear line: no traceback."""
+"""Whatever a command gets, it ends with a documented code and one clear line, no traceback."""
 
 import os
 import random
@@ -119,7 +119,7 @@ secret_file = "{0}/crm.secret"
 
 
 class Bench:
-    """A store with a person in it, made again for each command."""
+    """A store with one person, recreated for each command."""
 
     def __init__(self, folder: Path) -> None:
         self.root = folder / "root"
@@ -170,7 +170,7 @@ class Bench:
         if (child := os.fork()) == 0:
             code = 99
             try:
-                sys.stdin = open(os.devnull)  # noqa: SIM115, PTH123 - until the end
+                sys.stdin = open(os.devnull)  # noqa: SIM115, PTH123 - open until the end
                 os.dup2(place(), 1)
                 os.dup2(write_end, 2)
                 sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # noqa: SIM115
@@ -187,12 +187,12 @@ class Bench:
 
 
 def found_in(error: str) -> list[str]:
-    """What no message has."""
+    """Words that no message may contain."""
     return [word for word in ("Traceback", "unexpected ", "Errno") if word in error]
 
 
 def some(which: int) -> list[str]:
-    """Every command in `make soak`, otherwise a fifth of them: another one for each `which`."""
+    """All commands in `make soak`, otherwise a different fifth for each `which`."""
     return sorted(COMMANDS)[which % times(5, 1) :: times(5, 1)]
 
 
@@ -207,7 +207,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return Bench(tmp_path_factory.mktemp("junk"))
 
 
-def test_every_command_is_here() -> None:
+def test_every_command_is_tested() -> None:
     assert COMMANDS_OF_HELP.keys() - COMMANDS.keys() == {"serve", "demo"}
 
 
@@ -251,14 +251,14 @@ def test_junk_for_a_file(bench: Bench, junk: str) -> None:
     ],
     ids=ascii,
 )
-def test_junk_for_a_word(bench: Bench, line: str) -> None:
+def test_junk_as_an_argument(bench: Bench, line: str) -> None:
     bench.again()
     result = CliRunner().invoke(main, [*line.split(), "--config", str(bench.config)])
     check(line, result.exit_code, result.stdout, result.stderr)
     assert result.exit_code == 2, (line, result.stderr)
 
 
-def test_a_folder_whose_name_is_no_text(bench: Bench) -> None:
+def test_a_folder_whose_name_is_not_text(bench: Bench) -> None:
     bench.again()
     command = ["backup", f"{bench.root}/\udcff", "--config", str(bench.config)]
     result = CliRunner().invoke(main, command)
@@ -267,7 +267,7 @@ def test_a_folder_whose_name_is_no_text(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("name", ["explain", "dkim verify"])
-def test_a_file_without_an_end(bench: Bench, name: str) -> None:
+def test_an_endless_file(bench: Bench, name: str) -> None:
     bench.again()
     limited = bench.config.read_text().replace("[server]", '[server]\ndata_size_limit = "64KiB"')
     bench.config.write_text(limited)
@@ -278,7 +278,7 @@ def test_a_file_without_an_end(bench: Bench, name: str) -> None:
 
 
 def made(path: Path, content: bytes | None) -> None:
-    """Put a file in the place of something; None: a folder."""
+    """Replace a path by a file, or by a folder if `content` is None."""
     if path.is_dir():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
@@ -330,7 +330,7 @@ FAULTS: dict[str, Callable[[Bench], None]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_store_that_cannot_be_used(bench: Bench, fault: str) -> None:
+def test_an_unusable_store(bench: Bench, fault: str) -> None:
     for name in some([*FAULTS].index(fault)):
         bench.again()
         FAULTS[fault](bench)
@@ -348,7 +348,7 @@ def without_reader() -> int:
 
 
 @pytest.mark.parametrize("place", [full_disk, without_reader])
-def test_output_that_cannot_be_written(bench: Bench, place: Callable[[], int]) -> None:
+def test_unwritable_output(bench: Bench, place: Callable[[], int]) -> None:
     for name in some(len(place.__name__)):
         bench.again()
         code, error = bench.run_with(name, place)
@@ -381,5 +381,5 @@ def test_ctrl_c_at_any_moment(bench: Bench) -> None:
             running.send_signal(signal.SIGINT)
             error = running.communicate()[1].decode()
         assert not found_in(error), (name, error)
-        ends = (0, 1, 2, 130, -signal.SIGINT)  # the last while Python itself ends
+        ends = (0, 1, 2, 130, -signal.SIGINT)  # the last one while Python itself exits
         assert running.returncode in ends, (name, running.returncode, error)

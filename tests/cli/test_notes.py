@@ -1,4 +1,4 @@
-"""Notes of suppressions hold no personal data: a motive of a closed list, or --keep-notes."""
+"""Notes on suppressions hold no personal data: a motive from a closed list, unless --keep-notes."""
 
 import json
 import sqlite3
@@ -46,19 +46,17 @@ def note(stored: Stored) -> object:
         "lifted before the restore",
     ],
 )
-def test_what_a_provider_or_we_call_a_motive_is_one(text: str) -> None:
+def test_motives_of_providers_and_our_own_are_recognised(text: str) -> None:
     assert is_motive(text)
 
 
 @pytest.mark.parametrize("text", [FREE, "a@b.example", "link of id=Anna Lind", "0601020304", "5"])
-def test_all_else_is_free_text(text: str) -> None:
+def test_everything_else_is_free_text(text: str) -> None:
     assert not is_motive(text)
 
 
 @pytest.mark.parametrize("command", [("suppress", "add", ANNA), ("contact", "object", ANNA)])
-def test_a_note_in_free_text_is_refused_but_on_demand(
-    stored: Stored, command: tuple[str, ...]
-) -> None:
+def test_a_free_text_note_needs_keep_notes(stored: Stored, command: tuple[str, ...]) -> None:
     told = stored.run(*command, "--note", FREE, code=2).stderr
     assert "is free text, and it may contain personal data" in told
     assert "give a motive such as by phone" in told
@@ -76,7 +74,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_imports_leave_free_text_out_and_say_so(stored: Stored, name: str) -> None:
+def test_imports_drop_free_text_and_say_so(stored: Stored, name: str) -> None:
     path = stored.file(name, FILES[name])
     options = []
     if name == "mapped.csv":
@@ -87,20 +85,20 @@ def test_imports_leave_free_text_out_and_say_so(stored: Stored, name: str) -> No
     assert note(stored) is None
 
 
-def test_an_import_keeps_free_text_on_demand(stored: Stored) -> None:
+def test_an_import_keeps_free_text_with_keep_notes(stored: Stored) -> None:
     path = stored.file("own.csv", FILES["own.csv"])
     told = stored.run("suppress", "import", path, "--keep-notes").stderr
     assert "1 note in free text kept: it may contain personal data" in told
     assert note(stored) == FREE
 
 
-def test_mailchimps_reason_is_kept_and_what_the_person_wrote_is_not(stored: Stored) -> None:
+def test_mailchimps_reason_is_kept_without_the_persons_words(stored: Stored) -> None:
     stored.run("suppress", "import", stored.file("unsubscribed.csv", MAILCHIMP))
     assert note(stored) == "NOSIGNUP"
 
 
 def age(stored: Stored, table: str, column: str) -> None:
-    """Let a time be more than a year ago."""
+    """Move a time to more than a year ago."""
     with sqlite3.connect(stored.folder / "state" / "smtpproxy.db") as database:
         old = int((datetime.now(UTC) - timedelta(367)).timestamp() * 1e6)
         database.execute(f"UPDATE {table} SET {column} = ?", (old,))
@@ -112,7 +110,7 @@ def reason(stored: Stored) -> object:
     return one["reason"]
 
 
-def test_why_one_is_lifted_is_a_motive_too(stored: Stored) -> None:
+def test_the_reason_for_lifting_is_a_motive_too(stored: Stored) -> None:
     stored.run("suppress", "add", ANNA)
     remove = ("suppress", "remove", ANNA, "--all", "--reason")
     told = stored.run(*remove, FREE, code=2).stderr
@@ -125,7 +123,7 @@ def test_why_one_is_lifted_is_a_motive_too(stored: Stored) -> None:
     assert reason(stored) == FREE
 
 
-def test_purge_forgets_why_one_was_lifted_when_it_is_free_text(stored: Stored) -> None:
+def test_purge_forgets_free_text_reasons_for_lifting(stored: Stored) -> None:
     stored.run("suppress", "add", ANNA)
     stored.run("suppress", "remove", ANNA, "--all", "--reason", FREE, "--keep-notes")
     assert stored.json("purge")["notes_forgotten"] == 0
@@ -135,8 +133,8 @@ def test_purge_forgets_why_one_was_lifted_when_it_is_free_text(stored: Stored) -
     assert stored.json("purge")["notes_forgotten"] == 0
 
 
-def test_what_an_import_said_before_another_is_forgotten_too(stored: Stored) -> None:
-    """It is kept so that the later import can be undone."""
+def test_notes_replaced_by_a_later_import_are_forgotten_too(stored: Stored) -> None:
+    """They are kept so that the later import can be undone."""
     stored.run("suppress", "import", stored.file("own.csv", FILES["own.csv"]), "--keep-notes")
     later = FILES["own.csv"].replace("2026-01-05", "2026-01-06").replace(FREE, "by phone")
     stored.run("suppress", "import", stored.file("later.csv", later))

@@ -1,4 +1,4 @@
-"""Every import ends with who may be mailed, why not the others, and what would free how many."""
+"""Every import ends with how many may be mailed, why not the rest, and what would free them."""
 
 from itertools import chain
 from pathlib import Path
@@ -48,8 +48,8 @@ def frees(outlook: Any, stream: str) -> dict[str, int]:
     return {one["how"]: one["people"] for one in on(outlook, stream)["frees"]}
 
 
-def test_added_is_not_mailable(stored: Stored) -> None:
-    """What a newcomer overlooked: five people added, and nobody who may be mailed."""
+def test_added_people_may_not_all_be_mailed(stored: Stored) -> None:
+    """A newcomer overlooked this: five people added, none of whom may be mailed."""
     people = "".join(f"user{n}@people.example\n" for n in range(5))
     path = stored.file("crm.csv", f"address\n{people}")
     for more in (["--dry-run"], []):
@@ -60,7 +60,7 @@ def test_added_is_not_mailable(stored: Stored) -> None:
         assert "Import where the addresses came from" in shown
 
 
-def test_the_numbers_and_the_reasons_by_stream(stored: Stored) -> None:
+def test_numbers_and_reasons_by_stream(stored: Stored) -> None:
     rows = line("anna") + line("bert", wording="") + line("carl", source="web")
     path = stored.file("crm.csv", HEADER + rows + line("anna", purpose="news"))
     outlook = stored.json("contact", "import", path, "--brand", "shop")["outlook"]
@@ -89,7 +89,7 @@ LACKING = "".join(
 )
 
 
-def test_what_it_says_would_free_people_frees_just_as_many(stored: Stored) -> None:
+def test_the_proposed_steps_free_as_many_as_they_say(stored: Stored) -> None:
     path = stored.file("crm.csv", HEADER + LACKING)
     found = stored.json("contact", "import", path, "--brand", "shop", "--dry-run")["outlook"]
     told = frees(found, "shop-offers")
@@ -108,7 +108,7 @@ def test_what_it_says_would_free_people_frees_just_as_many(stored: Stored) -> No
     assert "--replace" in shown.stdout
 
 
-def test_the_brand_frees_whom_it_would(stored: Stored) -> None:
+def test_the_brand_option_frees_as_many_as_it_says(stored: Stored) -> None:
     path = stored.file("crm.csv", HEADER + line("anna") + line("bert", wording=""))
     found = stored.json("contact", "import", path, "--dry-run")["outlook"]
     assert found["nobody_on_marketing"]
@@ -119,8 +119,8 @@ def test_the_brand_frees_whom_it_would(stored: Stored) -> None:
     assert on(found, "shop-offers")["allowed"] == 1
 
 
-def test_what_ndjson_leaves_out_is_said_in_its_lines(stored: Stored) -> None:
-    """It takes no --set."""
+def test_for_ndjson_the_missing_facts_go_into_the_file(stored: Stored) -> None:
+    """NDJSON takes no --set."""
     consent = f'{{"purpose":"offers","method":"unticked_box","given_at":"{DAY}"}}'
     text = f'{{"address":"anna@people.example","consents":[{consent}]}}\n'
     path = stored.file("crm.ndjson", text)
@@ -128,7 +128,7 @@ def test_what_ndjson_leaves_out_is_said_in_its_lines(stored: Stored) -> None:
     assert frees(found, "shop-offers") == {"evidence.wording=…, source=direct in the file": 1}
 
 
-def test_a_provider_s_consents_need_a_purpose(stored: Stored) -> None:
+def test_a_providers_consents_need_a_purpose(stored: Stored) -> None:
     names = (
         "Email Address,First Name,Last Name,MEMBER_RATING,OPTIN_TIME,OPTIN_IP,CONFIRM_TIME,"
         "CONFIRM_IP,LATITUDE,LONGITUDE,GMTOFF,DSTOFF,TIMEZONE,CC,REGION,LAST_CHANGED,LEID,EUID,"
@@ -145,7 +145,7 @@ def test_a_provider_s_consents_need_a_purpose(stored: Stored) -> None:
     assert f"1  {wanting}" in result.stdout
 
 
-def test_the_store_s_silence_stops_no_import(
+def test_an_unavailable_store_does_not_stop_an_import(
     stored: Stored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def silent(*_: object) -> None:
@@ -158,8 +158,8 @@ def test_the_store_s_silence_stops_no_import(
     assert "not everybody could be counted: locked" in result.stderr
 
 
-def test_nothing_is_offered_for_what_another_file_left_out(stored: Stored) -> None:
-    """A constant of this file would not reach the consent that another one brought."""
+def test_nothing_is_proposed_for_facts_missing_from_another_file(stored: Stored) -> None:
+    """A constant for this file would not reach a consent from another one."""
     path = stored.file("one.csv", HEADER + line("anna", wording=""))
     stored.run("contact", "import", path, "--brand", "shop")
     path = stored.file("two.csv", "address,audience\nanna@people.example,consumer\n")
@@ -168,7 +168,7 @@ def test_nothing_is_offered_for_what_another_file_left_out(stored: Stored) -> No
     assert frees(found, "shop-offers") == {}
 
 
-def test_a_dry_run_says_what_the_import_then_says(stored: Stored) -> None:
+def test_a_dry_run_foretells_the_outlook(stored: Stored) -> None:
     stored.run("suppress", "add", "good1@people.example")
     path = stored.file("crm.csv", HEADER + LACKING)
     before = stored.json("contact", "import", path, "--brand", "shop", "--dry-run")["outlook"]
@@ -192,8 +192,8 @@ def test_a_no_to_an_unknown_purpose_counts_in_a_dry_run_too(stored: Stored) -> N
     assert {**tried, "at": None} == {**done, "at": None}
 
 
-def test_after_a_replacement_it_says_what_is_left(stored: Stored) -> None:
-    """The consent that only the former import told is gone when people are counted."""
+def test_after_a_replacement_it_counts_what_is_left(stored: Stored) -> None:
+    """A consent only from the former import is gone when people are counted."""
     first = stored.file("one.csv", HEADER + line("anna") + line("bert"))
     done = stored.json("contact", "import", first, "--brand", "shop")
     assert on(done["outlook"], "shop-offers")["allowed"] == 2
@@ -204,7 +204,7 @@ def test_after_a_replacement_it_says_what_is_left(stored: Stored) -> None:
     assert done["outlook"]["people"] == 2
 
 
-def test_with_rejected_lines_the_steps_it_names_free_as_many(stored: Stored) -> None:
+def test_with_rejected_lines_the_steps_free_as_many_too(stored: Stored) -> None:
     path = stored.file("crm.csv", HEADER + line("anna", method="") + "nobody,direct,,,,,,\n")
     shown = stored.run("contact", "import", path, "--brand", "shop", code=1).stdout
     again, undo = shown.splitlines()[-6:-4]
@@ -231,7 +231,7 @@ def test_people_with_lines_far_apart_are_counted_once(
     assert on(found, "shop-offers")["allowed"] == 1
 
 
-def test_suppressions(stored: Stored) -> None:
+def test_suppressions_have_an_outlook_too(stored: Stored) -> None:
     path = stored.file("crm.csv", HEADER + line("anna") + line("bert"))
     stored.run("contact", "import", path, "--brand", "shop")
     text = (
@@ -254,8 +254,8 @@ def test_suppressions(stored: Stored) -> None:
     assert "--set" not in shown
 
 
-def test_a_dry_run_moves_a_suppression_to_the_later_time(stored: Stored) -> None:
-    """Of several as wide, the oldest says why."""
+def test_a_dry_run_moves_a_suppression_to_the_later_date(stored: Stored) -> None:
+    """Of several equally wide, the oldest gives the reason."""
     for origin, since in (("objection", "2024-01-01"), ("manual", "2025-01-01")):
         order = ("--scope", "marketing", "--origin", origin, "--since", since)
         stored.run("suppress", "add", "anna@people.example", *order)
@@ -266,7 +266,7 @@ def test_a_dry_run_moves_a_suppression_to_the_later_time(stored: Stored) -> None
         assert on(found, "shop-offers")["by_reason"] == {"suppressed_manual": 1}
 
 
-def test_observed_streams_let_mail_pass(tmp_path: Path) -> None:
+def test_observed_streams_count_as_mailable(tmp_path: Path) -> None:
     stored = Stored(tmp_path)
     overrides = {"stream": [{**STREAMS[0], "mode": "observe"}], "brand": BRANDS}
     stored.config_path.write_text(to_toml(relay_config(tmp_path, "127.0.0.1:25", overrides)))
@@ -285,7 +285,7 @@ def effect(shown: str) -> list[str]:
     return [line.removeprefix("anna@people.example: ") for line in shown.splitlines()[-2:]]
 
 
-def test_a_single_act_says_what_it_comes_to(stored: Stored) -> None:
+def test_a_single_act_prints_its_effect(stored: Stored) -> None:
     assert effect(stored.run(*CONSENT).stdout) == [
         "may be mailed on shop-offers, receipts",
         "not on shop-news: consent_missing; club-offers: brand_unproven",
@@ -312,14 +312,14 @@ def test_a_single_act_says_what_it_comes_to(stored: Stored) -> None:
     ]
 
 
-def test_with_json_too_and_not_of_a_whole_domain(stored: Stored) -> None:
+def test_json_has_the_effect_too_except_for_a_whole_domain(stored: Stored) -> None:
     streams = stored.json(*CONSENT)["streams"]
     assert streams["shop-offers"] == {"allowed": True, "why": "consent"}
     assert streams["shop-news"] == {"allowed": False, "why": "consent_missing"}
     assert "streams" not in stored.json("suppress", "add", "@people.example")
 
 
-def test_an_undo_ends_with_who_may_be_mailed_then(stored: Stored) -> None:
+def test_an_undo_ends_with_the_outlook(stored: Stored) -> None:
     def imported(*names: str) -> str:
         rows = "".join(line(name).replace(",,\n", f",{DAY},true\n") for name in names)
         path = stored.file(f"{names[0]}.csv", HEADER + rows)

@@ -1,4 +1,4 @@
-"""Exports whose output is full, closed or was there before."""
+"""Exports to a full disk, a closed pipe or an existing file."""
 
 import os
 import resource
@@ -31,7 +31,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Stored:
 def shell(
     stored: Stored, line: str, limit: int | None = None
 ) -> "subprocess.CompletedProcess[str]":
-    """Run a line in bash, in which $SMTPPROXY is the command; `limit` is on the size of files."""
+    """Run a line in bash with $SMTPPROXY as the command; `limit` is on the size of files."""
 
     def limited() -> None:
         if limit is not None:
@@ -50,14 +50,14 @@ def shell(
 
 
 @EXPORTS
-def test_a_reader_who_has_seen_enough_hears_no_complaint(stored: Stored, kind: str) -> None:
+def test_a_reader_that_closes_early_sees_no_error(stored: Stored, kind: str) -> None:
     done = shell(stored, f"$SMTPPROXY {kind} export | head -1")
     assert (done.stdout.count("\n"), done.stderr) == (1, "")
 
 
 @EXPORTS
 @pytest.mark.parametrize("to", ["> /dev/full", "--output /dev/full"])
-def test_a_full_disk_is_one_line(stored: Stored, kind: str, to: str) -> None:
+def test_a_full_disk_is_reported_in_one_line(stored: Stored, kind: str, to: str) -> None:
     done = shell(stored, f"$SMTPPROXY {kind} export {to}")
     name = "standard output" if ">" in to else "/dev/full"
     assert (done.returncode, done.stderr) == (
@@ -67,7 +67,7 @@ def test_a_full_disk_is_one_line(stored: Stored, kind: str, to: str) -> None:
 
 
 @EXPORTS
-def test_on_a_full_disk_the_former_file_stays(stored: Stored, kind: str, tmp_path: Path) -> None:
+def test_on_a_full_disk_the_previous_file_stays(stored: Stored, kind: str, tmp_path: Path) -> None:
     output = tmp_path / "out"
     output.write_text("yesterday's")
     done = shell(stored, f"$SMTPPROXY {kind} export --output {output}", limit=100_000)
@@ -87,7 +87,7 @@ def test_on_a_full_disk_the_former_file_stays(stored: Stored, kind: str, tmp_pat
 def test_a_full_disk_leaves_no_part_of_a_new_file(
     stored: Stored, command: str, limit: int, tmp_path: Path
 ) -> None:
-    """It is never overwritten: the name would be taken."""
+    """A part would block the name, since such files are never overwritten."""
     new, headings = tmp_path / "new", ",".join(f"{n}{'x' * 400}" for n in range(300))
     wide = stored.file("wide.csv", f"address,{headings}\nanna@people.example\n")
     line = "$SMTPPROXY " + command.format(new=new, wide=wide)
@@ -109,7 +109,7 @@ def test_a_full_disk_leaves_no_part_of_a_new_file(
     ],
     ids=" ".join,
 )
-def test_a_command_that_fails_leaves_the_former_file(
+def test_a_failing_command_keeps_the_previous_file(
     stored: Stored, command: tuple[str, ...], tmp_path: Path
 ) -> None:
     """An empty list of suppressions would mean that nobody is suppressed."""
@@ -131,14 +131,16 @@ def test_a_terminal_may_lack_characters(stored: Stored) -> None:
 @pytest.mark.parametrize(
     "command", ["contact import FILE", "suppress import FILE", "scrub FILE --stream offers"]
 )
-def test_a_heading_does_not_steer_the_terminal(stored: Stored, command: str, heading: str) -> None:
+def test_a_column_heading_cannot_control_the_terminal(
+    stored: Stored, command: str, heading: str
+) -> None:
     steers = "\x1b]0;x\x07\x9b2J"
     path = stored.file("steers.csv", f"{heading}{steers * (heading != 'address')},{steers}\n,x\n")
     told = stored.run(*command.replace("FILE", path).split(), code=None).stderr
     assert not set("\x1b\x07\x9b") & set(told), told
 
 
-def test_nor_does_the_name_of_a_configuration(tmp_path: Path) -> None:
+def test_nor_can_the_name_of_a_configuration(tmp_path: Path) -> None:
     named = str(tmp_path / "\x1b[2J\x9b2J")
     for command in ("suppress export", "status", "check"):
         result = CliRunner().invoke(main, [*command.split(), "--config", named])
@@ -152,7 +154,9 @@ def test_dash_is_standard_output(stored: Stored) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_the_owner_of_the_former_file_can_read_the_new_one(stored: Stored, tmp_path: Path) -> None:
+def test_the_owner_of_the_previous_file_can_read_the_new_one(
+    stored: Stored, tmp_path: Path
+) -> None:
     output = tmp_path / "out"
     output.touch()
     os.chown(output, 65534, -1)
@@ -162,7 +166,7 @@ def test_the_owner_of_the_former_file_can_read_the_new_one(stored: Stored, tmp_p
 
 
 @EXPORTS
-def test_a_file_that_others_could_read_is_closed_to_them(
+def test_a_file_that_others_could_read_becomes_private(
     stored: Stored, kind: str, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
@@ -185,7 +189,7 @@ def test_the_configuration_is_not_overwritten(stored: Stored, kind: str, link: b
     assert stored.config_path.read_text() == before
 
 
-def test_nor_are_anchors_that_were_kept(stored: Stored) -> None:
+def test_nor_are_kept_anchors(stored: Stored) -> None:
     kept = stored.file("kept.ndjson", '{"n":1,"hash":"x"}\n')
     command = ("contact", "export", "user1@people.example", "--evidence", "--anchors", kept)
     assert "is an input" in stored.run(*command, "--output", kept, code=2).stderr
@@ -194,7 +198,7 @@ def test_nor_are_anchors_that_were_kept(stored: Stored) -> None:
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Stored:
-    """A store, keys and bounces that are not in `state_dir`."""
+    """A store, keys and a maildir outside `state_dir`."""
     stored = Stored(tmp_path_factory.mktemp("own"))
     for name in ("s1.pem", "people.csv", "list.txt"):
         stored.file(name, "address\nanna@people.example\n")
@@ -238,9 +242,7 @@ def test_nor_is_a_file_of_the_relay(own: Stored, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile"])
 @pytest.mark.parametrize("key", ["url", "replica_url"])
-def test_nor_is_a_file_by_which_the_relay_logs_in_to_its_database(
-    tmp_path: Path, key: str, name: str
-) -> None:
+def test_nor_are_credentials_for_the_database(tmp_path: Path, key: str, name: str) -> None:
     stored = Stored(tmp_path)
     path = stored.file("own", "secret")
     urls = dict.fromkeys(("url", "replica_url"), "postgresql://relay@db.example/mail")
@@ -270,14 +272,14 @@ WRITING = [
 ]
 
 
-def test_the_files_that_commands_write_are_known() -> None:
+def test_the_options_that_name_output_files_are_known() -> None:
     assert {option for _, option in WRITING} == {
         "--allowed", "--html", "--output", "--refused", "--rejected", "--report"
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(("command", "option"), WRITING)
-def test_no_command_writes_to_one(own: Stored, command: str, option: str) -> None:
+def test_no_command_writes_to_a_file_of_the_relay(own: Stored, command: str, option: str) -> None:
     files = {"list": own.folder / "list.txt", "people": own.folder / "people.csv"}
     words = [word.format_map(files) for word in command.split()]
     path = own.folder / "mail.db"

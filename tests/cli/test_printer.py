@@ -1,4 +1,4 @@
-"""The printer: what fits, what does not, and what others wrote."""
+"""Printing results: tables, prose, hostile text, CSV and JSON."""
 
 import io
 import json
@@ -26,7 +26,7 @@ COLUMNS = [Column("id", is_id=True), Column("who"), Column("rows", right=True)]
 ROWS = [(ID, "anna@people.example", "7"), ("01JBZ4D5E6F8" + ID[12:], "bo@people.example", "1,200")]
 
 
-def test_a_table_that_fits_has_its_columns_one_below_the_other() -> None:
+def test_a_table_that_fits_has_aligned_columns() -> None:
     assert list(table_lines(Table(COLUMNS, ROWS), 80)) == [
         "id                          who                   rows",
         f"{ID}  anna@people.example      7",
@@ -34,7 +34,7 @@ def test_a_table_that_fits_has_its_columns_one_below_the_other() -> None:
     ]
 
 
-def test_ids_are_shortened_to_what_tells_them_apart() -> None:
+def test_ids_are_shortened_but_stay_distinct() -> None:
     lines = list(table_lines(Table(COLUMNS, ROWS), 45))
     assert lines[1] == "01JBZ4D5E6F7  anna@people.example      7"
     assert shortened([ID, ID[:-1] + "Z", "02"]) == {
@@ -42,7 +42,7 @@ def test_ids_are_shortened_to_what_tells_them_apart() -> None:
     }  # fmt: skip
 
 
-def test_rows_that_do_not_fit_take_several_lines_and_keep_every_cell_whole() -> None:
+def test_rows_that_do_not_fit_take_several_lines_with_every_cell_whole() -> None:
     assert list(table_lines(Table(COLUMNS, ROWS), 30)) == [
         "01JBZ4D5E6F7",
         "    anna@people.example",
@@ -53,14 +53,14 @@ def test_rows_that_do_not_fit_take_several_lines_and_keep_every_cell_whole() -> 
     ]
 
 
-def test_prose_is_broken_between_words() -> None:
+def test_prose_is_wrapped_between_words() -> None:
     table = Table([Column("name"), Column("why", prose=True)], [("spf", "one two " * 10)])
     lines = list(table_lines(table, 40))
     assert max(map(len, lines)) <= 40
     assert " ".join(" ".join(lines).split()) == "name why spf " + ("one two " * 10).strip()
 
 
-def test_what_others_wrote_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_hostile_text_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     bad = "\x1b[31mred\nline"
     print_text(
         [bad, Styled(bad, "green"), Aside(bad), Fields([(bad, bad)]), Table([Column()], [[bad]])]
@@ -74,7 +74,7 @@ def test_what_others_wrote_does_not_steer_the_terminal(capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     "steers", ["\x1b[2J", "\x7f", "\x9b2J", "\N{RIGHT-TO-LEFT OVERRIDE}", "\N{LINE SEPARATOR}"]
 )
-def test_nor_does_it_in_json(steers: str) -> None:
+def test_nor_can_it_in_json(steers: str) -> None:
     text = json_bytes([steers, "é\N{EN DASH}\N{NO-BREAK SPACE}日"]).decode()
     assert steers not in text
     assert json.loads(text) == [steers, "é\N{EN DASH}\N{NO-BREAK SPACE}日"]
@@ -96,14 +96,14 @@ def test_colours_can_be_refused(
     assert capsys.readouterr().out == "good\nbad\n"
 
 
-def test_all_goes_to_standard_error_if_asked_to(capsys: pytest.CaptureFixture[str]) -> None:
+def test_everything_can_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     print_text(
         ["a", Styled("b", "bold"), Fields([("c", "d")]), Table([Column()], [["e"]])], err=True
     )
     assert capsys.readouterr() == ("", "a\nb\nc  d\ne\n")
 
 
-def test_a_line_is_not_broken_for_a_pipe(
+def test_lines_are_not_wrapped_for_a_pipe(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
@@ -111,7 +111,7 @@ def test_a_line_is_not_broken_for_a_pipe(
     assert capsys.readouterr().out == f"{'x' * 120}  {'y' * 120}\n"
 
 
-def test_csv_is_for_programs(
+def test_csv_is_utf_8_without_wrapping(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     print_text([Csv(("a", "b"), [("1", "x,y")])])
@@ -123,12 +123,12 @@ def test_csv_is_for_programs(
     assert latin.buffer.read() == "a\n日é\n".encode()
 
 
-def test_json_of_what_nobody_knows_is_refused() -> None:
+def test_json_of_an_unknown_type_is_refused() -> None:
     with pytest.raises(TypeError, match="object is not JSON"):
         json_bytes(object())
 
 
-def test_text_is_not_even_made_where_json_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_is_not_built_if_json_is_requested(capsys: pytest.CaptureFixture[str]) -> None:
     def text() -> Iterator[str]:
         raise AssertionError
         yield

@@ -1,4 +1,4 @@
-"""Imports of providers' exports: what a person sees who runs them."""
+"""Imports of providers' exports, as users see them."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def stored(tmp_path: Path) -> Stored:
     return stored
 
 
-def test_it_says_what_it_took_the_file_for(stored: Stored) -> None:
+def test_it_names_the_format_it_recognised(stored: Stored) -> None:
     path = stored.file("x.csv", f'address,created_at\n{ANNA},"Fri, 01 Mar 2024 12:00:00 UTC"\n')
     result = stored.run("suppress", "import", path)
     assert f"{path}: taken as an export of Mailgun (mailgun-complaints)" in result.stderr
@@ -25,7 +25,7 @@ def test_it_says_what_it_took_the_file_for(stored: Stored) -> None:
     assert found["since"] == "2024-03-01T12:00:00Z"
 
 
-def test_a_file_that_fits_several_needs_a_format(stored: Stored) -> None:
+def test_a_file_that_fits_several_formats_needs_one_named(stored: Stored) -> None:
     path = stored.file("x.csv", f"email,created\n{ANNA},1709294400\n")
     result = stored.run("suppress", "import", path, code=1)
     assert "fits several exports: sendgrid-spam-reports, " in result.stderr
@@ -34,27 +34,27 @@ def test_a_file_that_fits_several_needs_a_format(stored: Stored) -> None:
     assert stored.json("suppress", "show", ANNA)["suppressions"][0]["origin"] == "complaint"
 
 
-def test_the_name_of_the_file_hints_at_it(stored: Stored) -> None:
+def test_the_file_name_can_settle_the_format(stored: Stored) -> None:
     path = stored.file("group.csv", f"email,created\n{ANNA},1709294400\n")
     result = stored.run("suppress", "import", path, "--purpose", "offers")
     assert "sendgrid-group-unsubscribes" in result.stderr
     assert stored.json("suppress", "show", ANNA)["suppressions"][0]["scope"] == "purpose:offers"
 
 
-def test_without_a_purpose_it_says_what_a_list_counts_for(stored: Stored) -> None:
+def test_without_a_purpose_it_says_what_a_list_holds_for(stored: Stored) -> None:
     path = stored.file("group.csv", f"email,created\n{ANNA},1709294400\n")
     result = stored.run("suppress", "import", path)
     assert "count for all marketing; give the list's purpose with --purpose" in result.stderr
     assert stored.json("suppress", "show", ANNA)["suppressions"][0]["scope"] == "marketing"
 
 
-def test_an_unknown_format_names_those_there_are(stored: Stored) -> None:
+def test_an_unknown_format_is_refused_with_those_that_exist(stored: Stored) -> None:
     path = stored.file("x.csv", "email\n")
     result = stored.run("suppress", "import", path, "--format", "mailgum", code=2)
     assert "'mailgum' is not one of csv, ndjson, sendgrid, ses, mailgun" in result.stderr
 
 
-def test_a_mapping_of_suppressions(stored: Stored) -> None:
+def test_suppressions_can_be_mapped(stored: Stored) -> None:
     mapping = stored.file(
         "crm.toml",
         '[columns]\nMail = "address"\nWhy = "origin"\n[values.origin]\nSPAM="complaint"\n',
@@ -68,7 +68,7 @@ def test_a_mapping_of_suppressions(stored: Stored) -> None:
     assert "columns: no field 'adress'; they are address, scope" in result.stderr
 
 
-def test_rows_that_are_passed_over_are_counted(stored: Stored) -> None:
+def test_skipped_rows_are_counted(stored: Stored) -> None:
     head = "uuid,email,name,attributes,status,created_at,updated_at\n"
     time = "2024-03-01 12:00:00 +0000 UTC"
     path = stored.file(
@@ -95,12 +95,12 @@ def test_a_dry_run_writes_nothing(stored: Stored) -> None:
         result.stdout
     )
     assert "  line 2: all, complaint, since 2026-01-01T23:59:59.999999Z\n" in result.stdout
-    assert "people.example" not in result.stdout  # no terminal looks at it
+    assert "people.example" not in result.stdout  # the output is not a terminal
     stored.run("suppress", "show", ANNA, code=1)
     assert not Path(f"{path}.rejected").exists()
 
 
-def test_a_dry_run_shows_addresses_on_a_terminal(
+def test_a_dry_run_shows_addresses_at_a_terminal(
     stored: Stored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("smtpproxy.cli.import_file.on_a_terminal", lambda: True)
@@ -127,7 +127,7 @@ def test_a_dry_run_says_who_would_be_mailed_again(stored: Stored) -> None:
     stored.run("contact", "show", ANNA, code=1)
 
 
-def test_an_agreement_of_the_future_is_put_aside(stored: Stored) -> None:
+def test_a_consent_in_the_future_is_rejected(stored: Stored) -> None:
     """It would outweigh every withdrawal until then."""
     line = (
         '{"address":"%s","consents":[{"purpose":"offers","method":"unticked_box",'
@@ -167,7 +167,7 @@ def test_an_agreement_of_the_future_is_put_aside(stored: Stored) -> None:
         ("contact", '{"address":"a@b.example"}', ["--purpose", "offers"], "our own NDJSON", 2),
     ],
 )
-def test_options_that_would_do_nothing_are_refused(
+def test_options_without_effect_are_refused(
     stored: Stored, command: str, content: str, options: list[str], part: str, code: int
 ) -> None:
     mapping = stored.file("m.toml", '[columns]\na = "address"\n')

@@ -1,4 +1,4 @@
-"""`smtpproxy purge`: what it says, and what it refuses."""
+"""`smtpproxy purge`: what it reports, and what it refuses."""
 
 import fcntl
 import json
@@ -31,7 +31,7 @@ def stored(tmp_path: Path) -> Stored:
 
 
 def age(stored: Stored) -> None:
-    """Let the suppressions be there for five years already."""
+    """Make the suppressions five years old."""
     path = stored.folder / "state" / "smtpproxy.db"
     ago = datetime.now(UTC) - timedelta(days=5 * 366)
     with sqlite3.connect(path) as database:
@@ -39,7 +39,7 @@ def age(stored: Stored) -> None:
     database.close()
 
 
-def test_a_dry_run_says_what_would_go_and_when_from(stored: Stored) -> None:
+def test_a_dry_run_says_what_would_go_and_how_old_it_is(stored: Stored) -> None:
     out = stored.run("purge", "--dry-run").stdout
     assert out.splitlines()[0].split() == ["kind", "kept", "for", "would", "go", "oldest", "newest"]
     assert out.splitlines()[1].split() == [
@@ -56,7 +56,7 @@ def test_a_dry_run_says_what_would_go_and_when_from(stored: Stored) -> None:
     assert not (stored.folder / "state" / "purges.ndjson").exists()
 
 
-def test_what_will_go_can_be_foreseen(stored: Stored) -> None:
+def test_a_dry_run_can_look_ahead(stored: Stored) -> None:
     found = stored.json("purge", "--dry-run", "--at", FAR)
     assert found["dry_run"] is True
     assert found["at"] == f"{FAR}T00:00:00Z"
@@ -64,7 +64,7 @@ def test_what_will_go_can_be_foreseen(stored: Stored) -> None:
     assert (found["removed"]["suppressions"]["rows"], found["suppressions_held"]) == (1, 1)
 
 
-def test_who_objected_goes_after_the_period_of_the_rulebook(stored: Stored) -> None:
+def test_people_who_objected_go_after_the_rulebooks_period(stored: Stored) -> None:
     since = f"{datetime.now(UTC) - timedelta(40):%Y-%m-%d}"
     stored.run("contact", "object", "new@people.example", "--since", since)
     told = stored.run("purge", "--dry-run").stdout
@@ -75,7 +75,7 @@ def test_who_objected_goes_after_the_period_of_the_rulebook(stored: Stored) -> N
     assert "objection" in stored.run("suppress", "show", "new@people.example").stdout
 
 
-def test_a_run_removes_it_and_is_on_record(stored: Stored) -> None:
+def test_a_run_removes_old_data_and_is_on_record(stored: Stored) -> None:
     age(stored)
     found = stored.json("purge")
     assert (found["dry_run"], found["orders_kept"]) == (False, 1)
@@ -87,7 +87,7 @@ def test_a_run_removes_it_and_is_on_record(stored: Stored) -> None:
     assert found["removed"]["contacts"]["oldest"] == "2020-02-03T10:00:00Z"
     stored.run("contact", "show", "old@people.example", code=1)
     assert "purpose:offers" in stored.run("suppress", "show", "old@people.example").stdout
-    assert stored.json("suppress", "show", "new@people.example"), "a contact holds it"
+    assert stored.json("suppress", "show", "new@people.example"), "its contact still exists"
     record = (stored.folder / "state" / "purges.ndjson").read_text()
     assert '"contacts":1' in record
     assert "@" not in record
@@ -95,19 +95,19 @@ def test_a_run_removes_it_and_is_on_record(stored: Stored) -> None:
     assert out.splitlines()[1].split() == ["contacts", "3", "years", "0"]
 
 
-def test_what_has_not_outlived_its_period_is_not_removed(stored: Stored) -> None:
+def test_younger_data_is_not_removed(stored: Stored) -> None:
     result = stored.run("purge", "--at", FAR, code=2)
     assert "--dry-run" in result.stderr
     assert stored.json("contact", "show", "old@people.example")
 
 
-def test_only_one_at_a_time(stored: Stored) -> None:
+def test_only_one_purge_runs_at_a_time(stored: Stored) -> None:
     with (stored.folder / "state" / "purge.lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         assert "another purge is running" in stored.run("purge", code=1).stderr
 
 
-def test_periods_are_those_of_the_configuration(stored: Stored) -> None:
+def test_the_configuration_sets_the_periods(stored: Stored) -> None:
     text = stored.config_path.read_text()
     stored.config_path.write_text(text + '\n[retention]\nprospects = "90y"\ncustomers = "1y"\n')
     out = stored.run("purge", "--dry-run").stdout
@@ -122,7 +122,7 @@ def test_periods_are_those_of_the_configuration(stored: Stored) -> None:
     ]
 
 
-def test_a_wrong_clock_removes_nothing_unless_somebody_checked_it(stored: Stored) -> None:
+def test_a_doubtful_clock_removes_nothing_unless_confirmed(stored: Stored) -> None:
     age(stored)
     record = stored.folder / "state" / "purges.ndjson"
     for ago in (timedelta(days=5 * 366), timedelta(days=-400)):
@@ -135,4 +135,4 @@ def test_a_wrong_clock_removes_nothing_unless_somebody_checked_it(stored: Stored
     assert stored.json("contact", "show", "old@people.example")
     assert stored.json("purge", "--dry-run")["removed"]["contacts"]["rows"] == 1
     assert stored.json("purge", "--clock-is-right")["removed"]["contacts"]["rows"] == 1
-    stored.run("purge")  # it is near the last one again
+    stored.run("purge")  # close to the last purge again

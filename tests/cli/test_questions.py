@@ -1,4 +1,4 @@
-"""Commands ask at a terminal before what cannot be undone, and only there."""
+"""Commands ask before what cannot be undone, and only at a terminal."""
 
 import os
 import pty
@@ -79,7 +79,7 @@ async def _suppress_for_a_former_purpose(store: Store) -> None:
 
 
 def at_terminal(stored: Stored, command: str, answer: str | bytes) -> tuple[int, str]:
-    """Run a command at a terminal, where `answer` is typed; (exit code, what it says there)."""
+    """Run a command at a terminal where `answer` is typed; return exit code and screen."""
     ours, theirs = pty.openpty()
     os.write(ours, answer.encode() if isinstance(answer, str) else answer)
     if "{import}" in command:
@@ -90,7 +90,7 @@ def at_terminal(stored: Stored, command: str, answer: str | bytes) -> tuple[int,
     )
     os.close(theirs)
     shown = b""
-    with suppress(OSError):  # there is no more
+    with suppress(OSError):  # end of output
         while read := os.read(ours, 65_536):
             shown += read
     os.close(ours)
@@ -103,10 +103,10 @@ def test_a_no_changes_nothing(stored: Stored, command: str) -> None:
     assert QUESTIONS[command] in shown
     assert (code, shown.rpartition("Error: ")[2]) == (1, "nothing was changed")
     code, shown = at_terminal(stored, f"{command} --yes", "")
-    assert (code, "[y/N]" in shown) == (0, False), "there is still something to do"
+    assert (code, "[y/N]" in shown) == (0, False), "nothing may have been done"
 
 
-def test_a_yes_goes_on_and_a_script_is_not_asked(stored: Stored) -> None:
+def test_a_yes_continues_and_a_script_is_not_asked(stored: Stored) -> None:
     drop = "webhook drop crm --letter"
     code, shown = at_terminal(stored, f"{drop} 1", "\x04")  # the end of input
     assert (code, shown.rpartition("Error: ")[2][:20]) == (1, "nothing was changed;")
@@ -121,7 +121,7 @@ def test_a_yes_goes_on_and_a_script_is_not_asked(stored: Stored) -> None:
         ("init --nameserver 127.0.0.1", 130, 'Error: "\\udce9" is not a host name'),
     ],
 )
-def test_an_answer_in_another_encoding_is_only_a_wrong_one(
+def test_an_answer_in_another_encoding_is_merely_invalid(
     stored: Stored, monkeypatch: pytest.MonkeyPatch, command: str, code: int, told: str
 ) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")
@@ -132,19 +132,19 @@ def test_an_answer_in_another_encoding_is_only_a_wrong_one(
 
 
 @pytest.mark.parametrize("command", NOTHING_TO_ASK)
-def test_what_changes_nothing_that_matters_is_not_asked(stored: Stored, command: str) -> None:
+def test_harmless_commands_do_not_ask(stored: Stored, command: str) -> None:
     assert "[y/N]" not in at_terminal(stored, command, "n\n")[1]
 
 
-def test_an_import_that_brought_nothing_is_undone_unasked(stored: Stored) -> None:
+def test_undoing_an_import_without_effect_does_not_ask(stored: Stored) -> None:
     stored.run("contact", "import", str(stored.folder / "old.csv"))
     code, shown = at_terminal(stored, "import undo {import}", "n\n")
     assert (code, "[y/N]" in shown) == (0, False)
 
 
 @needs("postgresql")
-def test_a_store_is_not_reopened_unasked(stored: Stored) -> None:
-    """Whoever unsubscribed since would be mailed."""
+def test_reopening_a_store_asks(stored: Stored) -> None:
+    """People who unsubscribed since would be mailed."""
     state = stored.folder / "state"
     old, new = f"sqlite://{state}/smtpproxy.db", postgres.cluster().url(postgres.cluster().create())
     postgres.migrated(new, state)
@@ -161,12 +161,17 @@ def test_every_command_that_asks_is_tested() -> None:
         for name, command in COMMANDS_OF_HELP.items()
         if any("--yes" in parameter.opts for parameter in command.params)
     }
-    others = {"init", "contact map", "stream enforce", "stream observe"}  # with other questions
+    others = {
+        "init",
+        "contact map",
+        "stream enforce",
+        "stream observe",
+    }  # these ask other questions
     tested = {" ".join(command.split()[:2]) for command in QUESTIONS}
     assert {*tested, "store reopen"} == asking - others
 
 
-def test_a_retired_key_comes_back_from_a_copy(stored: Stored) -> None:
+def test_a_retired_key_can_be_restored_from_a_copy(stored: Stored) -> None:
     state = stored.folder / "state"
     file = state / LINK_KEY_FILE
     ring = link_ring(state)

@@ -1,4 +1,4 @@
-"""`smtpproxy consent export`: a receipt for one person, or one a line for all."""
+"""`smtpproxy consent export`: a receipt for one person, or for everybody, one per line."""
 
 import json
 import stat
@@ -28,7 +28,7 @@ def agree(stored: Stored, who: str, purpose: str = "offers") -> None:
     stored.run("consent", "record", who, "--purpose", purpose, *told, "--source", "direct")
 
 
-def test_one_and_all(stored: Stored) -> None:
+def test_receipts_for_one_person_and_for_everybody(stored: Stored) -> None:
     agree(stored, ANNA)
     agree(stored, BEN, "tracking")
     stored.file("c.ndjson", '{"address":"carl@people.example"}\n')
@@ -48,7 +48,7 @@ def test_one_and_all(stored: Stored) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_an_unsubscribe_is_in_it(stored: Stored) -> None:
+def test_a_receipt_includes_an_unsubscribe(stored: Stored) -> None:
     agree(stored, ANNA)
     stored.run("suppress", "add", ANNA, "--scope", "purpose:offers", "--origin", "unsubscribe")
     document = json.loads(stored.run("consent", "export", ANNA).stdout)
@@ -56,7 +56,7 @@ def test_an_unsubscribe_is_in_it(stored: Stored) -> None:
     assert events[-1]["@type"] == ["dpv:ConsentWithdrawn"]
 
 
-def test_what_is_missing_is_said(stored: Stored) -> None:
+def test_missing_facts_are_reported(stored: Stored) -> None:
     agree(stored, ANNA)
     said = stored.run("consent", "export", BEN, code=1).stderr
     assert said == f"Error: {BEN}: no consent is on record\n"

@@ -1,4 +1,4 @@
-"""People on record by an address that is refused since: their rights hold, no mail goes there."""
+"""People on record with an address that is refused now: their rights hold, but get no mail."""
 
 import asyncio
 from pathlib import Path
@@ -14,7 +14,7 @@ REFUSED = [
     '"(x)anna"@people.example',
     '"<anna>"@people.example',
     '"anna @x.test"@people.example',
-    "anna%strasse.test@people.example",  # with ß until it was folded
+    "anna%strasse.test@people.example",  # ß was accepted until addresses were folded
 ]
 
 
@@ -43,7 +43,7 @@ def stored(tmp_path: Path, address: str) -> Stored:
     return stored
 
 
-def test_they_are_shown_corrected_and_erased(stored: Stored, address: str) -> None:
+def test_their_records_can_be_shown_corrected_and_erased(stored: Stored, address: str) -> None:
     given = typed(address)
     assert stored.json("contact", "show", given)["address"] == address
     assert address.replace('"', '\\"') in stored.run("contact", "export", given).stdout
@@ -62,7 +62,7 @@ def test_they_are_shown_corrected_and_erased(stored: Stored, address: str) -> No
     assert stored.run("audit", "export", "--recipient", given).stdout == ""
 
 
-def test_nothing_new_is_recorded_by_them(stored: Stored, address: str) -> None:
+def test_nothing_new_is_recorded_under_such_an_address(stored: Stored, address: str) -> None:
     given = typed(address)
     for command in (
         ("suppress", "add", given),

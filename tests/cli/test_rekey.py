@@ -1,4 +1,4 @@
-"""`smtpproxy suppress rekey`, while the relay runs."""
+"""`smtpproxy suppress rekey` while the relay runs."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,7 +34,7 @@ def test_a_key_is_replaced_in_steps(bench: Bench, tmp_path: Path) -> None:
     keys = bench.json("suppress", "rekey", "--status")["keys"]
     assert [key["version"] for key in keys] == [1, 2]
 
-    bench.run("suppress", "show", LOST, code=0)  # its address is known just now
+    bench.run("suppress", "show", LOST, code=0)  # its address has just become known
     after = bench.json("suppress", "rekey", "--status")["keys"]
     assert after[0]["suppressions"] == keys[0]["suppressions"] - 1
 
@@ -45,10 +45,10 @@ def test_a_key_is_replaced_in_steps(bench: Bench, tmp_path: Path) -> None:
     assert "line 2" in err
     for address in (KNOWN, LOST):
         assert bench.json("suppress", "show", address, code=0)["suppressions"]
-    # The relay has been running all the time, and was told nothing.
+    # The relay has been running all the time, without a reload.
     assert bench.relay.send(marketing(), LOST)[0] == 550
 
 
-def test_status_goes_alone(bench: Bench) -> None:
+def test_status_takes_no_other_options(bench: Bench) -> None:
     _, err = bench.run("suppress", "rekey", "--status", "--finish", code=2)
     assert "--status takes no other options" in err

@@ -1,4 +1,4 @@
-"""`smtpproxy report`: what the relay let pass that it would have refused, and what is ready."""
+"""`smtpproxy report`: mail that observe mode let pass, and which streams are ready to enforce."""
 
 import re
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from tests.kit.upstream import FakeUpstream
 
 @pytest.fixture(scope="module")
 def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    """A relay that observes, and what three applications sent through it; `b2b` is enforced."""
+    """An observing relay, except for `b2b`, with mail of three applications."""
     streams = [*STREAMS[:3], {**STREAMS[3], "mode": "enforce"}]
     listeners = [
         listener("crm", "offers", "receipts", "b2b", default="offers"),
@@ -36,7 +36,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
             for _ in range(4):
                 send(messages.marketing(), "consent", "withdrawn", "stranger")
                 send(messages.marketing(), "complained")
-            send(messages.message(), "consent")  # without a way out
+            send(messages.message(), "consent")  # without a way to unsubscribe
             for _ in range(20):
                 send(messages.message(), "stranger", via="shop")
             send(messages.marketing(), "stranger", via="old")
@@ -44,7 +44,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
             yield bench
 
 
-def test_what_passed_is_counted_by_what_would_have_become_of_it(observed: Bench) -> None:
+def test_passed_mail_is_counted_by_what_would_have_been_decided(observed: Bench) -> None:
     found = observed.json("report", code=0)
     streams = {one["stream"]: one for one in found["streams"]}
     offers = streams["offers"]
@@ -66,7 +66,7 @@ def test_what_passed_is_counted_by_what_would_have_become_of_it(observed: Bench)
     assert (streams["b2b"]["refused"], streams["b2b"]["would_be_refused"]) == (1, 0)
 
 
-def test_each_stream_is_judged(observed: Bench) -> None:
+def test_each_stream_has_a_verdict(observed: Bench) -> None:
     found = observed.json("report", code=0)["streams"]
     verdicts = {one["stream"]: one["judgement"]["verdict"] for one in found}
     assert verdicts == {
@@ -79,21 +79,21 @@ def test_each_stream_is_judged(observed: Bench) -> None:
     assert "smtpproxy stream enforce receipts" in text
 
 
-def test_it_is_broken_down(observed: Bench) -> None:
+def test_it_can_be_broken_down(observed: Bench) -> None:
     apps = {one["app"]: one for one in observed.json("report", "--by", "app")["rows"]}
     assert apps.keys() == {"crm/127.0.0.1", "shop/127.0.0.1", "old/127.0.0.1"}
     assert (apps["shop/127.0.0.1"]["passed"], apps["old/127.0.0.1"]["would_be_refused"]) == (20, 1)
     (day,) = observed.json("report", "--by", "day")["rows"]
     assert day["reasons"]["consent_withdrawn"] == 4
     (domain,) = observed.json("report", "--by", "recipient-domain")["rows"]
-    assert domain["recipient-domain"] is None  # six people only
+    assert domain["recipient-domain"] is None  # too few people
     senders = [one["sender"] for one in observed.json("report", "--by", "sender")["rows"]]
     assert "news@shop.example" in senders
     text, _ = observed.run("report", "--by", "app")
     assert re.search(r"old/127.0.0.1 +0 +1 ", text)
 
 
-def test_of_a_time_and_a_stream(observed: Bench) -> None:
+def test_a_period_and_a_stream_can_be_chosen(observed: Bench) -> None:
     later = (datetime.now(UTC) + timedelta(minutes=1)).isoformat()
     assert observed.json("report", "--since", later)["decisions"] == 0
     assert (
@@ -112,7 +112,7 @@ def test_lines_fit_a_terminal(observed: Bench, monkeypatch: pytest.MonkeyPatch) 
         assert max(map(len, text.splitlines())) <= 80
 
 
-def test_one_file_for_people(observed: Bench, tmp_path: Path) -> None:
+def test_the_html_report_is_one_private_file(observed: Bench, tmp_path: Path) -> None:
     file = tmp_path / "week.html"
     said = observed.run("report", "--html", str(file), "--lang", "fr", code=0)[1]
     assert f"written: {file}\n" in said

@@ -1,4 +1,4 @@
-"""`contact rectify`, `contact object` and what `contact erase` says of variants."""
+"""`contact rectify`, `contact object`, and what `contact erase` says about variants."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def contact(stored: Stored, address: str = ANNA) -> dict[str, object]:
     return shown
 
 
-def test_what_is_put_right_is_told_and_stays_on_record(stored: Stored) -> None:
+def test_a_rectification_is_shown_and_stays_on_record(stored: Stored) -> None:
     done = stored.run(*RECTIFY, "--audience", "consumer", "--remove-occupation", "finance")
     assert done.stdout.startswith(
         f"{ANNA}: audience: professional → consumer\n{ANNA}: occupations: finance → nothing\n"
@@ -50,13 +50,13 @@ def test_what_is_put_right_is_told_and_stays_on_record(stored: Stored) -> None:
     assert "(she wrote on paper)" in shown
 
 
-def test_what_is_so_already_is_no_rectification(stored: Stored) -> None:
+def test_a_correction_without_effect_is_not_recorded(stored: Stored) -> None:
     done = stored.run(*RECTIFY, "--source", "partner")
     assert first_line(done) == f"{ANNA}: nothing changed: the record already says so"
     assert "rectifications" not in contact(stored)
 
 
-def test_consents_and_what_bars_mail_follow_a_new_address(stored: Stored) -> None:
+def test_consents_and_suppressions_follow_a_new_address(stored: Stored) -> None:
     stored.run(
         "consent", "record", ANNA, "--purpose", "offers", "--method", "signed_form",
         "--wording", "form v3", "--given-at", DAY_ONE,
@@ -74,7 +74,7 @@ def test_consents_and_what_bars_mail_follow_a_new_address(stored: Stored) -> Non
         assert (one["scope"], one["origin"]) == ("purpose:appeals", "objection")
 
 
-def test_an_objection_bars_all_marketing(stored: Stored) -> None:
+def test_an_objection_stops_all_marketing(stored: Stored) -> None:
     done = stored.run(*OBJECT, "--note", "by letter", "--since", "2026-02-01T10:00:00Z")
     assert "objection to marketing recorded" in done.stdout
     (one,) = stored.json("suppress", "show", ANNA)["suppressions"]
@@ -83,13 +83,13 @@ def test_an_objection_bars_all_marketing(stored: Stored) -> None:
     assert "profiling_objected_at" not in contact(stored)
 
 
-def test_an_objection_may_be_to_one_purpose(stored: Stored) -> None:
+def test_an_objection_can_be_to_one_purpose(stored: Stored) -> None:
     assert stored.json(*OBJECT, "--purpose", "offers")["scope"] == "purpose:offers"
     (one,) = stored.json("suppress", "show", ANNA)["suppressions"]
     assert one["scope"] == "purpose:offers"
 
 
-def test_an_objection_to_profiling_is_kept_by_every_import(stored: Stored) -> None:
+def test_every_import_respects_an_objection_to_profiling(stored: Stored) -> None:
     assert "the profile is frozen" in stored.run(*OBJECT, "--profiling").stdout
     before = contact(stored)
     assert before["profiling_objected_at"]
@@ -107,14 +107,14 @@ def test_an_objection_to_profiling_is_kept_by_every_import(stored: Stored) -> No
     assert "objected to profiling" in stored.run("contact", "show", ANNA).stdout
 
 
-def test_an_objection_may_be_to_profiling_alone(stored: Stored) -> None:
+def test_an_objection_can_be_to_profiling_only(stored: Stored) -> None:
     done = stored.json(*OBJECT, "--only-profiling")
     assert (done["scope"], done["profiling"]) == (None, True)
     stored.run("suppress", "show", ANNA, code=1)
     assert contact(stored)["profiling_objected_at"]
 
 
-def test_erasing_names_who_may_be_the_same_person(stored: Stored) -> None:
+def test_erasing_names_addresses_that_may_be_the_same_person(stored: Stored) -> None:
     tagged = "anna.b+shop@people.example"
     line = json.dumps({"address": tagged})
     stored.run("contact", "import", stored.file("tagged.ndjson", line))
@@ -127,7 +127,7 @@ def test_erasing_names_who_may_be_the_same_person(stored: Stored) -> None:
     assert stored.run("contact", "erase", tagged).stderr == ""
 
 
-def test_former_addresses_are_named_though_the_erasure_fails_once_they_are_gone(
+def test_former_addresses_are_named_even_if_the_erasure_fails_later(
     stored: Stored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fails(*_: object) -> int:
@@ -139,7 +139,7 @@ def test_former_addresses_are_named_though_the_erasure_fails_once_they_are_gone(
         told = stored.run("contact", "erase", NEW, code=1).stderr
     assert f"{ANNA} may be the same person and is not erased" in told
     assert "did not confirm it" in told
-    assert stored.run("contact", "erase", NEW).stderr == "", "nobody knows any more"
+    assert stored.run("contact", "erase", NEW).stderr == "", "they are no longer on record"
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_former_addresses_are_named_though_the_erasure_fails_once_they_are_gone(
         (("object", "anna"), 2, "there is no @"),
     ],
 )
-def test_what_cannot_be_done_is_said(
+def test_impossible_requests_are_explained(
     stored: Stored, arguments: tuple[str, ...], code: int, part: str
 ) -> None:
     assert part in stored.run("contact", *arguments, code=code).stderr

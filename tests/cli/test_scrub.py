@@ -1,4 +1,4 @@
-"""`smtpproxy scrub`: the relay's own verdicts on a list, and files that are whole or absent."""
+"""`smtpproxy scrub`: the relay's own decisions on a list, and files that are complete or absent."""
 
 import csv
 import hashlib
@@ -41,7 +41,7 @@ from tests.kit.upstream import FakeUpstream
 STREAM_NAMES = [stream["name"] for stream in STREAMS]
 NAMES = [*people(), *SUPPRESSED, "stranger"]
 EVERYBODY = "\n".join(["id,email", *(f"{i},{address(name)}" for i, name in enumerate(NAMES))])
-ALLOWED = ["consent", "customer", "desk"]  # on offers
+ALLOWED = ["consent", "customer", "desk"]  # on the stream offers
 
 
 def rows(text: str) -> list[dict[str, str]]:
@@ -71,7 +71,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 
 
 @pytest.mark.parametrize("stream", STREAM_NAMES)
-def test_it_says_of_everybody_what_the_relay_answers_at_rcpt(
+def test_it_decides_on_everybody_like_the_relay_at_rcpt(
     bench: Bench, tmp_path: Path, stream: str
 ) -> None:
     out, _ = scrub(bench, tmp_path, EVERYBODY, "--stream", stream)
@@ -94,7 +94,7 @@ def answers(bench: Bench, stream: str) -> dict[str, tuple[str, str]]:
     return found
 
 
-def test_rows_keep_their_order_and_say_why_and_since_when(bench: Bench, tmp_path: Path) -> None:
+def test_rows_keep_their_order_and_have_reason_and_date(bench: Bench, tmp_path: Path) -> None:
     out, summary = scrub(bench, tmp_path, EVERYBODY, "--stream", "offers", code=1)
     found = rows(out)
     assert [row["id"] for row in found] == [str(i) for i in range(len(NAMES))]
@@ -111,7 +111,7 @@ def test_rows_keep_their_order_and_say_why_and_since_when(bench: Bench, tmp_path
     assert "no_record" in summary
 
 
-def test_the_numbers(bench: Bench, tmp_path: Path) -> None:
+def test_the_summary_counts_every_line(bench: Bench, tmp_path: Path) -> None:
     text = EVERYBODY + "\n98,CONSENT@People.Example\n99,nobody\n"
     out, _ = scrub(bench, tmp_path, text, "--stream", "offers", "--json", code=1)
     found = json.loads(out)
@@ -137,8 +137,8 @@ def test_exit_0_when_everybody_may_be_mailed(bench: Bench, tmp_path: Path) -> No
     scrub(bench, tmp_path, f"{good}\n{address('withdrawn')}\n", "--stream", "offers", code=1)
 
 
-def test_an_empty_list_replaces_the_files_of_an_earlier_one(bench: Bench, tmp_path: Path) -> None:
-    """Whoever goes on with exit code 1, as where somebody is refused, mails nobody."""
+def test_an_empty_list_replaces_the_files_of_an_earlier_run(bench: Bench, tmp_path: Path) -> None:
+    """A script that goes on after exit code 1, as with refused people, then mails nobody."""
     allowed = tmp_path / "allowed.csv"
     options = ("--stream", "offers", "--allowed", str(allowed))
     scrub(bench, tmp_path, address(ALLOWED[0]), *options, code=0)
@@ -147,12 +147,14 @@ def test_an_empty_list_replaces_the_files_of_an_earlier_one(bench: Bench, tmp_pa
     assert rows(allowed.read_text()) == []
 
 
-def test_the_list_is_split(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_list_is_split_into_files(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(scrub_run, "BATCH_LINES", 4)  # the last one is not full
     files = {name: tmp_path / f"{name}.csv" for name in ("output", "allowed", "refused")}
     options = [part for name, path in files.items() for part in (f"--{name}", str(path))]
     out, _ = scrub(bench, tmp_path, EVERYBODY, "--stream", "offers", *options)
-    assert "may be mailed" in out  # the summary, since the rows have a file
+    assert "may be mailed" in out  # the summary, since the rows go to a file
     read = {name: path.read_text() for name, path in files.items()}
     assert [row["email"] for row in rows(read["allowed"])] == [address(name) for name in ALLOWED]
     together = sorted(rows(read["allowed"]) + rows(read["refused"]), key=lambda r: int(r["id"]))
@@ -161,7 +163,7 @@ def test_the_list_is_split(bench: Bench, tmp_path: Path, monkeypatch: pytest.Mon
     assert files["allowed"].stat().st_mode & 0o777 == 0o600
 
 
-def test_standard_input_as_ndjson(bench: Bench) -> None:
+def test_ndjson_on_standard_input(bench: Bench) -> None:
     lines = "".join(f'{{"address":"{address(name)}","n":1}}\n' for name in NAMES)
     out, _ = bench.run("scrub", "-", "--stream", "offers", stdin=lines.encode(), code=1)
     found = [json.loads(line) for line in out.splitlines()]
@@ -186,9 +188,7 @@ def test_unreadable_lines_go_to_a_file_beside_the_list(bench: Bench, tmp_path: P
     assert not aside.exists()
 
 
-def test_a_file_of_somebody_else_is_not_taken_for_rejected_lines(
-    bench: Bench, tmp_path: Path
-) -> None:
+def test_a_file_not_written_by_scrub_is_not_overwritten(bench: Bench, tmp_path: Path) -> None:
     other = tmp_path / "list.csv.rejected"
     other.write_text("mine\n")
     _, told = scrub(bench, tmp_path, "a@x.example\nnobody\n", "--stream", "offers", code=2)
@@ -196,9 +196,7 @@ def test_a_file_of_somebody_else_is_not_taken_for_rejected_lines(
     assert other.read_text() == "mine\n"
 
 
-def test_rejected_lines_of_an_import_are_neither_overwritten_nor_removed(
-    bench: Bench, tmp_path: Path
-) -> None:
+def test_rejected_lines_of_an_import_stay(bench: Bench, tmp_path: Path) -> None:
     """Somebody may be correcting them."""
     aside = tmp_path / "list.csv.rejected"
     for header in ("", "email,collected_at\n", "sep=,\nemail,collected_at\n"):
@@ -212,7 +210,7 @@ def test_rejected_lines_of_an_import_are_neither_overwritten_nor_removed(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="works only as root, who may become another user")
-def test_unreadable_lines_of_another_user_end_no_scrub_that_has_none(tmp_path: Path) -> None:
+def test_another_users_file_of_unreadable_lines_is_left_alone(tmp_path: Path) -> None:
     aside = tmp_path / "list.csv.rejected"
     aside.write_text("# line 2: no @ (scrub)\nnobody\n")
     aside.chmod(0o600)
@@ -225,9 +223,7 @@ def test_unreadable_lines_of_another_user_end_no_scrub_that_has_none(tmp_path: P
     assert aside.exists()
 
 
-def test_only_a_file_of_a_scrub_is_overwritten_with_unreadable_lines(
-    bench: Bench, tmp_path: Path
-) -> None:
+def test_only_a_file_of_an_earlier_scrub_is_overwritten(bench: Bench, tmp_path: Path) -> None:
     named = tmp_path / "named"
     options = ("--stream", "offers", "--rejected", str(named))
     named.write_text("mine\n")
@@ -239,12 +235,10 @@ def test_only_a_file_of_a_scrub_is_overwritten_with_unreadable_lines(
         scrub(bench, tmp_path, f"email\n{name}\n", *options, code=1)
         assert named.read_text().splitlines()[2:] == [name]
     scrub(bench, tmp_path, "email\nconsent@people.example\n", *options, code=0)
-    assert named.exists(), "somebody chose its name"
+    assert named.exists(), "a person chose its name"
 
 
-def test_unreadable_lines_go_into_a_pipe_and_do_not_replace_it(
-    bench: Bench, tmp_path: Path
-) -> None:
+def test_unreadable_lines_can_go_into_a_pipe(bench: Bench, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     options = ("--stream", "offers", "--rejected", str(tmp_path / "pipe"))
@@ -256,7 +250,9 @@ def test_unreadable_lines_go_into_a_pipe_and_do_not_replace_it(
 
 @pytest.mark.parametrize("option", ["--output", "--allowed", "--refused", "--report", "--rejected"])
 @pytest.mark.parametrize("by", ["its name", "a link", "another name"])
-def test_the_list_itself_is_no_output(bench: Bench, tmp_path: Path, option: str, by: str) -> None:
+def test_the_list_itself_is_not_overwritten(
+    bench: Bench, tmp_path: Path, option: str, by: str
+) -> None:
     text, other = "email\nnobody\nconsent@people.example\n", tmp_path / "list.csv"
     if by != "its name":
         other = tmp_path / "other"
@@ -268,7 +264,7 @@ def test_the_list_itself_is_no_output(bench: Bench, tmp_path: Path, option: str,
     assert (tmp_path / "list.csv").read_text() == text
 
 
-def test_nor_is_it_where_it_comes_on_standard_input(bench: Bench, tmp_path: Path) -> None:
+def test_nor_is_the_file_behind_standard_input(bench: Bench, tmp_path: Path) -> None:
     path = tmp_path / "list.csv"
     path.write_text("email\nnobody\n")
     command = [*COMMAND, "scrub", "-", "--stream", "offers", "--allowed", str(path)]
@@ -281,14 +277,14 @@ def test_nor_is_it_where_it_comes_on_standard_input(bench: Bench, tmp_path: Path
     assert path.read_text() == "email\nnobody\n"
 
 
-def test_two_outputs_are_not_one_file(bench: Bench, tmp_path: Path) -> None:
+def test_two_outputs_cannot_be_the_same_file(bench: Bench, tmp_path: Path) -> None:
     usual = str(tmp_path / "list.csv.rejected")
     text = "email\nnobody\n"
     _, told = scrub(bench, tmp_path, text, "--stream", "offers", "--allowed", usual, code=2)
     assert "given for two different files" in told
 
 
-def test_unreadable_lines_of_standard_input_are_told(bench: Bench) -> None:
+def test_unreadable_lines_of_standard_input_are_reported(bench: Bench) -> None:
     text = b"consent@people.example\n" + b"nobody\n" * 9
     _, told = bench.run("scrub", "-", "--stream", "offers", stdin=text, code=1)
     assert "line 2: address: there is no @" in told
@@ -296,7 +292,7 @@ def test_unreadable_lines_of_standard_input_are_told(bench: Bench) -> None:
     assert "more lines cannot be read" in told
 
 
-def test_as_of_an_earlier_moment(bench: Bench, tmp_path: Path) -> None:
+def test_decisions_as_of_an_earlier_time(bench: Bench, tmp_path: Path) -> None:
     two_months_ago = (datetime.now(UTC) - timedelta(days=60)).isoformat()
     text = f"email\n{address('unsubscribed')}\n{address('withdrawn')}\n{address('expired')}\n"
     long_ago = (datetime.now(UTC) - timedelta(days=3 * 365)).isoformat()
@@ -323,7 +319,7 @@ def recorded(bench: Bench) -> Any:
     )
 
 
-def test_what_is_suppressed_now_counts_now(bench: Bench, tmp_path: Path) -> None:
+def test_a_new_suppression_counts_at_once(bench: Bench, tmp_path: Path) -> None:
     text = f"{address('late')}\n"
     entry = SuppressionEntry(address("late"), "all", Origin.COMPLAINT, datetime.now(UTC))
     assert rows(scrub(bench, tmp_path, text, "--stream", "offers")[0])[0]["reason"] == "no_record"
@@ -332,7 +328,7 @@ def test_what_is_suppressed_now_counts_now(bench: Bench, tmp_path: Path) -> None
     assert row["reason"] == "suppressed_complaint"
 
 
-def test_the_rulebook_and_the_state_of_the_stream_count(bench: Bench, tmp_path: Path) -> None:
+def test_the_streams_rulebook_and_state_count(bench: Bench, tmp_path: Path) -> None:
     config = json.loads(json.dumps(bench.relay.config))
     config["stream"][0] |= {"rulebook": "us", "paused": True, "mode": "observe"}
     path = tmp_path / "other.toml"
@@ -345,7 +341,7 @@ def test_the_rulebook_and_the_state_of_the_stream_count(bench: Bench, tmp_path: 
     assert "observe mode" in summary
 
 
-def test_addresses_whose_first_message_has_to_name_their_source_are_told(
+def test_addresses_whose_first_message_must_name_the_source_are_listed(
     bench: Bench, tmp_path: Path
 ) -> None:
     """RGPD art. 14(3)(b): unless the stream checks that, the sender has to."""
@@ -378,13 +374,13 @@ def test_addresses_whose_first_message_has_to_name_their_source_are_told(
     assert "came from somebody else" not in err
 
 
-def test_the_report(bench: Bench, tmp_path: Path) -> None:
+def test_the_html_report_has_the_numbers_and_no_address(bench: Bench, tmp_path: Path) -> None:
     report = tmp_path / "report.html"
     scrub(bench, tmp_path, EVERYBODY, "--stream", "offers", "--report", str(report))
     page = report.read_text()
     assert "suppressed_complaint" in page
     assert hashlib.sha256(EVERYBODY.encode()).hexdigest() in page
-    assert "people.example" not in page  # a report is passed around
+    assert "people.example" not in page  # reports get passed around
 
 
 @pytest.mark.parametrize(
@@ -398,14 +394,16 @@ def test_the_report(bench: Bench, tmp_path: Path) -> None:
         (["--stream", "offers", "--at", "soon"], "'soon' is not a time"),
     ],
 )
-def test_wrong_usage(bench: Bench, tmp_path: Path, arguments: Sequence[str], part: str) -> None:
+def test_wrong_usage_is_explained(
+    bench: Bench, tmp_path: Path, arguments: Sequence[str], part: str
+) -> None:
     out, told = scrub(bench, tmp_path, EVERYBODY, *arguments, code=2)
     assert out == ""
     assert part in " ".join(told.split())
 
 
 @pytest.mark.parametrize("output", ["-", "/dev/full"])
-def test_a_full_disk_is_told_and_no_other_file_is_there(
+def test_a_full_disk_is_reported_and_leaves_no_files(
     bench: Bench, tmp_path: Path, output: str
 ) -> None:
     listed = tmp_path / "list.csv"
@@ -426,7 +424,7 @@ def test_a_full_disk_is_told_and_no_other_file_is_there(
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
-def test_who_is_interrupted_leaves_no_file_but_those_of_before(
+def test_an_interrupt_leaves_only_the_previous_files(
     bench: Bench, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     old = tmp_path / "out.csv"
@@ -450,9 +448,7 @@ def test_who_is_interrupted_leaves_no_file_but_those_of_before(
     assert old.read_text() == "of before\n"
 
 
-def test_on_a_terminal_there_is_progress_and_a_chart_and_no_rows(
-    bench: Bench, tmp_path: Path
-) -> None:
+def test_a_terminal_shows_progress_and_a_chart_without_rows(bench: Bench, tmp_path: Path) -> None:
     listed = tmp_path / "list.csv"
     listed.write_text(EVERYBODY)
     ours, theirs = pty.openpty()
@@ -467,7 +463,7 @@ def test_on_a_terminal_there_is_progress_and_a_chart_and_no_rows(
         try:
             while chunk := os.read(ours, 4096):
                 seen += chunk
-        except OSError:  # the other side was closed: Linux says EIO
+        except OSError:  # the other side has closed: EIO on Linux
             pass
         assert process.wait(10) == 1
     os.close(ours)

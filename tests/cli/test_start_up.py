@@ -1,4 +1,4 @@
-"""What starting the command line costs, and what all commands have in common."""
+"""What the start of a command costs, and what all commands have in common."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ def stored(tmp_path: Path) -> Stored:
 
 
 def modules_of(*arguments: str) -> set[str]:
-    """What is loaded by the end of a command."""
+    """The modules loaded by the end of a command."""
     code = (
         "import sys; from smtpproxy.cli import main\n"
         f"try: main({list(arguments)!r})\n"
@@ -37,8 +37,8 @@ def modules_of(*arguments: str) -> set[str]:
     return set(done.stderr.split())
 
 
-def test_structlog_loads_no_rich_into_commands(stored: Stored) -> None:
-    """It would be a third of what starting one costs. Tables are measured with it all the same."""
+def test_structlog_does_not_load_rich_into_commands(stored: Stored) -> None:
+    """That would be a third of the start. Tables load it themselves."""
     stored.run("suppress", "add", "anna@people.example")
     command = ("suppress", "show", "anna@people.example", "--config", str(stored.config_path))
     done = subprocess.run(
@@ -60,7 +60,7 @@ def test_help_loads_no_command() -> None:
 
 
 @pytest.mark.parametrize("name", ["check", "token", "user"])
-def test_what_looks_at_the_configuration_alone_loads_no_charts_and_no_asyncio_for_help(
+def test_help_of_commands_without_a_store_loads_neither_rich_nor_the_store(
     name: str,
 ) -> None:
     loaded = modules_of(name, "--help")
@@ -68,7 +68,7 @@ def test_what_looks_at_the_configuration_alone_loads_no_charts_and_no_asyncio_fo
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_is_where_the_list_says(name: str) -> None:
+def test_every_command_is_where_the_list_says(name: str) -> None:
     module, attribute, help = COMMANDS[name]
     command = getattr(import_module(f"smtpproxy.cli.{module}"), attribute)
     assert isinstance(command, click.Command)
@@ -77,7 +77,7 @@ def test_a_command_is_where_the_list_says(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(COMMANDS_OF_HELP) - SHOW_NOTHING - HAVE_A_FORMAT))
-def test_what_is_shown_is_there_as_json(name: str) -> None:
+def test_every_result_is_available_as_json(name: str) -> None:
     (option,) = [p for p in COMMANDS_OF_HELP[name].params if "--json" in p.opts]
     assert option.help == "Print the result as JSON, for programs."
 
@@ -97,5 +97,5 @@ def test_tables_fit_eighty_columns(stored: Stored, words: tuple[str, ...]) -> No
     assert done.returncode == 0, done.stderr
     for line in done.stdout.splitlines():
         if line.startswith(("warning: ", "/")) or max(map(len, line.split()), default=0) > 40:
-            continue  # not of a table; or a path, which is never broken
+            continue  # not part of a table; or a path, which is never wrapped
         assert len(line) <= 80

@@ -1,4 +1,4 @@
-"""`store copy` and `store reopen`: what they are told."""
+"""`store copy` and `store reopen`."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ WRONG = (
 
 
 @pytest.mark.parametrize("url", WRONG)
-def test_a_url_that_cannot_be_is_refused_without_its_password(tmp_path: Path, url: str) -> None:
+def test_an_invalid_url_is_refused_without_showing_its_password(tmp_path: Path, url: str) -> None:
     stored = Stored(tmp_path)
     for words in (("copy", FILE, url), ("copy", url, FILE), ("reopen", url)):
         said = stored.run("store", *words, code=2).stderr
@@ -34,8 +34,8 @@ def test_a_url_that_cannot_be_is_refused_without_its_password(tmp_path: Path, ur
 
 
 @needs("postgresql")
-def test_a_file_that_a_database_replaces_uncopied_is_named(tmp_path: Path) -> None:
-    """With another store.url the people in it would be unknown, and those who refused mail too."""
+def test_a_former_file_whose_content_was_not_copied_is_reported(tmp_path: Path) -> None:
+    """With another store.url its people would be unknown, even those who refused mail."""
     stored = Stored(tmp_path)
     stored.run("suppress", "add", "anna@people.example", "--scope", "all", "--origin", "manual")
     new = postgres.cluster().url(postgres.cluster().create())
@@ -49,7 +49,7 @@ def test_a_file_that_a_database_replaces_uncopied_is_named(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 5_000])
-def test_one_that_cannot_be_read_is_named_and_keeps_no_relay_from_starting(
+def test_an_unreadable_former_file_is_reported_but_does_not_stop_the_relay(
     tmp_path: Path, content: bytes
 ) -> None:
     (tmp_path / "state").mkdir()
@@ -87,7 +87,7 @@ def test_a_store_is_copied_there_and_back(tmp_path: Path) -> None:
 
 
 @needs("postgresql")
-def test_a_copy_that_was_interrupted_is_gone_on_with_or_given_up(
+def test_an_interrupted_copy_can_be_resumed_or_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored = Stored(tmp_path)

@@ -1,4 +1,4 @@
-"""`smtpproxy stream`: what is heard of streams, and pausing and resuming them."""
+"""`smtpproxy stream`: feedback on streams, and pausing and resuming them."""
 
 import asyncio
 import re
@@ -17,12 +17,12 @@ from tests.cli.stored import Stored
 @pytest.fixture
 def stored(tmp_path: Path) -> Stored:
     stored = Stored(tmp_path)
-    stored.run("suppress", "add", "anna@people.example")  # makes the store
+    stored.run("suppress", "add", "anna@people.example")  # creates the store
     return stored
 
 
 def hear(stored: Stored, kind: Feedback, people: int, messages: int = 1_000) -> None:
-    """Let `offers` have sent messages, and so many people say something of them."""
+    """Let `offers` send messages and `people` give feedback on them."""
     settings = load(stored.config_path)
 
     async def act() -> None:
@@ -40,10 +40,10 @@ def hear(stored: Stored, kind: Feedback, people: int, messages: int = 1_000) -> 
     asyncio.run(act())
 
 
-def test_what_was_heard_is_shown_with_its_share(stored: Stored) -> None:
+def test_feedback_is_shown_with_its_share(stored: Stored) -> None:
     hear(stored, Feedback.UNSUBSCRIBE, 25)
     found = {one["stream"]: one for one in stored.json("stream", "show")}
-    assert found.keys() == {"default", "offers", "appeals", "b2b"}  # marketing alone
+    assert found.keys() == {"default", "offers", "appeals", "b2b"}  # marketing streams only
     offers = found["offers"]
     assert (offers["state"], offers["messages"], offers["unsubscribe"]) == ("running", 1_000, 25)
     assert [(r["cause"], r["level"], r["bound"]) for r in offers["reached"]] == [
@@ -71,7 +71,7 @@ def test_a_pause_by_the_breaker_says_why_and_is_resumed(stored: Stored) -> None:
     assert offers["events"][0]["reason"] == "the bought list is gone"
 
 
-def test_a_pause_says_whose_mail_passes_all_the_same(stored: Stored) -> None:
+def test_a_pause_says_whose_mail_still_passes(stored: Stored) -> None:
     stored.run("stream", "observe", "offers", "--yes")
     told = stored.run("stream", "pause", "offers").stdout
     assert "; that of offers is only observed, and passes all the same" in told
@@ -79,7 +79,7 @@ def test_a_pause_says_whose_mail_passes_all_the_same(stored: Stored) -> None:
     assert "observed" not in stored.run("stream", "pause", "appeals").stdout
 
 
-def test_a_person_pauses_a_stream_or_a_brand_and_until_when(stored: Stored) -> None:
+def test_a_person_can_pause_a_stream_or_a_brand_until_a_time(stored: Stored) -> None:
     until = ("--until", "2099-01-01", "--reason", "stocktaking")
     paused = stored.run("stream", "pause", "offers", *until).stdout
     assert "until 2099-01-01T00:00:00Z, or smtpproxy stream resume offers\n" in paused
@@ -109,7 +109,7 @@ def test_a_person_pauses_a_stream_or_a_brand_and_until_when(stored: Stored) -> N
         (("resume", "appeals"), 1, 'breaker: "paused" in the configuration holds it back'),
     ],
 )
-def test_what_cannot_be_done(
+def test_impossible_requests_are_refused(
     stored: Stored, arguments: tuple[str, ...], code: int, text: str
 ) -> None:
     config = stored.config_path.read_text()
@@ -119,12 +119,12 @@ def test_what_cannot_be_done(
     assert text in stored.run("stream", *arguments, code=code).stderr
 
 
-def test_before_anybody_wrote_to_the_store(tmp_path: Path) -> None:
+def test_a_stream_is_shown_before_the_store_exists(tmp_path: Path) -> None:
     offers = Stored(tmp_path).json("stream", "show", "offers")
     assert (offers["state"], offers["messages"], offers["events"]) == ("running", 0, [])
 
 
-def test_explain_says_since_when_and_why(stored: Stored) -> None:
+def test_explain_says_since_when_a_stream_is_paused_and_why(stored: Stored) -> None:
     message = stored.file("m.eml", "From: a@shop.example\r\nSubject: x\r\n\r\nx\r\n")
     asked = ("explain", message, "--mail-from", "a@shop.example", "--stream", "offers",
              "--rcpt", "contact@firm.example")  # fmt: skip

@@ -1,4 +1,4 @@
-"""`smtpproxy stream enforce` and `observe`: asked, written, and true after the next start."""
+"""`smtpproxy stream enforce` and `observe`: confirmed, written, and kept after a restart."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +29,7 @@ def mode(stored: Stored, stream: str) -> str:
 @pytest.mark.parametrize(
     ("answer", "becomes"), [("y\n", "observe"), ("n\n", "enforce"), ("", "enforce")]
 )
-def test_it_is_asked(stored: Stored, answer: str, becomes: str) -> None:
+def test_a_change_must_be_confirmed(stored: Stored, answer: str, becomes: str) -> None:
     arguments = ["stream", "observe", "offers", "--config", str(stored.config_path)]
     result = CliRunner().invoke(main, arguments, input=answer)
     assert mode(stored, "offers") == becomes
@@ -38,14 +38,14 @@ def test_it_is_asked(stored: Stored, answer: str, becomes: str) -> None:
     if becomes == "observe":
         assert result.exit_code == 0
         assert NOT_RUNNING in result.stdout
-        assert "even to people" not in result.stdout, "it was said before the question"
+        assert "even to people" not in result.stdout, "it was already said before the question"
         assert stored.json("stream", "enforce", "offers", "--yes")["reloaded"] is False
     else:
         assert result.exit_code == 1
         assert "\nError: nothing was changed" in result.stderr
 
 
-def test_what_is_so_already(stored: Stored) -> None:
+def test_a_mode_that_is_already_set_changes_nothing(stored: Stored) -> None:
     before = stored.config_path.read_bytes()
     assert "already" in stored.run("stream", "enforce", "offers", "--yes").stdout
     assert stored.json("stream", "enforce", "offers", "--yes")["changes"] == []
@@ -54,7 +54,7 @@ def test_what_is_so_already(stored: Stored) -> None:
 
 
 def test_from_observing_to_enforcing(tmp_path: Path) -> None:
-    """The whole way: a relay that lets all pass says what is ready, and then refuses."""
+    """The whole path: an observing relay reports what is ready, and then refuses."""
     with FakeUpstream() as upstream:
         relay = RelayProcess(tmp_path, upstream.address, {"policy": {"mode": "observe"}})
         bench = Bench(relay)
@@ -78,7 +78,7 @@ def test_from_observing_to_enforcing(tmp_path: Path) -> None:
             assert relay.send(messages.marketing(), address("complained"))[0] == 250
 
 
-def test_a_relay_that_reads_another_file_is_not_taken_for_changed(tmp_path: Path) -> None:
+def test_a_relay_with_another_configuration_is_not_reported_as_changed(tmp_path: Path) -> None:
     with FakeUpstream() as upstream, RelayProcess(tmp_path, upstream.address) as relay:
         copy = tmp_path / "copy.toml"
         copy.write_bytes(relay.config_path.read_bytes())

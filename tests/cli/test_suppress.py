@@ -1,4 +1,4 @@
-"""`smtpproxy suppress`: what a person sees who runs it."""
+"""`smtpproxy suppress`, as users see it."""
 
 import os
 import re
@@ -37,7 +37,7 @@ def test_add_show_and_remove(stored: Stored) -> None:
     assert shown.stdout.endswith(f": {line}; reason: the person asked\n")
 
 
-def test_what_was_lifted_is_shown_beside_what_holds(stored: Stored) -> None:
+def test_lifted_suppressions_are_shown_beside_those_in_force(stored: Stored) -> None:
     stored.run("suppress", "add", ANNA, "--origin", "objection", "--since", DAY_ONE)
     stored.run("suppress", "add", ANNA, "--origin", "bounce", "--since", DAY_ONE)
     stored.run("suppress", "remove", ANNA, "--origin", "objection", "--reason", "by letter")
@@ -56,7 +56,7 @@ def test_what_was_lifted_is_shown_beside_what_holds(stored: Stored) -> None:
     }
 
 
-def test_a_suppression_of_the_future_holds_now_and_says_so(stored: Stored) -> None:
+def test_a_suppression_dated_ahead_holds_now_and_says_so(stored: Stored) -> None:
     done = stored.run("suppress", "add", ANNA, "--since", "2999-01-01")
     assert "--since: 2999-01-01 is in the future; it suppresses from now on" in done.stderr
     stored.run("suppress", "show", ANNA)
@@ -73,7 +73,7 @@ def test_adding_again_says_so(stored: Stored) -> None:
     assert found["since"] == "2026-03-02T23:59:59.999999Z"
 
 
-def test_a_variant_of_the_mailbox_is_told(stored: Stored) -> None:
+def test_a_match_by_a_variant_of_the_address_is_shown(stored: Stored) -> None:
     stored.run("suppress", "add", "anna+shop@people.example", "--origin", "unsubscribe")
     assert "through a variant of this mailbox" in stored.run("suppress", "show", ANNA).stdout
     done = stored.run("suppress", "remove", ANNA, "--all", "--reason", "by letter", code=1)
@@ -129,13 +129,13 @@ def test_wrong_usage_ends_with_2(stored: Stored, arguments: list[str], part: str
     assert result.stdout == ""
 
 
-def test_a_purpose_that_no_stream_has_is_pointed_out(stored: Stored) -> None:
+def test_a_purpose_without_a_stream_is_reported(stored: Stored) -> None:
     add = ("suppress", "add", ANNA, "--scope")
     assert stored.run(*add, "purpose:offers").stderr == ""
     assert "no stream has the purpose 'ofers'" in stored.run(*add, "purpose:ofers").stderr
 
 
-def test_nothing_is_shown_where_nothing_is_stored(tmp_path: Path) -> None:
+def test_nothing_is_shown_if_nothing_is_stored(tmp_path: Path) -> None:
     for arguments in (["suppress", "show", ANNA], ["suppress", "export"], ["contact", "export"]):
         result = Stored(tmp_path).run(*arguments, code=1)
         assert "there is no database yet" in result.stderr
@@ -147,7 +147,7 @@ def test_import_prints_a_summary(stored: Stored) -> None:
     result = stored.run("suppress", "import", path, code=1)
     assert result.stdout.startswith(f"{path}: 1 added, 0 changed, 0 unchanged, 1 rejected in ")
     assert f"reasons: {path}.rejected\n" in result.stdout
-    assert result.stderr == ""  # no progress bar where nobody looks
+    assert result.stderr == ""  # no progress bar without a terminal
     assert "# line 3: address: there is no @" in Path(f"{path}.rejected").read_text()
     assert stored.json("suppress", "show", ANNA)["suppressions"][0]["origin"] == "complaint"
 
@@ -160,7 +160,7 @@ def test_import_twice_changes_nothing(stored: Stored) -> None:
     assert counts == {"lines": 1, "added": 0, "changed": 0, "unchanged": 1, "rejected": 0}
 
 
-def test_import_without_since_counts_from_the_time_of_the_file(stored: Stored) -> None:
+def test_an_import_without_since_takes_the_time_of_the_file(stored: Stored) -> None:
     path = stored.file("list.txt", f"address\n{ANNA}\n")
     os.utime(path, (1_767_225_600, 1_767_225_600))
     stored.run("suppress", "import", path, "--scope", "all", "--origin", "external")
@@ -168,7 +168,7 @@ def test_import_without_since_counts_from_the_time_of_the_file(stored: Stored) -
     assert found["since"] == "2026-01-01T00:00:00Z"
 
 
-def test_import_puts_rejected_lines_where_it_is_told(stored: Stored) -> None:
+def test_the_file_for_rejected_lines_can_be_chosen(stored: Stored) -> None:
     path = stored.file("list.ndjson", '{"address":"x"}\n')
     aside = stored.folder / "aside"
     stored.run("suppress", "import", path, "--rejected", str(aside), code=1)
@@ -176,7 +176,7 @@ def test_import_puts_rejected_lines_where_it_is_told(stored: Stored) -> None:
     assert not Path(f"{path}.rejected").exists()
 
 
-def test_a_file_that_is_no_list_is_refused(stored: Stored) -> None:
+def test_a_file_that_is_not_a_list_is_refused(stored: Stored) -> None:
     path = stored.file("list.csv", b"PK\x03\x04....")
     result = stored.run("suppress", "import", path, code=1)
     assert result.stderr.startswith(
@@ -196,7 +196,9 @@ def test_an_export_moves_to_another_database(
     output = tmp_path / f"export.{file_format}"
     stored.run("suppress", "export", "--format", file_format, "--output", str(output))
     assert "anna" not in output.read_text()
-    assert file_format == "ndjson" or not re.search('[,"][=+@-]', output.read_text()), "formula"
+    assert file_format == "ndjson" or not re.search('[,"][=+@-]', output.read_text()), (
+        "must not be a formula"
+    )
     assert output.stat().st_mode & 0o777 == 0o600
     (tmp_path / "other").mkdir()
     other = Stored(tmp_path / "other")
@@ -210,7 +212,7 @@ def test_an_export_moves_to_another_database(
     assert printed.encode() == output.read_bytes()
 
 
-def test_an_export_under_another_key_is_put_aside(stored: Stored, tmp_path: Path) -> None:
+def test_an_export_under_another_key_is_rejected(stored: Stored, tmp_path: Path) -> None:
     output = tmp_path / "export.csv"
     stored.run("suppress", "export", "--output", str(output))
     (tmp_path / "other").mkdir()

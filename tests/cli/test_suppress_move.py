@@ -1,4 +1,4 @@
-"""Suppressions under a name that is gone: told of by check, doctor and serve, moved by hand."""
+"""Suppressions under a former name: reported by check, doctor and serve, moved by hand."""
 
 import json
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_check_and_doctor_name_them(renamed: RelayProcess) -> None:
     assert told["brand:boutique"] == told["purpose:news"] == "warn"
 
 
-def test_serve_names_them_and_nobody_is_mailed_who_objected(
+def test_serve_names_them_and_people_who_objected_get_no_mail(
     renamed: RelayProcess, tmp_path: Path
 ) -> None:
     with FakeUpstream() as mta:
@@ -62,7 +62,7 @@ def test_serve_names_them_and_nobody_is_mailed_who_objected(
             relay.kill()
 
 
-def test_they_are_moved(renamed: RelayProcess) -> None:
+def test_they_can_be_moved(renamed: RelayProcess) -> None:
     dry = renamed.must("suppress", "move", "brand:boutique", "brand:shop", "--dry-run")
     both = "1 suppression and 1 wish for less mail"
     assert dry == f"{both} would be moved from brand:boutique to brand:shop\n"
@@ -75,7 +75,7 @@ def test_they_are_moved(renamed: RelayProcess) -> None:
     _, out, _ = renamed.command("suppress", "show", ANN, "--json")
     found = {one["scope"]: one for one in json.loads(out)["suppressions"]}
     assert set(found) == {"brand:shop", "purpose:offers"}
-    assert not found["purpose:offers"]["since"].startswith("2020"), "the later one holds"
+    assert not found["purpose:offers"]["since"].startswith("2020"), "the later one counts"
     (wish,) = json.loads(renamed.must("contact", "show", BOB, "--json"))["preferences"]
     assert (wish["brand"], wish["purpose"], wish["frequency"]) == ("shop", "offers", "weekly")
     assert "store: " not in renamed.command("check")[1]
@@ -93,6 +93,6 @@ def test_they_are_moved(renamed: RelayProcess) -> None:
         ("boutique", "brand:shop", "scope"),
     ],
 )
-def test_what_is_not_moved(renamed: RelayProcess, old: str, new: str, wrong: str) -> None:
+def test_some_moves_are_refused(renamed: RelayProcess, old: str, new: str, wrong: str) -> None:
     code, _, errors = renamed.command("suppress", "move", old, new)
     assert (code, wrong in errors) == (2, True)

@@ -15,7 +15,7 @@ def stored(tmp_path: Path) -> Stored:
     return Stored(tmp_path)
 
 
-def test_a_token_and_its_table_belong_together(stored: Stored) -> None:
+def test_a_new_token_works_with_its_table(stored: Stored) -> None:
     output = stored.run("token", "dwh", "--may", "changes").stdout
     token = next(line for line in output.splitlines() if line.startswith("smtpproxy_"))
     table = output[output.index("[[token]]") :]
@@ -26,7 +26,7 @@ def test_a_token_and_its_table_belong_together(stored: Stored) -> None:
     assert Gate(settings.tokens, lambda: 0.0).who(f"Bearer {token}") == known
 
 
-def test_no_two_tokens_are_the_same_and_as_json_they_are_whole(stored: Stored) -> None:
+def test_tokens_are_unique_and_complete_in_json(stored: Stored) -> None:
     first, second = stored.json("token", "a"), stored.json("token", "a")
     assert first["token"] != second["token"]
     assert len(first["token"]) > 40
@@ -35,11 +35,11 @@ def test_no_two_tokens_are_the_same_and_as_json_they_are_whole(stored: Stored) -
 
 
 @pytest.mark.parametrize("name", ['a"b', "", "Crm", "x" * 64])
-def test_a_name_that_the_configuration_would_not_take(stored: Stored, name: str) -> None:
+def test_an_invalid_name_is_refused(stored: Stored, name: str) -> None:
     assert "is not a name" in stored.run("token", name, code=2).stderr
 
 
-def test_a_token_is_for_brands_that_there_are(stored: Stored) -> None:
+def test_a_token_needs_existing_brands(stored: Stored) -> None:
     assert (
         "there is no brand 'shop'" in stored.run("token", "dwh", "--brand", "shop", code=2).stderr
     )
@@ -53,7 +53,7 @@ def test_a_token_is_for_brands_that_there_are(stored: Stored) -> None:
         parse(config.replace('["shop"]', '["shap"]'), "x.toml")
 
 
-def test_a_name_that_is_taken_is_pointed_out(stored: Stored) -> None:
+def test_a_name_in_use_is_reported(stored: Stored) -> None:
     table = stored.run("token", "dwh").stdout
     stored.config_path.write_text(
         stored.config_path.read_text() + "\n" + table[table.index("[[token]]") :]
@@ -67,13 +67,13 @@ def exported_key(stored: Stored, address: str) -> str:
     return lines[-1].partition(",")[0]
 
 
-def test_the_key_of_an_address_is_that_of_the_export(stored: Stored) -> None:
+def test_the_key_of_an_address_is_the_one_in_an_export(stored: Stored) -> None:
     key = exported_key(stored, "anna@people.example")
     assert stored.run("suppress", "key", "Anna@People.example").stdout == f"{key}\n"
     assert "anna" not in stored.run("suppress", "key", "anna@people.example").stdout
 
 
-def test_of_a_file_each_line_becomes_key_and_address(stored: Stored) -> None:
+def test_each_line_of_a_file_becomes_key_and_address(stored: Stored) -> None:
     key = exported_key(stored, "anna@people.example")
     path = stored.file(
         "list.txt", "\ufeffanna@people.example\r\n\nno address\nBob@people.example\n"
@@ -85,7 +85,7 @@ def test_of_a_file_each_line_becomes_key_and_address(stored: Stored) -> None:
     assert result.stderr.startswith("line 3: ")
 
 
-def test_what_is_neither_is_wrong_usage(stored: Stored) -> None:
+def test_anything_else_is_wrong_usage(stored: Stored) -> None:
     exported_key(stored, "anna@people.example")
     for wrong in ("list.txt", "a" * 300, f"a\x01{'a' * 300}@x.example"):
         result = stored.run("suppress", "key", wrong, code=2)

@@ -1,4 +1,4 @@
-"""A name that nothing has is misspelt: a filter by it says so, and finds more than nothing."""
+"""An unknown name in a filter is probably misspelt: the command says so."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ COMMANDS = [
 
 @pytest.fixture
 async def stored(tmp_path: Path) -> Stored:
-    """Its record has a stream and a listener of the past."""
+    """The record has a former stream and a former listener."""
     stored, clock = Stored(tmp_path), Clock()
     log = journal(tmp_path / "state" / "audit", clock)
     past = decided(clock)
@@ -31,7 +31,9 @@ async def stored(tmp_path: Path) -> Stored:
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("copies", [False, True])
-def test_a_stream_that_never_was(stored: Stored, command: tuple[str, ...], copies: bool) -> None:
+def test_a_stream_that_never_existed_is_reported(
+    stored: Stored, command: tuple[str, ...], copies: bool
+) -> None:
     where = ("--from", str(stored.folder / "state" / "audit")) if copies else ()
     told = stored.run(*command, *where, "--stream", "ofers", code=2)
     assert told.stdout == ""
@@ -41,14 +43,14 @@ def test_a_stream_that_never_was(stored: Stored, command: tuple[str, ...], copie
     stored.run(*command, *where, "--stream", "past", "--until", "2020-01-02")
 
 
-def test_decisions_of_a_stream_of_the_past_are_found(stored: Stored) -> None:
+def test_decisions_of_a_former_stream_are_found(stored: Stored) -> None:
     assert len(stored.json("audit", "show", "--stream", "past")) == 1
     assert stored.json("audit", "replay", "--rulebook", "fr", "--stream", "past")["decisions"] == 1
     found = stored.json("report", "--since", "2020-01-01", "--stream", "past")
     assert [stream["stream"] for stream in found["streams"]] == ["past"]
 
 
-def test_an_application_behind_a_listener_that_never_was(stored: Stored) -> None:
+def test_an_application_behind_an_unknown_listener_is_reported(stored: Stored) -> None:
     for command in COMMANDS[:2]:
         told = stored.run(*command, "--app", "apsp/billing", code=2)
         assert "--app: there is no listener 'apsp'; known: apps" in told.stderr

@@ -1,4 +1,4 @@
-"""Purposes, methods and kinds of addresses that nobody here knows are named, never swallowed."""
+"""Unknown purposes, methods and kinds of addresses are reported, never swallowed."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ def stored(tmp_path: Path) -> Stored:
 
 
 def imported(stored: Stored, *, code: int = 0, **fields: Any) -> tuple[str, str]:
-    """Import one contact; return what was put aside, and what was said aloud."""
+    """Import one contact; return the rejected lines and standard error."""
     line = json.dumps({"address": ANNA, "source": "direct", **fields})
     path = stored.file("people.ndjson", line)
     told = stored.run("contact", "import", path, code=code).stderr
@@ -35,7 +35,7 @@ def consent(**fields: Any) -> list[dict[str, Any]]:
     return [{"purpose": "offers", "method": "unticked_box", "given_at": THEN, **fields}]
 
 
-def test_agreement_to_an_unknown_purpose_or_by_an_unknown_method_is_rejected(
+def test_consent_to_an_unknown_purpose_or_by_an_unknown_method_is_rejected(
     stored: Stored,
 ) -> None:
     aside, _ = imported(stored, code=1, consents=consent(purpose="ofers"))
@@ -47,7 +47,7 @@ def test_agreement_to_an_unknown_purpose_or_by_an_unknown_method_is_rejected(
     assert "no stream has the purpose 'ofers'" in stored.run(*record, code=2).stderr
 
 
-def test_agreement_to_tracking_may_be_kept_though_no_stream_is_for_it(stored: Stored) -> None:
+def test_consent_to_tracking_is_kept_without_a_stream_for_it(stored: Stored) -> None:
     aside, told = imported(stored, consents=consent(purpose="tracking"))
     assert (aside, "no stream" in told) == ("", False)
     record = ("consent", "record", ANNA, "--purpose", "tracking", "--method", "signed_form")
@@ -69,7 +69,7 @@ def test_agreement_to_tracking_may_be_kept_though_no_stream_is_for_it(stored: St
         ({"conditional": True}, True, False),
     ],
 )
-def test_whether_consent_was_a_condition_may_be_not_on_record(
+def test_whether_consent_was_a_condition_can_be_unknown(
     stored: Stored, said: dict[str, Any], kept: bool | None, told: bool
 ) -> None:
     imported(stored, consents=consent(**said))
@@ -79,7 +79,7 @@ def test_whether_consent_was_a_condition_may_be_not_on_record(
     assert ("whether as a condition of the service is not on record" in shown) is told
 
 
-def test_what_is_heard_of_it_later_corrects_the_act(stored: Stored) -> None:
+def test_a_later_answer_corrects_the_act(stored: Stored) -> None:
     imported(stored, consents=consent())
     imported(stored, consents=consent(conditional=False))
     imported(stored, consents=consent())
@@ -91,7 +91,7 @@ def test_what_is_heard_of_it_later_corrects_the_act(stored: Stored) -> None:
     ("flags", "kept"),
     [((), None), (("--conditional", "yes"), True), (("--conditional", "no"), False)],
 )
-def test_the_command_says_it_or_leaves_it_open(
+def test_the_command_can_answer_it_or_leave_it_open(
     stored: Stored, flags: tuple[str, ...], kept: bool | None
 ) -> None:
     record = ("consent", "record", ANNA, "--purpose", "offers", "--method", "signed_form")
@@ -116,13 +116,15 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize(("command", "origin"), COMMANDS)
-def test_so_does_a_no_by_command(stored: Stored, command: tuple[str, ...], origin: str) -> None:
+def test_so_does_a_refusal_by_command(
+    stored: Stored, command: tuple[str, ...], origin: str
+) -> None:
     told = stored.run(*command).stderr
     assert "no stream has the purpose 'ofers', so this counts for all marketing" in told
     assert scopes(stored) == [("marketing", origin)]
 
 
-def test_so_does_a_suppression_that_is_imported(stored: Stored) -> None:
+def test_so_does_an_imported_suppression(stored: Stored) -> None:
     path = stored.file("x.csv", f"address,scope,origin\n{ANNA},purpose:ofers,objection\n")
     told = stored.run("suppress", "import", path).stderr
     assert "1 suppression is for a purpose that no stream has ('ofers')" in told
@@ -132,19 +134,19 @@ def test_so_does_a_suppression_that_is_imported(stored: Stored) -> None:
     assert ("purpose:offers", "objection") in scopes(stored)
 
 
-def test_a_generic_address_at_a_provider_of_private_mailboxes_is_rejected(stored: Stored) -> None:
+def test_a_generic_address_at_a_mailbox_provider_is_rejected(stored: Stored) -> None:
     aside, _ = imported(stored, code=1, address="contact@gmail.com", audience="generic")
     assert "generic is for addresses of an organisation, and this one is at a provider" in aside
     imported(stored, address="contact@people.example", audience="generic")
 
 
-def test_professionals_at_a_provider_of_private_mailboxes_are_counted(stored: Stored) -> None:
+def test_professionals_at_mailbox_providers_are_counted(stored: Stored) -> None:
     _, told = imported(stored, address="plumber@orange.fr", audience="professional")
     assert "1 professional has an address at a provider of private mailboxes" in told
 
 
-def test_a_generic_address_that_names_no_department_is_counted(stored: Stored) -> None:
-    """`audience` generic needs no basis: that of a person, whatever a file calls it, does."""
+def test_generic_addresses_that_name_no_department_are_counted(stored: Stored) -> None:
+    """A generic address needs no basis; a person's does, whatever the file calls it."""
     for address, counts in (
         ("jean.dupont@people.example", True),
         ("pole.achats@people.example", False),
@@ -154,8 +156,8 @@ def test_a_generic_address_that_names_no_department_is_counted(stored: Stored) -
         assert ("1 generic address names no department" in told) is counts, address
 
 
-def test_addresses_whose_first_message_has_to_name_their_source_are_counted(stored: Stored) -> None:
-    """RGPD art. 14(3)(b): unless each stream checks that, the sender has to."""
+def test_addresses_whose_first_message_must_name_the_source_are_counted(stored: Stored) -> None:
+    """RGPD art. 14(3)(b): unless every stream checks that, the sender has to."""
     said = "1 address came from somebody else: the first message must say from whom"
     came = {
         "source": "purchased",
@@ -172,7 +174,7 @@ def test_addresses_whose_first_message_has_to_name_their_source_are_counted(stor
     assert said not in imported(stored, **came)[1]
 
 
-def test_a_tag_that_the_rulebook_protects_follows_a_new_address(stored: Stored) -> None:
+def test_a_tag_protected_by_the_rulebook_follows_a_new_address(stored: Stored) -> None:
     imported(stored, tags=[" Restricted"])
     imported(stored, address="anna.b@people.example", audience="consumer")
     rectify = ("contact", "rectify", ANNA, "--new-address", "anna.b@people.example")
@@ -180,7 +182,7 @@ def test_a_tag_that_the_rulebook_protects_follows_a_new_address(stored: Stored) 
     assert stored.json("contact", "show", "anna.b@people.example")["tags"] == [" Restricted"]
 
 
-def test_consent_on_a_harvested_address_says_what_still_refuses(stored: Stored) -> None:
+def test_consent_for_a_harvested_address_says_what_still_refuses(stored: Stored) -> None:
     imported(stored, source="harvested")
     record = ("consent", "record", ANNA, "--purpose", "offers", "--method", "signed_form")
     told = stored.run(*record, "--wording", "form v3", "--source", "direct").stderr

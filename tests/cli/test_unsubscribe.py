@@ -1,4 +1,4 @@
-"""`smtpproxy unsubscribe`: which keys there are, and a new one."""
+"""`smtpproxy unsubscribe`: listing, adding and retiring link keys."""
 
 import json
 import sqlite3
@@ -43,10 +43,10 @@ def test_the_first_key_and_the_next(config: Path) -> None:
     assert code == 0
     assert out.splitlines()[0].endswith("reads links made with it")
     secret = load_link_keys(state)[2].secret.hex()
-    assert secret not in out, "a key is never shown"
+    assert secret not in out, "a key must never be shown"
 
 
-def test_two_machines_that_make_a_key_at_once_have_one_key_in_the_end(
+def test_two_machines_making_a_key_at_once_end_with_one(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = config.parent / "state"
@@ -85,8 +85,8 @@ def test_commands_that_replace_keys_run_one_at_a_time(config: Path) -> None:
     assert invoke(config, "retire", "1")[0] == 0
 
 
-def test_a_key_retired_on_another_machine_is_to_be_removed(config: Path) -> None:
-    """The relay reads whatever keys its file has."""
+def test_a_key_retired_on_another_machine_is_reported_for_removal(config: Path) -> None:
+    """The relay uses every key in its file."""
     file = config.parent / "state" / LINK_KEY_FILE
     for _ in range(2):
         assert invoke(config, "rekey")[0] == 0
@@ -97,7 +97,7 @@ def test_a_key_retired_on_another_machine_is_to_be_removed(config: Path) -> None
     assert "retired, but its links work here until its line is removed, and a reload" in out
 
 
-def test_no_key_and_a_wrong_file(config: Path) -> None:
+def test_a_missing_key_and_an_invalid_file_are_reported(config: Path) -> None:
     code, _, err = invoke(config, "keys")
     assert code == 1
     assert "there is no key: no stream has unsubscribe" in err

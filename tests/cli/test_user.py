@@ -1,4 +1,4 @@
-"""`smtpproxy user`: who may authenticate."""
+"""`smtpproxy user`: accounts for SMTP AUTH."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def user(tmp_path: Path) -> Users:
     return Users(tmp_path)
 
 
-def test_a_user_from_beginning_to_end(user: Users) -> None:
+def test_a_user_is_added_checked_changed_and_removed(user: Users) -> None:
     added = user("add", "shop", stdin=f"{PASSWORD}\n")
     assert (added.exit_code, added.stdout) == (0, "shop: added\n")
     assert stat.S_IMODE(user.path.stat().st_mode) == 0o600
@@ -75,14 +75,14 @@ def test_root_gives_the_file_to_the_relay(user: Users) -> None:
     assert user.path.stat().st_uid == 65533
 
 
-def test_what_is_no_name_and_no_password(user: Users) -> None:
+def test_invalid_names_and_passwords_are_refused(user: Users) -> None:
     assert user("add", "two words", stdin="x\n").exit_code == 2
     empty = user("add", "shop", stdin="\n")
     assert (empty.exit_code, empty.stderr) == (2, "Error: the password is empty\n")
     assert not user.path.exists()
 
 
-def test_a_password_in_another_encoding_is_a_wrong_one(
+def test_a_password_in_another_encoding_is_wrong(
     user: Users, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def typed(*_: object, **__: object) -> str:
@@ -94,7 +94,7 @@ def test_a_password_in_another_encoding_is_a_wrong_one(
     assert (result.exit_code, "not text in the terminal's encoding" in result.stderr) == (2, True)
 
 
-def test_without_a_file_of_users(tmp_path: Path) -> None:
+def test_a_missing_file_of_users_is_reported(tmp_path: Path) -> None:
     config = tmp_path / "x.toml"
     config.write_text(to_toml(relay_config(tmp_path, "127.0.0.1:10025")))
     result = CliRunner().invoke(main, ["user", "list", "--config", str(config)])
@@ -111,7 +111,7 @@ def test_a_broken_file_is_left_as_it_is(user: Users) -> None:
     assert user.path.read_text() == "nonsense\n"
 
 
-def test_whoever_is_removed_while_another_password_is_asked_for_stays_removed(
+def test_a_user_removed_while_another_is_prompted_for_stays_removed(
     user: Users, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user("add", "leaked", stdin=f"{PASSWORD}\n")

@@ -1,4 +1,4 @@
-"""`smtpproxy webhook` on a store that a dispatcher has left behind."""
+"""`smtpproxy webhook` on a store left behind by a dispatcher."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -59,13 +59,13 @@ def failing(stored: Stored, letters: int = 2) -> None:
     within(stored, work)
 
 
-def test_one_that_was_never_started_says_so(stored: Stored) -> None:
+def test_a_webhook_never_started_says_so(stored: Stored) -> None:
     (row,) = stored.json("webhook", "list")
     assert (row["name"], row["state"]) == ("crm", "not started yet")
     assert stored.json("webhook", "retry", "crm", code=1)["asked"] is False
 
 
-def test_it_is_seen_what_fails_and_how_late_it_is(stored: Stored) -> None:
+def test_failures_and_delays_are_shown(stored: Stored) -> None:
     failing(stored)
     (row,) = stored.json("webhook", "list")
     assert (row["state"], row["dead_letters"], row["last_error"]) == ("failing", 2, "HTTP 500")
@@ -84,7 +84,7 @@ def test_it_is_seen_what_fails_and_how_late_it_is(stored: Stored) -> None:
     )
 
 
-def test_a_retry_is_left_for_the_relay_to_do(stored: Stored) -> None:
+def test_a_retry_is_left_to_the_relay(stored: Stored) -> None:
     failing(stored)
     done = stored.json("webhook", "retry", "crm", "--letter", "2")
     assert done == {"webhook": "crm", "dead_letters": 1, "asked": True}
@@ -93,7 +93,7 @@ def test_a_retry_is_left_for_the_relay_to_do(stored: Stored) -> None:
     stored.run("webhook", "retry", "crm", "--letter", "9", code=1)
 
 
-def test_what_is_dropped_is_gone(stored: Stored) -> None:
+def test_dropped_letters_are_gone(stored: Stored) -> None:
     failing(stored)
     assert "--letter ID" in stored.run("webhook", "drop", "crm", code=2).stderr
     assert stored.json("webhook", "drop", "crm", "--letter", "1")["dropped"] == 1
@@ -102,7 +102,7 @@ def test_what_is_dropped_is_gone(stored: Stored) -> None:
     assert stored.json("webhook", "show", "crm")["letters"] == []
 
 
-def test_what_a_removed_webhook_left_can_be_dropped(stored: Stored) -> None:
+def test_letters_of_a_removed_webhook_can_be_dropped(stored: Stored) -> None:
     failing(stored)
     config = stored.config_path.read_text().partition("[[webhook]]")[0]
     stored.config_path.write_text(config)
@@ -112,12 +112,12 @@ def test_what_a_removed_webhook_left_can_be_dropped(stored: Stored) -> None:
     )
 
 
-def test_a_name_that_is_not_configured_is_wrong(stored: Stored) -> None:
+def test_an_unknown_name_is_refused(stored: Stored) -> None:
     for action in ("show", "retry"):
         assert "crm" in stored.run("webhook", action, "dwh", code=2).stderr
 
 
-def test_check_shows_who_is_told_by_when(stored: Stored) -> None:
+def test_check_shows_who_is_notified_by_when(stored: Stored) -> None:
     checked = stored.json("check")
     (row,) = checked["webhooks"]
     assert (row["name"], row["deadline_seconds"]) == ("crm", 48 * 3600)

@@ -1,4 +1,4 @@
-"""Suppressions of whole domains, through every command that has to do with suppressions."""
+"""Suppressions of whole domains, in every command about suppressions."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def stored(tmp_path: Path) -> Stored:
     return Stored(tmp_path)
 
 
-def test_it_is_added_shown_and_lifted(stored: Stored) -> None:
+def test_a_domain_is_added_shown_and_lifted(stored: Stored) -> None:
     added = stored.run("suppress", "add", "*@People.example", "--since", DAY_ONE)
     assert added.stdout == "@people.example: all, manual: added\n"
     shown = stored.run("suppress", "show", ANNA).stdout
@@ -43,7 +43,7 @@ def test_it_is_added_shown_and_lifted(stored: Stored) -> None:
 
 
 @pytest.mark.parametrize("origin", Origin)
-def test_only_some_origins_are_about_a_domain(stored: Stored, origin: Origin) -> None:
+def test_only_some_origins_can_hold_for_a_domain(stored: Stored, origin: Origin) -> None:
     right = origin in DOMAIN_ORIGINS
     add = ("suppress", "add", "@wild.example", "--origin", str(origin))
     stored.run(*add, code=0 if right else 2)
@@ -53,7 +53,7 @@ def test_only_some_origins_are_about_a_domain(stored: Stored, origin: Origin) ->
     assert found.count("whole domain") == (2 if right else 0)
 
 
-def test_an_export_can_be_imported_and_an_import_undone(stored: Stored) -> None:
+def test_an_export_can_be_imported_and_the_import_undone(stored: Stored) -> None:
     rows = "address,scope,origin\n@wild.example,all,manual\n*.wild.example,marketing,external\n"
     file = stored.file("list.csv", rows)
     stored.run("suppress", "import", file)
@@ -77,7 +77,7 @@ def test_an_export_can_be_imported_and_an_import_undone(stored: Stored) -> None:
 def test_a_domain_in_an_export_of_a_provider(
     tmp_path: Path, export: tuple[str, str, str, object], name: str
 ) -> None:
-    """It is an order of the provider's, whatever its list is about."""
+    """The provider blocks the domain, whatever the list is about."""
     importing = Importing(tmp_path)
     layout, file_name, content, _ = export
     text = content.replace(IN_EXPORTS, name)
@@ -91,7 +91,7 @@ def test_a_domain_in_an_export_of_a_provider(
     assert (found.domain, found.origin in DOMAIN_ORIGINS) == (name, True)
 
 
-def test_it_is_explained(stored: Stored) -> None:
+def test_explain_names_the_suppressed_domain(stored: Stored) -> None:
     stored.run("suppress", "add", "@people.example", "--since", DAY_ONE)
     stored.run("suppress", "add", "bert@other.example", "--since", DAY_ONE)
     mail = stored.file("mail.eml", marketing())
@@ -110,7 +110,7 @@ def test_it_is_explained(stored: Stored) -> None:
     assert "entered for bert@other.example, which a mail server may read the address as" in other
 
 
-def test_it_does_not_follow_who_moves(stored: Stored) -> None:
+def test_a_suppressed_domain_does_not_follow_a_new_address(stored: Stored) -> None:
     people = stored.file("people.ndjson", json.dumps({"address": ANNA}))
     stored.run("contact", "import", people)
     stored.run("suppress", "add", "@people.example")

@@ -1,4 +1,4 @@
-"""What libraries report goes to the relay's log, at most once a second if it is the same."""
+"""Messages of libraries go to the relay's log, repeated ones at most once a second."""
 
 import logging
 import time
@@ -9,7 +9,7 @@ import structlog
 from smtpproxy.sinks.log import _FromLibraries
 
 
-def test_a_clock_that_is_set_back_silences_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_setting_the_clock_back_does_not_silence_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     handler, began = _FromLibraries(), time.monotonic()
     with structlog.testing.capture_logs() as lines:
         for seconds, wall_clock, text in (
@@ -29,7 +29,7 @@ def test_a_clock_that_is_set_back_silences_no_library(monkeypatch: pytest.Monkey
     ]
 
 
-def test_a_fault_that_a_library_reports_comes_with_its_traceback() -> None:
+def test_an_exception_reported_by_a_library_comes_with_its_traceback() -> None:
     fault = ValueError("broken")
     with structlog.testing.capture_logs() as lines:
         for given in (None, (ValueError, fault, None)):

@@ -1,4 +1,4 @@
-"""The log never waits for its reader, and a line that cannot be written hurts nobody."""
+"""The log never waits for its reader, and a line that cannot be written does no harm."""
 
 import fcntl
 import os
@@ -13,14 +13,14 @@ from smtpproxy.sinks.log import LogOutput
 
 @contextmanager
 def output_to(number: int) -> Iterator[LogOutput]:
-    """The log of a process whose standard error is this file."""
+    """The log of a process with this file as standard error."""
     with os.fdopen(number, "w") as stream, pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.stderr", stream)
         yield LogOutput()
 
 
 def filled(output: LogOutput, line: str) -> int:
-    """Write until a line is lost; return how many were not."""
+    """Write until a line is lost; return how many were written."""
     for count in range(100_000):
         output.write(line)
         if output.gap:
@@ -29,7 +29,7 @@ def filled(output: LogOutput, line: str) -> int:
 
 
 @pytest.mark.parametrize("length", [100, 5_000])
-def test_a_pipe_that_nobody_reads(length: int) -> None:
+def test_a_pipe_that_nobody_reads_loses_lines(length: int) -> None:
     reader, writer = os.pipe()
     others = os.dup(writer)  # such as the shell's
     line = "x" * length + "\n"
@@ -48,7 +48,7 @@ def test_a_pipe_that_nobody_reads(length: int) -> None:
     os.close(reader)
 
 
-def test_a_pipe_without_a_reader() -> None:
+def test_a_pipe_without_a_reader_does_no_harm() -> None:
     reader, writer = os.pipe()
     with output_to(writer) as output:
         output.write("before\n")
@@ -58,7 +58,7 @@ def test_a_pipe_without_a_reader() -> None:
         LogOutput().write("it can be opened like that, too\n")
 
 
-def test_a_socket_that_nobody_reads() -> None:
+def test_a_socket_that_nobody_reads_loses_lines() -> None:
     ours, theirs = socket.socketpair()
     with ours, output_to(theirs.detach()) as output:
         kept = filled(output, "line\n")
@@ -66,7 +66,7 @@ def test_a_socket_that_nobody_reads() -> None:
         assert kept > 1
 
 
-def test_a_line_that_is_taken_in_pieces_is_whole_or_lost(
+def test_a_partly_written_line_is_completed_or_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     output, takes, sent = LogOutput(), [3, 2, 1, 99], b""
@@ -80,8 +80,8 @@ def test_a_line_that_is_taken_in_pieces_is_whole_or_lost(
     monkeypatch.setattr(output, "_send", send)
     for line, gap in (
         ("first\n", {}),
-        ("second\n", {"lines_lost": 1}),  # more of the first
-        ("third\n", {}),  # the end of the first; this one is the rest now
+        ("second\n", {"lines_lost": 1}),  # more of the first line
+        ("third\n", {}),  # the end of the first line; the second is pending now
         ("fourth\n", {}),
     ):
         output.write(line)
@@ -89,13 +89,13 @@ def test_a_line_that_is_taken_in_pieces_is_whole_or_lost(
     assert sent == b"first\nthird\nfourth\n"
 
 
-def test_a_full_disk() -> None:
+def test_a_full_disk_does_no_harm() -> None:
     with output_to(os.open("/dev/full", os.O_WRONLY)) as output:
         output.write("line\n")
         output.write("line\n")
         assert output.gap == {"lines_lost": 2}
 
 
-def test_no_file_at_all(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_closed_standard_error_does_no_harm(capsys: pytest.CaptureFixture[str]) -> None:
     LogOutput().write("été\n")
     assert capsys.readouterr().err == "été\n"

@@ -46,7 +46,7 @@ def test_a_message_counts_once_and_each_recipient_by_its_verdict(metrics: Metric
     assert counters["allowed_total"] == {("offers", "consent"): 2}
 
 
-def test_a_refusal_at_rcpt_is_no_message(metrics: Metrics) -> None:
+def test_a_refusal_at_rcpt_does_not_count_as_a_message(metrics: Metrics) -> None:
     metrics(decided(OFFERS, COMPLAINED, stage="rcpt", message=None))
     counters = metrics.snapshot().counters
     assert counters["messages_total"] == {}
@@ -59,10 +59,10 @@ def test_message_refusals_carry_their_reason(metrics: Metrics) -> None:
     metrics(decided(OFFERS, ALLOWED, message=NO_UNSUBSCRIBE, listener="legacy"))
     counters = metrics.snapshot().counters
     assert counters["messages_total"] == {("legacy", "offers", "refuse", "unsubscribe_missing"): 1}
-    assert counters["allowed_total"] == {}, "it was not put to the upstream"
+    assert counters["allowed_total"] == {}, "it was not sent to the upstream"
 
 
-def test_what_is_shown_without_its_listener_is_the_sum_of_all(metrics: Metrics) -> None:
+def test_a_metric_without_a_listener_label_is_the_sum_of_all(metrics: Metrics) -> None:
     for listener in ("apps", "legacy"):
         metrics(decided(OFFERS, ALLOWED, listener=listener))
         metrics(Relayed("1", listener, "offers", 250, "ok", 1000, 2))
@@ -71,14 +71,14 @@ def test_what_is_shown_without_its_listener_is_the_sum_of_all(metrics: Metrics) 
     assert metrics.mailed() == {"offers": 4}
 
 
-def test_a_message_that_no_rule_looked_at_passed(metrics: Metrics) -> None:
+def test_a_message_without_any_rule_evaluated_counts_as_passed(metrics: Metrics) -> None:
     metrics(decided(RECEIPTS, RECEIPT, message=None))
     assert metrics.snapshot().counters["messages_total"] == {
         ("apps", "receipts", "allow", "none"): 1
     }
 
 
-def test_observe_mode_counts_the_verdict_and_what_passed_in_spite_of_it(metrics: Metrics) -> None:
+def test_observe_mode_counts_the_verdict_and_what_passed_despite_it(metrics: Metrics) -> None:
     metrics(decided(TRIAL, ALLOWED, NO_CONSENT, message=NO_UNSUBSCRIBE))
     counters = metrics.snapshot().counters
     assert counters["recipients_total"][("apps", "trial", "refuse", "consent_missing")] == 1
@@ -89,17 +89,17 @@ def test_observe_mode_counts_the_verdict_and_what_passed_in_spite_of_it(metrics:
     assert counters["undecided_total"] == {}
 
 
-def test_enforced_refusals_are_not_observed_ones(metrics: Metrics) -> None:
+def test_enforced_refusals_do_not_count_as_observed(metrics: Metrics) -> None:
     metrics(decided(OFFERS, NO_CONSENT))
     assert metrics.snapshot().counters["observed_refusals_total"] == {}
 
 
-def test_what_could_not_be_decided_and_passed(metrics: Metrics) -> None:
+def test_undecided_mail_that_passed_is_counted(metrics: Metrics) -> None:
     metrics(decided(TRIAL, Verdict(Action.DEFER, Reason.TEMPORARY_FAILURE), undecided=True))
     assert metrics.snapshot().counters["undecided_total"] == {("trial",): 1}
 
 
-def test_encoded_unsubscribe_headers(metrics: Metrics) -> None:
+def test_encoded_unsubscribe_fields_are_counted(metrics: Metrics) -> None:
     metrics(decided(OFFERS, ALLOWED, encoded=True))
     metrics(decided(OFFERS, ALLOWED))
     assert metrics.snapshot().counters["unsubscribe_encoded_total"] == {("offers",): 1}
@@ -138,7 +138,7 @@ def test_connections_come_and_go(metrics: Metrics) -> None:
     ("seconds", "bucket"),
     [
         (0.0, 0),
-        (LATENCY_BUCKETS[0], 0),  # `le` is less or equal
+        (LATENCY_BUCKETS[0], 0),  # `le` means less or equal
         (LATENCY_BUCKETS[0] * 1.01, 1),
         (60.0, len(LATENCY_BUCKETS) - 1),
         (61.0, len(LATENCY_BUCKETS)),
@@ -169,13 +169,13 @@ def test_upstream_replies_and_failures(metrics: Metrics) -> None:
     assert counters["cpu_seconds_total"] == {(): 1.5}
 
 
-def test_an_event_it_does_not_know_is_left_alone(metrics: Metrics) -> None:
+def test_an_unknown_event_is_ignored(metrics: Metrics) -> None:
     before = metrics.snapshot()
     metrics(object())  # type: ignore[arg-type]
     assert metrics.snapshot() == before
 
 
-def test_a_snapshot_stands_still(metrics: Metrics) -> None:
+def test_a_snapshot_does_not_change(metrics: Metrics) -> None:
     metrics(decided(OFFERS, ALLOWED))
     taken = metrics.snapshot()
     for event in busy_minute():

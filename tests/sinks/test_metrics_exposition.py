@@ -1,4 +1,4 @@
-"""The page that Prometheus reads: names, labels, zeros, both formats, and its document."""
+"""The page for Prometheus: names, labels, zeros, both formats, and its documentation."""
 
 import dataclasses
 import re
@@ -75,7 +75,7 @@ def sample(shown: SnapshotCollector, name: str, **labels: str) -> float:
     return samples(families(shown))[PREFIX + name, tuple(sorted(labels.items()))]
 
 
-def test_the_contracts_names_and_labels_are_all_there() -> None:
+def test_all_names_and_labels_of_the_contract_exist() -> None:
     contract = """
         messages_total{listener,stream,verdict,reason}
         recipients_total{listener,stream,verdict,reason}
@@ -97,7 +97,7 @@ def test_the_contracts_names_and_labels_are_all_there() -> None:
     assert {name: shown.get(name) for name in promised} == promised
 
 
-def test_what_can_happen_is_zero_before_it_does() -> None:
+def test_possible_series_start_at_zero() -> None:
     fresh = collector()
     assert (
         sample(
@@ -128,7 +128,7 @@ def test_what_can_happen_is_zero_before_it_does() -> None:
     assert sample(fresh, "api_requests_total", token="unknown", code_class="4xx") == 0
 
 
-def test_what_can_not_happen_is_not_shown() -> None:
+def test_impossible_series_are_not_shown() -> None:
     rows = samples(families(collector()))
     shown = [
         dict(labels)
@@ -184,14 +184,14 @@ def test_rows_follow_the_configuration() -> None:
     assert rows["api_requests_total"] == rows["feedback_reports"] == set()
 
 
-def test_reasons_of_permission_messages_are_shown_on_their_streams_alone() -> None:
+def test_reasons_of_permission_messages_are_shown_on_their_streams_only() -> None:
     of_them = {Reason.PERMISSION_NOT_DUE, Reason.PERMISSION_REPEATED, Reason.CONFIRM_LINK_MISSING}
     for stream, shown in ((OFFERS, set()), (replace(OFFERS, permission=True), of_them)):
         verdicts = (*message_verdicts(stream), *recipient_verdicts(stream))
         assert of_them & {reason for _, reason in verdicts} == shown
 
 
-def test_every_reason_has_its_place_in_a_verdict() -> None:
+def test_every_reason_belongs_to_a_verdict() -> None:
     placed = {
         reason
         for stream in (OFFERS, replace(OFFERS, permission=True), RECEIPTS)
@@ -209,13 +209,13 @@ def test_every_reason_has_its_place_in_a_verdict() -> None:
         (LIMITS, Limited, "limit"),
     ],
 )
-def test_every_value_that_an_event_may_have_is_shown(
+def test_every_possible_value_of_an_event_is_shown(
     values: tuple[str, ...], event: type, field: str
 ) -> None:
     assert values == get_args(get_type_hints(event)[field])
 
 
-def test_counts_are_what_happened() -> None:
+def test_counts_match_the_events() -> None:
     shown = busy()
     assert (
         sample(
@@ -244,7 +244,7 @@ def test_counts_are_what_happened() -> None:
     assert sample(shown, "start_time_seconds") == 1_700_000_000.0
 
 
-def test_the_store_is_left_out_until_it_was_counted() -> None:
+def test_store_metrics_are_omitted_until_counted() -> None:
     rows = samples(families(collector(None)))
     assert not [name for name, _ in rows if name in {"smtpproxy_contacts", "smtpproxy_ready"}]
 
@@ -263,7 +263,7 @@ def test_no_name_has_two_meanings_in_openmetrics() -> None:
 
 
 def test_labels_are_closed_sets() -> None:
-    """No label value comes from mail: addresses, domains and ids never are labels."""
+    """No label value comes from mail: addresses, domains and ids are never labels."""
     values = {value for _, labels in samples(families(busy())) for key, value in labels}
     assert not [value for value in values if "@" in value or "example" in value]
     assert not [value for value in values if value.startswith(("01J9", "192."))]
@@ -271,19 +271,19 @@ def test_labels_are_closed_sets() -> None:
 
 @needs("promtool")
 @pytest.mark.parametrize("shown", [collector(), busy()], ids=["fresh", "busy"])
-def test_promtool_finds_nothing_to_say(shown: SnapshotCollector) -> None:
+def test_promtool_has_no_complaints(shown: SnapshotCollector) -> None:
     done = run("promtool", "check", "metrics", stdin=generate_latest(shown))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def documented() -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Name to kind and labels, as the tables of docs/metrics.md have them."""
+    """Kind and labels by name, from the tables of docs/metrics.md."""
     text = (REPOSITORY / "docs" / "metrics.md").read_text()
     rows = re.findall(r"^\| `smtpproxy_(\w+)` \| (\w+) \|(.*?)\|", text, re.MULTILINE)
     return {name: (kind, tuple(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
 
 
-def test_the_document_names_every_metric_and_no_other() -> None:
+def test_the_documented_metrics_are_those_that_exist() -> None:
     assert documented() == {family.name: (family.kind, family.labels) for family in FAMILIES}
 
 
@@ -295,7 +295,7 @@ def test_the_document_lists_every_label_value() -> None:
     for _, labels in samples(families(busy())):
         for key, value in labels:
             seen.setdefault(key, set()).add(value)
-    seen["basis"].add("permission")  # on streams of that class
+    seen["basis"].add("permission")  # on streams of that class only
     open_ended = {"listener", "stream", "brand", "reason", "version", "hash", "le"}
     open_ended |= {"webhook", "token"}
     assert closed == {key: values for key, values in seen.items() if key not in open_ended}

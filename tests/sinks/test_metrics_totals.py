@@ -1,4 +1,4 @@
-"""All workers together: what was counted never goes down."""
+"""Totals over all workers never decrease."""
 
 from smtpproxy.events import ConnectionOpened, TransactionEnded
 from smtpproxy.sinks.metrics import Metrics
@@ -7,7 +7,7 @@ from tests.kit.traffic import ALLOWED, OFFERS, busy_minute, decided
 
 
 def worker(messages: int) -> Metrics:
-    """A worker that passed so many messages and has one client connected."""
+    """A worker that passed `messages` and has one client connected."""
     metrics = Metrics(cpu_seconds=lambda: 2.0)
     metrics(ConnectionOpened("apps", "192.0.2.1"))
     metrics.upstream(idle=2, busy=1)
@@ -35,7 +35,7 @@ def test_merge_of_nothing_is_nothing() -> None:
     assert merge([]) == Snapshot()
 
 
-def test_merging_leaves_the_parts_as_they_were() -> None:
+def test_merging_does_not_change_its_inputs() -> None:
     one, two = worker(2).snapshot(), worker(3).snapshot()
     merge([one, two])
     assert one == worker(2).snapshot()
@@ -48,7 +48,7 @@ def test_merging_one_changes_nothing() -> None:
     assert merge([metrics.snapshot()]) == metrics.snapshot()
 
 
-def test_a_newer_snapshot_takes_the_place_of_the_older() -> None:
+def test_a_newer_snapshot_replaces_the_older() -> None:
     totals = Totals()
     metrics = worker(1)
     totals.update("a", metrics.snapshot())
@@ -71,7 +71,7 @@ def test_a_dead_workers_counts_stay_and_its_connections_go() -> None:
     assert merged.counters["worker_exits_total"] == {(): 1}
 
 
-def test_a_worker_that_died_before_it_ever_reported_is_an_exit() -> None:
+def test_a_worker_that_died_before_reporting_counts_as_an_exit() -> None:
     totals = Totals()
     totals.retire("never seen")
     assert totals.merged().counters == {"worker_exits_total": {(): 1}}

@@ -1,4 +1,4 @@
-"""`process_*` of all processes of a relay, as one."""
+"""`process_*` over all processes of a relay."""
 
 import json
 import os
@@ -19,7 +19,7 @@ def other() -> Iterator[int]:
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline(), "it has opened them all"
+        assert process.stdout.readline(), "it has opened all files"
         yield process.pid
         process.kill()
 
@@ -33,7 +33,7 @@ def figures(*processes: int) -> dict[str, float]:
     }
 
 
-def test_they_are_added_up_but_for_files_which_are_the_worst_ones(other: int) -> None:
+def test_figures_are_summed_except_files_which_are_those_of_the_worst(other: int) -> None:
     ours, theirs, both = figures(os.getpid()), figures(other), figures(os.getpid(), other)
     name = "process_resident_memory_bytes"
     assert both[name] == pytest.approx(ours[name] + theirs[name], rel=0.2)
@@ -45,7 +45,7 @@ def test_they_are_added_up_but_for_files_which_are_the_worst_ones(other: int) ->
     assert "process_cpu_seconds_total" in both
 
 
-def test_a_process_that_is_gone_is_left_out() -> None:
+def test_a_process_that_has_ended_is_left_out() -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     assert figures(gone.pid) == {}
@@ -59,10 +59,10 @@ def test_the_relay_is_the_supervisor_the_nursery_and_their_children() -> None:
         found = json.loads(process.communicate()[0])
     assert found[0] == os.getpid()
     assert process.pid in found
-    assert len(found) > found.index(process.pid) + 1, "the child of the nursery"
+    assert len(found) > found.index(process.pid) + 1, "the nursery's child"
 
 
-def test_memory_that_two_processes_share_counts_once() -> None:
+def test_shared_memory_counts_once() -> None:
     alone = figures(os.getpid())["process_resident_memory_bytes"]
     ready, write = os.pipe()
     if not (pid := os.fork()):

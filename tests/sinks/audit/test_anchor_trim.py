@@ -1,4 +1,4 @@
-"""Anchors that no file knows any more are deleted, and the chain says that they were."""
+"""Anchors that no file refers to any more are deleted, and the chain records that."""
 
 import json
 import threading
@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 async def write_days(folder: Path, clock: Clock, days: int) -> None:
-    """A file for each day, of three decisions and some anchors."""
+    """Write a file for each day, with three decisions and some anchors."""
     for _ in range(days):
         log = journal(folder, clock)
         for _ in range(3):
@@ -44,7 +44,7 @@ def first_anchor(folder: Path) -> int:
     return anchors(folder)[0].n
 
 
-async def test_anchors_go_with_the_files_that_knew_them(folder: Path, clock: Clock) -> None:
+async def test_anchors_go_with_the_files_that_refer_to_them(folder: Path, clock: Clock) -> None:
     await write_days(folder, clock, 6)
     before = anchors(folder)
     expire(folder, START + 4 * DAY, now=clock.now)
@@ -58,8 +58,8 @@ async def test_anchors_go_with_the_files_that_knew_them(folder: Path, clock: Clo
     sound(folder)
 
 
-async def test_trimming_again_and_again_carries_on_what_counts(folder: Path, clock: Clock) -> None:
-    """What was expired and erased long ago is still known for what it is."""
+async def test_repeated_trimming_keeps_what_counts(folder: Path, clock: Clock) -> None:
+    """Rows expired or erased long ago are still recognised as such."""
     await write_days(folder, clock, 4)
     log = journal(folder, clock)
     await log.commit(decided(clock, "anna@people.example"))
@@ -77,7 +77,7 @@ async def test_trimming_again_and_again_carries_on_what_counts(folder: Path, clo
     expire(folder, START + 99 * DAY, now=clock.now)
     assert segments(folder) == []
     trim(folder, now=clock.now, worth=1)
-    assert len(anchors(folder)) == 2, "the newest, and what says that the others went"
+    assert len(anchors(folder)) == 2, "the newest, and the record of trimming"
     sound(folder)
     await write_days(folder, clock, 1)
     sound(folder)
@@ -85,7 +85,7 @@ async def test_trimming_again_and_again_carries_on_what_counts(folder: Path, clo
     assert verify(folder).wrong == 1
 
 
-async def test_what_retention_took_of_a_worker_that_went_is_known_after_every_trimming(
+async def test_expired_files_of_a_former_worker_are_known_after_every_trimming(
     folder: Path, clock: Clock
 ) -> None:
     for comes in (True, False, False, True, False, False):
@@ -99,9 +99,7 @@ async def test_what_retention_took_of_a_worker_that_went_is_known_after_every_tr
         sound(folder)
 
 
-async def test_a_beginning_that_somebody_removed_is_another_matter(
-    folder: Path, clock: Clock
-) -> None:
+async def test_anchors_removed_by_hand_are_detected(folder: Path, clock: Clock) -> None:
     await write_days(folder, clock, 3)
     path = folder / ANCHORS
     lines = path.read_bytes().splitlines(keepends=True)
@@ -109,7 +107,7 @@ async def test_a_beginning_that_somebody_removed_is_another_matter(
     assert Kind.ANCHOR in [finding.kind for finding in verify(folder).faults()]
 
 
-async def test_more_than_was_written_down_cannot_be_removed(folder: Path, clock: Clock) -> None:
+async def test_removing_more_than_recorded_is_detected(folder: Path, clock: Clock) -> None:
     await write_days(folder, clock, 6)
     expire(folder, START + 2 * DAY, now=clock.now)
     trim(folder, now=clock.now, worth=1)
@@ -134,8 +132,8 @@ async def test_a_record_of_trimming_cannot_be_invented(folder: Path, clock: Cloc
     assert Kind.ANCHOR in [finding.kind for finding in verify(folder).faults()]
 
 
-async def test_copies_of_anchors_that_went_are_no_fault(folder: Path, clock: Clock) -> None:
-    """The log collector has them all, and goes on to prove those that are left."""
+async def test_copies_of_trimmed_anchors_are_accepted(folder: Path, clock: Clock) -> None:
+    """The log collector has them all, and still proves the remaining ones."""
     await write_days(folder, clock, 6)
     copies = [anchor.head for anchor in anchors(folder)]
     expire(folder, START + 4 * DAY, now=clock.now)
@@ -147,7 +145,7 @@ async def test_copies_of_anchors_that_went_are_no_fault(folder: Path, clock: Clo
         assert finding.kind is Kind.ANCHOR
 
 
-async def test_a_crash_leaves_all_anchors_or_the_rest(
+async def test_a_crash_leaves_either_all_anchors_or_the_trimmed_file(
     folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await write_days(folder, clock, 4)
@@ -172,10 +170,10 @@ async def test_a_crash_leaves_all_anchors_or_the_rest(
     assert sound(folder).erased == 1
 
 
-async def test_who_waits_for_the_anchors_writes_into_the_new_file(
+async def test_a_writer_waiting_for_the_anchors_writes_to_the_new_file(
     folder: Path, clock: Clock
 ) -> None:
-    """Another file takes the name while they wait: nothing may go to the one that is gone."""
+    """The file is replaced meanwhile: nothing may be written to the old one."""
     await write_days(folder, clock, 4)
     expire(folder, START + 2 * DAY, now=clock.now)
     taken = []
@@ -194,7 +192,7 @@ async def test_who_waits_for_the_anchors_writes_into_the_new_file(
     sound(folder)
 
 
-async def test_little_is_not_worth_a_new_file(folder: Path, clock: Clock) -> None:
+async def test_a_short_file_is_not_trimmed(folder: Path, clock: Clock) -> None:
     await write_days(folder, clock, 4)
     inode = (folder / ANCHORS).stat().st_ino
     expire(folder, START + 2 * DAY, now=clock.now)

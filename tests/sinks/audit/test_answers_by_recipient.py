@@ -1,4 +1,4 @@
-"""What became of a message that each recipient had for himself, on record and in exports."""
+"""The outcome of a message sent as one copy per recipient, on record and in exports."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,7 +36,7 @@ async def record(folder: Path, *each: str) -> Record:
     return found
 
 
-async def test_each_has_an_outcome_of_his_own(tmp_path: Path) -> None:
+async def test_each_recipient_has_its_own_outcome(tmp_path: Path) -> None:
     (tmp_path / "audit").mkdir()
     found = await record(tmp_path / "audit", TAKEN, FAILED)
     assert [o and (o.code, o.reply) for o in map(found.outcome_of, (0, 1))] == [
@@ -50,21 +50,21 @@ async def test_each_has_an_outcome_of_his_own(tmp_path: Path) -> None:
     assert (failed.outcome.code, failed.reply) == (550, FAILED)
 
 
-async def test_who_was_not_mailed_has_none(tmp_path: Path) -> None:
+async def test_recipients_not_mailed_have_no_outcome(tmp_path: Path) -> None:
     (tmp_path / "audit").mkdir()
     found = await record(tmp_path / "audit", TAKEN, "")
     assert found.outcome_of(1) is None
     assert found.outcome is not None
 
 
-async def test_one_answer_for_all_is_everybodys(tmp_path: Path) -> None:
+async def test_one_answer_for_all_is_the_outcome_of_each(tmp_path: Path) -> None:
     (tmp_path / "audit").mkdir()
     found = await record(tmp_path / "audit")
     assert found.outcome_of(0) is found.outcome_of(1) is found.outcome
     assert "upstream" not in record_object(found)["recipients"][0]
 
 
-def test_an_answer_for_all_is_written_as_ever() -> None:
+def test_one_answer_for_all_keeps_its_format() -> None:
     answer = Answer(MEANT.id, datetime(2026, 3, 1, 10, tzinfo=UTC), 250, "250 2.0.0 ok")
     assert msgspec.json.encode(answer) == (
         b'{"of":"01KJKB3Q0020CT1R0RZ1H6E7A8","at":"2026-03-01T10:00:00Z","code":250,'
@@ -72,8 +72,8 @@ def test_an_answer_for_all_is_written_as_ever() -> None:
     )
 
 
-async def test_an_answer_is_about_the_decision_that_replaced_another(tmp_path: Path) -> None:
-    """Somebody was suppressed while the record of the first was on its way to the disk."""
+async def test_an_answer_belongs_to_the_replacing_decision(tmp_path: Path) -> None:
+    """Somebody was suppressed while the first decision was being written."""
     folder = tmp_path / "audit"
     folder.mkdir()
     refused = Verdict(Action.REFUSE, Reason.SUPPRESSED_COMPLAINT, rule="suppression")

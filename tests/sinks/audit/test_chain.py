@@ -1,4 +1,4 @@
-"""The chain goes on through restarts, crashes, full disks and clocks that are set back."""
+"""The chain continues through restarts, crashes, full disks and clocks set back."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
-    """Every whole line: kill -9 may tear the last one of a file, which `verify` tells."""
+    """All whole lines: kill -9 may tear the last line of a file, which `verify` reports."""
     found = [line for path in segments(folder) for line in path.open("rb")]
     return [json.loads(line) for line in found if line.endswith(b"\n")]
 
@@ -66,7 +66,7 @@ async def test_numbers_ascend_over_files_and_restarts(folder: Path, clock: Clock
     sound(folder)
 
 
-async def test_a_first_line_refers_to_the_last_of_the_file_before(
+async def test_the_first_line_of_a_file_refers_to_the_last_of_the_previous_one(
     folder: Path, clock: Clock
 ) -> None:
     for _ in range(2):
@@ -87,7 +87,7 @@ def detailed(person: str) -> Verdict:
 
 
 def message(clock: Clock, *people: str, **over: Any) -> Decided:
-    """A decision with everything that may be personal filled in."""
+    """A decision with every field that may be personal."""
     known = RecipientFacts((Suppression("marketing", "manual", START, note="of {0}"),))
     entry = decided(
         clock,
@@ -108,7 +108,7 @@ def message(clock: Clock, *people: str, **over: Any) -> Decided:
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-async def test_what_may_be_personal_stands_apart_and_nowhere_else(
+async def test_personal_data_is_in_a_part_of_its_own_only(
     folder: Path, clock: Clock, count: int
 ) -> None:
     people = [f"person{number}@people.example" for number in range(count)]
@@ -124,7 +124,7 @@ async def test_what_may_be_personal_stands_apart_and_nowhere_else(
         assert secret not in open_part
 
 
-async def test_a_reply_that_names_somebody_is_personal_too(folder: Path, clock: Clock) -> None:
+async def test_a_reply_that_names_a_person_is_personal_too(folder: Path, clock: Clock) -> None:
     log = journal(folder, clock)
     entry = decided(clock)
     await log.commit(entry)
@@ -139,18 +139,18 @@ async def test_a_reply_that_names_somebody_is_personal_too(folder: Path, clock: 
 
 
 def test_every_field_of_a_decision_is_on_record(clock: Clock) -> None:
-    """A field that is added to `Decided` has to be given a place in the lines."""
+    """A field added to `Decided` must be given a place in the lines."""
     from smtpproxy.sinks.audit.lines import DecisionEntry, Personal
 
     kept = set(DecisionEntry.__struct_fields__) | set(Personal.__struct_fields__)
-    elsewhere = {"decision"}  # its stream, rulebook, verdicts and details, one by one
+    elsewhere = {"decision"}  # stream, rulebook, verdicts and details, one by one
     assert set(Decided.__struct_fields__) - elsewhere <= kept
 
 
 # crashes
 
 
-def test_after_kill_9_the_chain_goes_on(folder: Path) -> None:
+def test_the_chain_continues_after_kill_9(folder: Path) -> None:
     counts = (30, 300, 30)
     for count in counts:
         writer = subprocess.Popen(
@@ -170,7 +170,9 @@ def test_after_kill_9_the_chain_goes_on(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("torn", [1, 20, 70, 300, 500])
-async def test_a_torn_end_is_told_from_tampering(folder: Path, clock: Clock, torn: int) -> None:
+async def test_a_torn_end_is_distinguished_from_tampering(
+    folder: Path, clock: Clock, torn: int
+) -> None:
     log = journal(folder, clock)
     for _ in range(3):
         await log.commit(decided(clock))
@@ -190,9 +192,7 @@ async def test_a_torn_end_is_told_from_tampering(folder: Path, clock: Clock, tor
     assert f"{torn} octet" in report.findings[0].what
 
 
-async def test_a_crash_at_the_begin_of_a_file_leaves_nothing_wrong(
-    folder: Path, clock: Clock
-) -> None:
+async def test_a_crash_at_the_start_of_a_file_does_no_harm(folder: Path, clock: Clock) -> None:
     log = journal(folder, clock)
     await log.commit(decided(clock))
     log.close()
@@ -207,9 +207,7 @@ async def test_a_crash_at_the_begin_of_a_file_leaves_nothing_wrong(
     assert kinds(sound(folder)) == [Kind.TORN]
 
 
-async def test_a_clock_that_was_set_back_does_not_mix_the_files_up(
-    folder: Path, clock: Clock
-) -> None:
+async def test_setting_the_clock_back_does_not_mix_up_the_files(folder: Path, clock: Clock) -> None:
     entries = []
     for hours in (0, -5, 3):
         clock.tick(hours=hours)
@@ -237,7 +235,7 @@ async def test_a_damaged_last_line_is_found_and_mail_goes_on(folder: Path, clock
 
 
 @needs("tmpfs")
-async def test_a_full_disk_leaves_a_chain_that_goes_on(folder: Path, clock: Clock) -> None:
+async def test_the_chain_continues_after_a_full_disk(folder: Path, clock: Clock) -> None:
     with tiny_disk(folder, "96k"):
         log = journal(folder, clock, segment_size=20_000)
         refused = 0
@@ -265,7 +263,7 @@ async def test_a_full_disk_leaves_a_chain_that_goes_on(folder: Path, clock: Cloc
 
 
 class ShortDisk:
-    """Stands in for os.write: takes only so many octets of the next write."""
+    """Stands in for os.write: takes only `take` octets of the next write."""
 
     def __init__(self, take: int) -> None:
         self.take: int | None = take
@@ -283,11 +281,11 @@ REAL_WRITE = __import__("os").write
 async def test_a_short_write_leaves_whole_lines(
     folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, take: int, truncates: bool
 ) -> None:
-    """Also where it cannot be taken back: then the file is left, and its end said to be torn."""
+    """Even if it cannot be undone: then the file is left, and its end recorded as torn."""
     log = journal(folder, clock)
     first, refused, last = (decided(clock) for _ in range(3))
     await log.commit(first)
-    reply = "250 2.0.0 <a@b.example> queued"  # a line of its own
+    reply = "250 2.0.0 <a@b.example> queued"  # on a line of its own
     log.outcome(msgspec.structs.replace(relayed(first.id), reply=reply))
     clock.tick(seconds=1)
 
@@ -309,7 +307,7 @@ async def test_a_short_write_leaves_whole_lines(
     assert len(segments(folder)) == (1 if truncates else 2)
 
 
-async def test_two_relays_on_one_folder_do_not_fork_the_chain(folder: Path, clock: Clock) -> None:
+async def test_two_relays_in_one_folder_do_not_fork_the_chain(folder: Path, clock: Clock) -> None:
     logs = [journal(folder, clock) for _ in range(2)]
     for _ in range(3):
         for log in logs:
@@ -340,7 +338,7 @@ async def until(condition: Any, what: str) -> None:
     await asyncio.to_thread(wait_for, condition, what, timeout=30)
 
 
-async def test_the_last_anchor_is_the_last(
+async def test_no_anchor_follows_the_final_one(
     folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     under_way, take = threading.Event(), journal_scheduler.take
@@ -358,12 +356,12 @@ async def test_the_last_anchor_is_the_last(
     assert why(folder) == ["begin", "end"]
     log = journal(folder, clock)
     await log.commit(decided(clock))
-    log.close()  # before the thread has begun, or once it is done
+    log.close()  # before the thread has started, or after it has finished
     await asyncio.sleep(0.3)
     assert why(folder)[-1] == "end"
 
 
-async def test_anchors_are_taken_at_the_begin_while_there_is_news_and_at_the_end(
+async def test_anchors_are_taken_at_the_start_while_there_is_news_and_at_the_end(
     folder: Path, clock: Clock, quick: None
 ) -> None:
     log = journal(folder, clock)
@@ -382,7 +380,7 @@ async def test_anchors_are_taken_at_the_begin_while_there_is_news_and_at_the_end
     assert sound(folder).compared >= 3
 
 
-async def test_what_is_written_while_an_anchor_is_taken_is_news(
+async def test_rows_written_while_an_anchor_is_taken_count_as_news(
     folder: Path, clock: Clock, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     may_go_on, take = threading.Event(), anchors.take
@@ -397,13 +395,13 @@ async def test_what_is_written_while_an_anchor_is_taken_is_news(
     await log.commit(decided(clock))
     await until(lambda: why(folder) == ["begin"], "the first anchor")
     clock.tick(minutes=2)
-    await log.commit(decided(clock))  # the scheduler does not know of its anchor yet
+    await log.commit(decided(clock))  # the scheduler does not know its anchor yet
     may_go_on.set()
     await until(lambda: why(folder) == ["begin", "time"], "an anchor of the time")
     log.close()
 
 
-async def test_many_lines_are_a_cause_for_an_anchor(
+async def test_many_rows_cause_an_anchor(
     folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(journal_scheduler, "CHECK_SECONDS", 0.02)
@@ -430,7 +428,9 @@ async def test_an_anchor_is_in_the_log_without_any_address(folder: Path, clock: 
     assert "@" not in str(entry)
 
 
-async def test_an_anchor_that_cannot_be_written_stops_no_mail(folder: Path, clock: Clock) -> None:
+async def test_an_anchor_that_cannot_be_written_does_not_stop_mail(
+    folder: Path, clock: Clock
+) -> None:
     (folder / "anchors.ndjson").mkdir(parents=True)
     log = journal(folder, clock)
     with capture_logs() as logged:
@@ -441,7 +441,7 @@ async def test_an_anchor_that_cannot_be_written_stops_no_mail(folder: Path, cloc
     assert [line["event"] for line in logged] == ["no audit anchor"]
 
 
-async def test_an_anchor_that_a_crash_cut_short_does_not_count(folder: Path, clock: Clock) -> None:
+async def test_an_anchor_cut_short_by_a_crash_does_not_count(folder: Path, clock: Clock) -> None:
     log = journal(folder, clock)
     await log.commit(decided(clock))
     log.close()

@@ -1,4 +1,4 @@
-"""Whatever the clock does, and however long messages wait, `audit verify` finds nothing forged."""
+"""Whatever the clock does and however long messages wait, `audit verify` finds no forgery."""
 
 import asyncio
 from collections.abc import Callable
@@ -31,7 +31,7 @@ STORIES = {
 
 
 class Ticking(Clock):
-    """A clock that goes with the loop, and is set by hand."""
+    """A clock that follows the loop's and can be set by hand."""
 
     def __init__(self, passed: Callable[[], float]) -> None:
         self.passed, self.ahead = passed, timedelta()
@@ -49,7 +49,7 @@ class Ticking(Clock):
 def at_once(
     loop: asyncio.AbstractEventLoop, _: Any, work: Callable[..., Any], *given: Any
 ) -> asyncio.Future[Any]:
-    """What a thread would do, without one."""
+    """Do a thread's work without one."""
     done = loop.create_future()
     done.set_result(work(*given))
     return done
@@ -82,7 +82,9 @@ async def tell(folder: Path, story: str, monkeypatch: pytest.MonkeyPatch) -> Clo
 
 
 @pytest.mark.parametrize("story", STORIES.values(), ids=STORIES)
-def test_nothing_looks_forged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, story: str) -> None:
+def test_honest_records_do_not_look_forged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, story: str
+) -> None:
     clock = jumping_loop.run(tell(tmp_path, story, monkeypatch))
     found = verify(tmp_path, now=clock.now()).findings
     assert [str(one) for one in found if one.kind not in NOTES] == []
@@ -100,7 +102,7 @@ def test_changes_are_anchored_in_the_file_of_a_clock_that_was_ahead(
         clock = Ticking(loop.time)
         log = journal(tmp_path, clock)
         await log.commit(decided(clock))
-        await asyncio.sleep(200)  # what is anchored now goes on
+        await asyncio.sleep(200)  # the chain continues from what is anchored now
         changes.write_text('{"n":1}\n{"n":2}\n')
         await asyncio.sleep(70)
         row = anchors(tmp_path)[-1].row

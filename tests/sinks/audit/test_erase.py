@@ -1,4 +1,4 @@
-"""Erasing one person: gone from the files for good, while the chain still holds."""
+"""Erasing one person: gone from the files for good, while the chain stays intact."""
 
 import asyncio
 import json
@@ -55,7 +55,7 @@ async def write(log: Journal, clock: Clock, *entries: Decided, reply: str = "250
 
 
 def text(folder: Path) -> str:
-    """All that stands in any file of the journal."""
+    """The content of all files of the journal."""
     return "".join(path.read_text() for path in folder.iterdir() if path.is_file()).casefold()
 
 
@@ -63,7 +63,7 @@ def sound(folder: Path) -> None:
     assert list(verify(folder).faults()) == []
 
 
-async def test_a_person_is_gone_and_the_rest_is_as_it_was(folder: Path, clock: Clock) -> None:
+async def test_a_person_is_gone_and_the_rest_is_unchanged(folder: Path, clock: Clock) -> None:
     log = journal(folder, clock, segment_size=4_000)
     theirs = [mail(clock, JEANNE, subject="For Jeanne") for _ in range(3)]
     others = [mail(clock, PAUL) for _ in range(3)]
@@ -90,7 +90,7 @@ async def test_a_person_is_gone_and_the_rest_is_as_it_was(folder: Path, clock: C
     assert list(read(folder, recipient=JEANNE)) == []
 
 
-async def test_a_refusal_of_what_an_mta_may_take_for_theirs_names_them_no_more(
+async def test_refusals_of_other_readings_of_their_address_are_erased(
     folder: Path, clock: Clock
 ) -> None:
     local, _, domain = JEANNE.partition("@")
@@ -113,7 +113,7 @@ async def test_a_refusal_of_what_an_mta_may_take_for_theirs_names_them_no_more(
         "jeanne%example.org%b.example@shop.example",
     ],
 )
-async def test_a_record_that_names_them_only_as_an_mta_may_read_it_goes_too(
+async def test_records_with_only_another_reading_of_their_address_are_erased(
     folder: Path, clock: Clock, name: str
 ) -> None:
     log = journal(folder, clock)
@@ -129,7 +129,9 @@ async def test_a_record_that_names_them_only_as_an_mta_may_read_it_goes_too(
     sound(folder)
 
 
-async def test_of_a_message_to_several_only_their_part_goes(folder: Path, clock: Clock) -> None:
+async def test_only_their_part_of_a_message_to_several_is_erased(
+    folder: Path, clock: Clock
+) -> None:
     log = journal(folder, clock)
     entry = mail(clock, JEANNE, PAUL)
     await write(log, clock, entry)
@@ -145,11 +147,11 @@ async def test_of_a_message_to_several_only_their_part_goes(folder: Path, clock:
     assert pseudonymise(folder, PAUL) == 1
     (record,) = find(folder, entry.id)
     assert all(map(is_erased, record.decided.recipients))
-    assert record.decided.subject is None, "now the message concerns nobody who is known"
+    assert record.decided.subject is None, "now no known person received the message"
     sound(folder)
 
 
-async def test_what_the_message_itself_says_of_them_goes_too(folder: Path, clock: Clock) -> None:
+async def test_fields_of_the_message_that_name_them_are_erased(folder: Path, clock: Clock) -> None:
     log = journal(folder, clock)
     verp = mail(clock, JEANNE, PAUL, reverse_path="b+JEANNE@example.org@shop.example")
     await write(log, clock, verp)
@@ -159,7 +161,7 @@ async def test_what_the_message_itself_says_of_them_goes_too(folder: Path, clock
     sound(folder)
 
 
-async def test_a_reply_of_the_upstream_that_names_them_goes_too(folder: Path, clock: Clock) -> None:
+async def test_upstream_replies_that_name_them_are_erased(folder: Path, clock: Clock) -> None:
     log = journal(folder, clock, segment_size=1)  # the answer is in the next file
     sole, mixed = mail(clock, JEANNE), mail(clock, JEANNE, PAUL)
     await write(log, clock, sole, mixed, reply="550 5.1.1 <Jeanne@example.org> unknown")
@@ -174,7 +176,7 @@ async def test_a_reply_of_the_upstream_that_names_them_goes_too(folder: Path, cl
     sound(folder)
 
 
-async def test_again_erases_what_is_new(folder: Path, clock: Clock) -> None:
+async def test_erasing_again_covers_newer_records(folder: Path, clock: Clock) -> None:
     for expected in (2, 1):
         log = journal(folder, clock)
         await write(log, clock, *[mail(clock, JEANNE) for _ in range(expected)])
@@ -185,7 +187,7 @@ async def test_again_erases_what_is_new(folder: Path, clock: Clock) -> None:
 
 
 async def test_a_digest_cannot_be_guessed_from_an_address_list(folder: Path, clock: Clock) -> None:
-    """Two erased lines that said the very same thing have nothing in common."""
+    """Two erased lines with the same content have nothing in common."""
     log = journal(folder, clock)
     await write(log, clock, *[mail(clock, JEANNE) for _ in range(2)])
     log.close()
@@ -199,7 +201,7 @@ async def test_a_digest_cannot_be_guessed_from_an_address_list(folder: Path, clo
     assert all(len(digest) == 64 for digest in digests)
 
 
-async def test_owner_permissions_and_time_of_a_file_stay(folder: Path, clock: Clock) -> None:
+async def test_owner_permissions_and_time_of_a_file_are_kept(folder: Path, clock: Clock) -> None:
     log = journal(folder, clock)
     await write(log, clock, mail(clock, JEANNE))
     log.close()
@@ -216,7 +218,7 @@ async def test_owner_permissions_and_time_of_a_file_stay(folder: Path, clock: Cl
     assert after.st_ino != before.st_ino
 
 
-async def test_a_torn_end_that_names_them_goes(folder: Path, clock: Clock) -> None:
+async def test_a_torn_end_that_names_them_is_removed(folder: Path, clock: Clock) -> None:
     log = journal(folder, clock)
     await write(log, clock, mail(clock, JEANNE))
     log.close()
@@ -233,7 +235,7 @@ async def test_a_torn_end_that_names_them_goes(folder: Path, clock: Clock) -> No
 
 
 @pytest.mark.parametrize(("stop", "call"), [("note", 5), ("note", 6), ("replace", 3), ("open", 3)])
-async def test_a_crash_in_between_is_made_good_by_the_next_call(
+async def test_the_next_call_completes_an_erasure_after_a_crash(
     folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, stop: str, call: int
 ) -> None:
     log = journal(folder, clock, segment_size=1)
@@ -264,7 +266,9 @@ async def test_a_crash_in_between_is_made_good_by_the_next_call(
     sound(folder)
 
 
-async def test_an_older_copy_is_erased_again_also_after_a_crash(folder: Path, clock: Clock) -> None:
+async def test_a_restored_copy_is_erased_again_even_after_a_crash(
+    folder: Path, clock: Clock
+) -> None:
     log = journal(folder, clock)
     await write(log, clock, mail(clock, JEANNE))
     log.close()
@@ -272,7 +276,7 @@ async def test_an_older_copy_is_erased_again_also_after_a_crash(folder: Path, cl
     copied = path.read_bytes()
     pseudonymise(folder, JEANNE, now=clock.now)
     path.write_bytes(copied)
-    (folder / f".{path.name}.erasing").write_bytes(copied)  # of a restore that was killed
+    (folder / f".{path.name}.erasing").write_bytes(copied)  # from a restore that was killed
     repeat(folder)
     assert JEANNE not in text(folder)
     assert list(verify(folder).faults()) == []
@@ -288,7 +292,7 @@ async def test_a_damaged_line_is_left_for_verify_to_find(folder: Path, clock: Cl
     assert [finding.kind for finding in verify(folder).faults()] == [Kind.CHANGED]
 
 
-def test_where_nothing_is_nothing_is_erased(folder: Path) -> None:
+def test_an_empty_folder_has_nothing_to_erase(folder: Path) -> None:
     assert pseudonymise(folder, JEANNE) == 0
     assert not folder.exists()
 
@@ -296,7 +300,7 @@ def test_where_nothing_is_nothing_is_erased(folder: Path) -> None:
 # with a running relay
 
 
-async def test_a_running_journal_leaves_its_file_and_goes_on(
+async def test_a_running_journal_switches_files_and_goes_on(
     folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(anchor_scheduler, "CHECK_SECONDS", 0.02)
@@ -315,7 +319,7 @@ async def test_a_running_journal_leaves_its_file_and_goes_on(
     sound(folder)
 
 
-async def test_a_journal_that_is_not_concerned_is_left_alone(folder: Path, clock: Clock) -> None:
+async def test_an_unaffected_journal_is_left_alone(folder: Path, clock: Clock) -> None:
     log = journal(folder, clock)
     await write(log, clock, mail(clock, PAUL))
     assert pseudonymise(folder, JEANNE) == 0
@@ -323,8 +327,10 @@ async def test_a_journal_that_is_not_concerned_is_left_alone(folder: Path, clock
     log.close()
 
 
-async def test_a_relay_that_does_not_let_go_is_said_so(folder: Path, clock: Clock) -> None:
-    """Its loop stands still here. What it left before is erased all the same."""
+async def test_a_relay_that_does_not_release_its_file_is_reported(
+    folder: Path, clock: Clock
+) -> None:
+    """Its loop is blocked here. The files it left earlier are erased all the same."""
     log = journal(folder, clock)
     await write(log, clock, mail(clock, JEANNE))
     log.rotate()
@@ -362,7 +368,7 @@ async def test_no_line_is_lost_while_a_relay_goes_on_writing(folder: Path, clock
     sound(folder)
 
 
-# whoever is erased in whatever order
+# erasing anybody in any order
 
 
 PEOPLE = [f"{name}@x.example" for name in ("ann", "bea", "cleo")]
@@ -377,7 +383,7 @@ ANYBODY = st.sampled_from(PEOPLE)
     erased=st.lists(ANYBODY, max_size=3),
     size=st.sampled_from([1, 3_000, 1_000_000]),
 )
-def test_the_erased_are_gone_the_others_stay_and_the_chain_holds(
+def test_erased_people_are_gone_others_stay_and_the_chain_holds(
     tmp_path_factory: pytest.TempPathFactory,
     messages: list[list[str]],
     erased: list[str],

@@ -1,4 +1,4 @@
-"""Retention: whole files go when their time is over, and the chain knows that they went."""
+"""Retention: whole files are deleted after their period, and the chain records that."""
 
 import json
 from datetime import timedelta
@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 async def write_days(folder: Path, clock: Clock, days: int, worker: int = 0) -> None:
-    """A file for each day, of three decisions."""
+    """Write a file for each day, with three decisions."""
     for _ in range(days):
         log = journal(folder, clock, worker)
         for _ in range(3):
@@ -37,10 +37,10 @@ def sound(folder: Path) -> Report:
 
 
 @pytest.mark.parametrize("days", [0, 1, 2.5, 3, 4])
-async def test_files_all_of_whose_lines_are_older_are_deleted(
+async def test_files_with_only_old_lines_are_deleted(
     folder: Path, clock: Clock, days: float
 ) -> None:
-    """The file of a day ends where the next day's begins."""
+    """The file of a day ends where that of the next begins."""
     await write_days(folder, clock, 5)
     before = START + timedelta(days=days)
     promised = expirable(folder, before)
@@ -56,10 +56,10 @@ async def test_files_all_of_whose_lines_are_older_are_deleted(
 
 
 @pytest.mark.parametrize("years", [-20, 20])
-async def test_a_clock_that_was_wrong_keeps_no_file_longer_or_shorter(
+async def test_a_wrong_clock_does_not_change_how_long_files_are_kept(
     folder: Path, clock: Clock, years: int
 ) -> None:
-    """From then on, a clock that was ahead gives its time to the name of each file."""
+    """A clock that was ahead puts its time into the name of every later file."""
     wrong = timedelta(days=365 * years)
     await write_days(folder, clock, 2)
     clock.tick(days=wrong.days)
@@ -73,7 +73,7 @@ async def test_a_clock_that_was_wrong_keeps_no_file_longer_or_shorter(
     assert list(verify(folder, now=clock.now()).faults()) == []
 
 
-async def test_a_file_in_which_the_clock_was_ahead_is_kept_for_its_last_lines_before(
+async def test_a_file_is_kept_for_its_last_correctly_dated_lines(
     folder: Path, clock: Clock
 ) -> None:
     log = journal(folder, clock)
@@ -89,10 +89,10 @@ async def test_a_file_in_which_the_clock_was_ahead_is_kept_for_its_last_lines_be
 
 
 @pytest.mark.parametrize(("days", "asked"), [(29, False), (31, True), (-400, True)])
-async def test_a_file_is_not_written_for_longer_than_a_month(
+async def test_a_file_is_written_for_a_month_at_most(
     folder: Path, clock: Clock, days: int, asked: bool
 ) -> None:
-    """What it begins with would have to wait for its last line."""
+    """Its first lines could not expire before its last."""
     log = journal(folder, clock)
     await log.commit(decided(clock))
     clock.tick(days=days)
@@ -101,12 +101,10 @@ async def test_a_file_is_not_written_for_longer_than_a_month(
     log.close()
     (folder / "rotate").unlink(missing_ok=True)
     expire(folder, START - 9 * DAY, now=clock.now)
-    assert not (folder / "rotate").exists(), "nobody writes it"
+    assert not (folder / "rotate").exists(), "nobody writes to it"
 
 
-async def test_a_file_that_is_gone_without_record_is_another_matter(
-    folder: Path, clock: Clock
-) -> None:
+async def test_a_file_deleted_without_a_record_is_detected(folder: Path, clock: Clock) -> None:
     await write_days(folder, clock, 5)
     expire(folder, START + 2 * DAY, now=clock.now)
     segments(folder)[0].unlink()
@@ -131,9 +129,7 @@ async def test_a_record_of_retention_cannot_be_invented(folder: Path, clock: Clo
     assert Kind.ANCHOR in [finding.kind for finding in verify(folder).faults()]
 
 
-async def test_the_last_file_of_a_worker_that_is_no_more_goes_too(
-    folder: Path, clock: Clock
-) -> None:
+async def test_the_last_file_of_a_former_worker_expires_too(folder: Path, clock: Clock) -> None:
     await write_days(folder, clock, 1, worker=1)
     await write_days(folder, clock, 3, worker=0)
     assert len(expire(folder, START + 2 * DAY, now=clock.now).files) == 2
@@ -141,7 +137,7 @@ async def test_the_last_file_of_a_worker_that_is_no_more_goes_too(
     sound(folder)
 
 
-async def test_after_everything_went_the_chain_goes_on(folder: Path, clock: Clock) -> None:
+async def test_the_chain_continues_after_everything_has_expired(folder: Path, clock: Clock) -> None:
     await write_days(folder, clock, 2)
     expire(folder, START + 9 * DAY, now=clock.now)
     assert segments(folder) == []
@@ -155,7 +151,7 @@ async def test_after_everything_went_the_chain_goes_on(folder: Path, clock: Cloc
     assert verify(folder).wrong == 1
 
 
-async def test_what_is_being_written_stays(folder: Path, clock: Clock) -> None:
+async def test_the_file_being_written_is_kept(folder: Path, clock: Clock) -> None:
     log = journal(folder, clock)
     await log.commit(decided(clock))
     assert expire(folder, START + 9 * DAY) == Expired()
@@ -163,7 +159,7 @@ async def test_what_is_being_written_stays(folder: Path, clock: Clock) -> None:
     assert len(expire(folder, START + 9 * DAY).files) == 1
 
 
-async def test_a_crash_before_the_files_went_is_made_good(
+async def test_a_crash_before_the_deletion_is_made_up_for(
     folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await write_days(folder, clock, 3)
@@ -180,6 +176,6 @@ async def test_a_crash_before_the_files_went_is_made_good(
     sound(folder)
 
 
-def test_where_nothing_is_nothing_is_deleted(folder: Path) -> None:
+def test_an_empty_folder_has_nothing_to_delete(folder: Path) -> None:
     assert expire(folder, START) == Expired() == expirable(folder, START)
     assert not folder.exists()

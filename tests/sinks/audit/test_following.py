@@ -1,4 +1,4 @@
-"""Who matched a suppression is read from the journal, each row once."""
+"""Matches of suppressions are read from the journal, each row once."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 async def write(folder: Path, clock: Clock, *people: str, worker: int = 0) -> None:
-    """A file with a decision for each; whose name ends with ! is suppressed."""
+    """Write a file with a decision for each; a name ending with ! is suppressed."""
     log = journal(folder, clock, worker)
     for each in people:
         name = f"{each.removesuffix('!')}@people.example"
@@ -35,7 +35,7 @@ async def write(folder: Path, clock: Clock, *people: str, worker: int = 0) -> No
 def read(
     folder: Path, after: dict[int, int] | None = None
 ) -> tuple[dict[str, int], dict[int, int]]:
-    """Hours since START of the newest match of each, and how far it was read."""
+    """Hours since START of each person's newest match, and the position reached."""
     found: dict[str, int] = {}
     upto = dict(after or {})
     for part in matches(folder, after or {}):
@@ -52,7 +52,7 @@ async def test_the_newest_match_of_each_counts(folder: Path, clock: Clock) -> No
 
 
 async def test_nothing_is_read_twice_and_nothing_left_out(folder: Path, clock: Clock) -> None:
-    """In files that were begun since, and further down in the one where reading ended."""
+    """In new files, and further on in the one where reading stopped."""
     await write(folder, clock, "anna!")
     found, upto = read(folder)
     assert found == {"anna": 0}
@@ -63,7 +63,7 @@ async def test_nothing_is_read_twice_and_nothing_left_out(folder: Path, clock: C
     assert read(folder, upto) == ({}, upto)
 
 
-async def test_a_running_relays_files_are_read_as_far_as_they_are_written(
+async def test_files_of_a_running_relay_are_read_as_far_as_written(
     folder: Path, clock: Clock
 ) -> None:
     log = journal(folder, clock)
@@ -80,8 +80,8 @@ async def test_a_running_relays_files_are_read_as_far_as_they_are_written(
     log.close()
 
 
-async def test_erasing_and_retention_do_not_move_the_place(folder: Path, clock: Clock) -> None:
-    """Rows are counted, not octets: files are written anew, and go."""
+async def test_erasure_and_retention_do_not_move_the_position(folder: Path, clock: Clock) -> None:
+    """Rows are counted, not octets: files get rewritten and deleted."""
     await write(folder, clock, "anna!", "eve!")
     _, upto = read(folder)
     await write(folder, clock, "eve!", "paul!", "anna!")
@@ -96,7 +96,7 @@ async def test_another_journal_is_read_from_its_beginning(folder: Path, clock: C
     assert read(folder, {0: 1_000_000})[0] == {"anna": 0}
 
 
-async def test_much_comes_a_part_at_a_time(folder: Path, clock: Clock) -> None:
+async def test_a_long_journal_is_read_in_parts(folder: Path, clock: Clock) -> None:
     log = journal(folder, clock)
     for number in range(4_500):
         name = f"p{number}@people.example"
@@ -109,11 +109,11 @@ async def test_much_comes_a_part_at_a_time(folder: Path, clock: Clock) -> None:
     assert next(iter(matches(folder, {0: parts[0].n}))).n == parts[1].n
 
 
-def test_without_a_journal_nobody_matched(folder: Path) -> None:
+def test_without_a_journal_there_are_no_matches(folder: Path) -> None:
     assert list(matches(folder, {})) == []
 
 
-async def test_a_file_that_grew_is_read_from_where_reading_ended(
+async def test_a_file_that_grew_is_read_from_the_last_position(
     folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = journal(folder, clock)
@@ -136,10 +136,10 @@ async def test_a_file_that_grew_is_read_from_where_reading_ended(
 
 
 @pytest.mark.parametrize("kept", ["anna", "x" * 200])
-async def test_no_row_is_missed_where_an_erasure_replaced_the_file(
+async def test_no_row_is_missed_after_an_erasure_replaced_the_file(
     folder: Path, clock: Clock, kept: str
 ) -> None:
-    """Its rows stand elsewhere then: a part is shorter or longer than its digest."""
+    """Its rows have moved: an erased part is shorter or longer than its digest."""
     log = journal(folder, clock)
     for person in ("anna", "paul"):
         await log.commit(decided(clock, f"{person}@people.example", subject=kept))
@@ -154,6 +154,6 @@ async def test_no_row_is_missed_where_an_erasure_replaced_the_file(
 
 
 @pytest.mark.parametrize("number", [b"9" * 5_000, b"x", b""])
-def test_a_line_without_a_number_is_none(number: bytes) -> None:
+def test_a_line_without_a_number_is_ignored(number: bytes) -> None:
     with pytest.raises(NotALine):
         number_of(b'{"hash":"' + b"0" * 64 + b'","n":' + number + b',"entry":{},"personal":[]}\n')

@@ -1,4 +1,4 @@
-"""The format of a line is kept: what was written once is read years later as it was meant."""
+"""The format of lines is stable: what was written is read years later as it was meant."""
 
 from datetime import UTC, datetime
 
@@ -84,13 +84,13 @@ def test_an_old_line_is_read_as_it_was_meant() -> None:
     assert sealed.hash_after(START.hash.encode()) == sealed.hash
 
 
-def test_a_new_line_is_written_so() -> None:
+def test_a_new_line_has_this_format() -> None:
     maker = LineMaker()
     maker._salts.append("0" * 32)
     assert Chain().seal(*maker.decision(MEANT)) == LINE
 
 
-def test_the_defaults_that_lines_rely_on() -> None:
+def test_the_defaults_that_lines_rely_on_are_unchanged() -> None:
     stream = Stream(name="s")
     assert (stream.stream_class, stream.nature, stream.rulebook, stream.mode) == (
         "marketing", "commercial", "fr", "enforce",
@@ -105,8 +105,8 @@ def test_the_defaults_that_lines_rely_on() -> None:
     assert MessageFeatures().one_click is False
 
 
-def test_the_name_of_a_login_is_erased_with_the_message() -> None:
-    """It may be an address; the queue id and the HELO name nobody."""
+def test_a_login_name_is_erased_with_the_message() -> None:
+    """It may be an address; the queue id and the HELO name identify nobody."""
     client = Client("apps", "192.0.2.1", "app.example", "jeanne@shop.example", "4XyZ")
     for recipients in (MEANT.recipients, MEANT.recipients * 2):
         meant = replace(MEANT, client=client, recipients=recipients)

@@ -1,4 +1,4 @@
-"""Writing the audit journal: what was committed is there, whatever happens next."""
+"""Writing the audit journal: committed rows survive whatever happens next."""
 
 import json
 import signal
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "audit"
 
 
-async def test_what_is_committed_is_in_the_file(folder: Path, clock: Clock) -> None:
+async def test_a_committed_decision_is_in_the_file(folder: Path, clock: Clock) -> None:
     log = journal(folder, clock)
     entry = decided(clock)
     await log.commit(entry)
@@ -41,7 +41,7 @@ async def test_what_is_committed_is_in_the_file(folder: Path, clock: Clock) -> N
     assert find(folder, entry.id) == [Record(entry)]
 
 
-async def test_a_decision_is_read_back_with_all_that_it_was_judged_on(
+async def test_a_decision_is_read_back_with_the_facts_it_was_based_on(
     folder: Path, clock: Clock
 ) -> None:
     act = ConsentAct("offers", START, method="double_opt_in", evidence=Evidence("v3", "192.0.2.7"))
@@ -60,7 +60,7 @@ async def test_a_decision_is_read_back_with_all_that_it_was_judged_on(
 
 
 @pytest.mark.parametrize(("sync", "count"), [("os", 1), ("os", 400), ("disk", 50)])
-def test_what_was_committed_outlives_kill_9(folder: Path, sync: str, count: int) -> None:
+def test_committed_rows_survive_kill_9(folder: Path, sync: str, count: int) -> None:
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(folder), sync],
         stdout=subprocess.PIPE,
@@ -82,7 +82,7 @@ async def test_only_the_owner_may_read_it(folder: Path, clock: Clock) -> None:
     assert modes(folder) == [0o700, 0o600]
 
 
-async def test_workers_write_files_of_their_own(folder: Path, clock: Clock) -> None:
+async def test_each_worker_writes_its_own_files(folder: Path, clock: Clock) -> None:
     logs = [journal(folder, clock, worker) for worker in range(3)]
     entries = [decided(clock) for _ in logs]
     for log, entry in zip(logs, entries, strict=True):
@@ -91,7 +91,7 @@ async def test_workers_write_files_of_their_own(folder: Path, clock: Clock) -> N
     assert {record.decided.id for record in read(folder)} == {entry.id for entry in entries}
 
 
-async def test_a_file_once_left_is_never_written_again(folder: Path, clock: Clock) -> None:
+async def test_a_finished_file_is_never_written_again(folder: Path, clock: Clock) -> None:
     log = journal(folder, clock)
     await log.commit(decided(clock))
     log.close()
@@ -143,7 +143,7 @@ async def test_a_full_disk_is_an_error_and_leaves_a_readable_file(
 
 @needs("tmpfs")
 @pytest.mark.parametrize("sync", ["os", "disk"])
-async def test_when_the_disk_has_room_again_the_journal_goes_on(
+async def test_the_journal_continues_once_the_disk_has_room(
     folder: Path, clock: Clock, sync: str
 ) -> None:
     with tiny_disk(folder, "64k"):
@@ -165,7 +165,7 @@ async def test_when_the_disk_has_room_again_the_journal_goes_on(
         log.close()
 
 
-async def test_without_a_folder_to_write_to_it_is_an_error(clock: Clock) -> None:
+async def test_a_missing_folder_is_an_error(clock: Clock) -> None:
     with pytest.raises(AuditUnavailable):
         await journal(Path(__file__), clock).commit(decided(clock))
 
@@ -180,10 +180,10 @@ def take_away(file: Path, what: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["file removed", "file moved", "folder moved"])
-async def test_a_file_that_is_not_in_its_place_any_more_is_written_no_further(
+async def test_a_moved_file_is_not_written_any_further(
     folder: Path, clock: Clock, what: str
 ) -> None:
-    """Nobody would find what is written there."""
+    """Nobody would find the rows."""
     log = journal(folder, clock)
     await log.commit(decided(clock))
     (file,) = segments(folder)
@@ -195,14 +195,14 @@ async def test_a_file_that_is_not_in_its_place_any_more_is_written_no_further(
     assert new.name != file.name
     assert [record.decided for record in read(folder)] == after
     begin = json.loads(new.read_text().splitlines()[0])
-    assert begin["entry"]["after"]["file"] == file.name  # so that verify misses it
+    assert begin["entry"]["after"]["file"] == file.name  # so that verify reports it as missing
     log.close()
 
 
-async def test_what_met_a_fault_of_ours_is_not_put_on_record_later(
+async def test_a_decision_that_hit_a_bug_is_not_recorded_later(
     folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing followed from it: its client was told 421."""
+    """It had no effect: the client was answered 421."""
     log = journal(folder, clock)
     before, faulty, after = decided(clock), decided(clock), decided(clock)
     await log.commit(before)

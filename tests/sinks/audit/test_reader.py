@@ -1,4 +1,4 @@
-"""Reading the audit journal: by id, by recipient, by time, and what became of a message."""
+"""Reading the audit journal by id, recipient and time, with the outcome of messages."""
 
 import asyncio
 import itertools
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "audit"
 
 
-async def test_by_recipient_stream_and_time(folder: Path, clock: Clock) -> None:
+async def test_decisions_are_found_by_recipient_stream_and_time(folder: Path, clock: Clock) -> None:
     log = journal(folder, clock)
     entries = []
     for number, stream in itertools.product(range(4), (traffic.OFFERS, traffic.RECEIPTS)):
@@ -53,16 +53,16 @@ async def test_by_recipient_stream_and_time(folder: Path, clock: Clock) -> None:
     assert count(folder, Selection(since, until)).decisions == len(entries)
 
 
-async def test_a_recipient_is_found_only_where_it_was_one(folder: Path, clock: Clock) -> None:
-    """Not where the same words stand in another field."""
+async def test_an_address_is_found_only_where_it_was_a_recipient(
+    folder: Path, clock: Clock
+) -> None:
+    """Not where the same text is in another field."""
     await journal(folder, clock).commit(decided(clock, subject="c@d.example"))
     assert list(read(folder, recipient="c@d.example")) == []
     assert len(list(read(folder, recipient="a@b.example"))) == 1
 
 
-async def test_records_are_those_of_the_period_in_whichever_segment(
-    folder: Path, clock: Clock
-) -> None:
+async def test_records_of_a_period_are_found_in_any_segment(folder: Path, clock: Clock) -> None:
     log = journal(folder, clock, segment_size=3_000)
     entries = []
     for _ in range(60):
@@ -96,7 +96,7 @@ async def test_ten_thousand_decisions(folder: Path, clock: Clock) -> None:
         assert by_id.outcome is not None
 
 
-def test_an_id_that_is_none_is_said_so(folder: Path) -> None:
+def test_an_invalid_id_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="is not a decision id"):
         find(folder, "nonsense")
 
@@ -123,7 +123,7 @@ async def test_the_outcome_is_joined(folder: Path, clock: Clock) -> None:
     assert (record.outcome.reply, record.outcome.at) == ("250 2.0.0 queued", START)
 
 
-async def test_an_outcome_is_written_soon_without_another_decision(
+async def test_an_outcome_is_written_promptly_without_another_decision(
     folder: Path, clock: Clock
 ) -> None:
     log = journal(folder, clock)
@@ -135,7 +135,7 @@ async def test_an_outcome_is_written_soon_without_another_decision(
     )
 
 
-async def test_what_is_refused_has_no_outcome_to_wait_for(folder: Path, clock: Clock) -> None:
+async def test_a_refusal_has_no_outcome(folder: Path, clock: Clock) -> None:
     log = journal(folder, clock)
     id = clock.new_id()
     at_rcpt = decided(clock, id=id, stage="rcpt", relayed=False)
@@ -173,10 +173,10 @@ async def test_an_outcome_in_the_next_segment_is_joined(
 
 
 @pytest.mark.parametrize("wrong", [timedelta(days=365), timedelta(hours=1), timedelta(days=-2)])
-async def test_what_came_around_a_wrong_clock_is_found(
+async def test_decisions_around_a_clock_change_are_found(
     folder: Path, clock: Clock, wrong: timedelta
 ) -> None:
-    """A file that is begun while the clock is behind the one before only sorts behind that."""
+    """A file started while the clock is behind the previous one sorts just after it."""
     entries = []
     for ahead in (timedelta(), timedelta(), wrong, -wrong, timedelta(), timedelta()):
         clock.time += ahead
@@ -216,7 +216,7 @@ async def test_ids_of_a_process_whose_clock_was_set_back_are_found(
 @pytest.mark.parametrize(
     "torn", [b'{"kind":"decision","decided":{"id":"01J9', b"\0" * 600, b"\xff", b"{}", b'{"kind":']
 )
-async def test_a_torn_last_line_is_passed_over(folder: Path, clock: Clock, torn: bytes) -> None:
+async def test_a_torn_last_line_is_skipped(folder: Path, clock: Clock, torn: bytes) -> None:
     log = journal(folder, clock)
     entry = decided(clock)
     await log.commit(entry)
@@ -241,7 +241,7 @@ async def test_a_decision_torn_anywhere_is_not_read(folder: Path, clock: Clock) 
         assert list(read(folder, recipient="a@b.example")) == []
 
 
-async def test_other_files_in_the_folder_do_no_harm(folder: Path, clock: Clock) -> None:
+async def test_other_files_in_the_folder_are_ignored(folder: Path, clock: Clock) -> None:
     entry = decided(clock)
     await journal(folder, clock).commit(entry)
     for name in ("notes.ndjson", "01J9-0.ndjson", "x.txt", f"{clock.new_id()}-0.ndjson.gz"):
@@ -251,12 +251,12 @@ async def test_other_files_in_the_folder_do_no_harm(folder: Path, clock: Clock) 
     assert find(folder, entry.id) == [Record(entry)]
 
 
-def test_before_the_first_decision_there_is_nothing(folder: Path, clock: Clock) -> None:
+def test_before_the_first_decision_nothing_is_found(folder: Path, clock: Clock) -> None:
     assert list(read(folder)) == find(folder, clock.new_id()) == []
 
 
 async def test_one_decision_is_found_in_a_journal_of_any_size(folder: Path, clock: Clock) -> None:
-    """Of several workers, some of whose messages took long."""
+    """With several workers, some of whose messages took long."""
     logs = [journal(folder, clock, worker, segment_size=700_000) for worker in range(2)]
     entries = []
     for number in range(4_000):
@@ -275,10 +275,10 @@ async def test_one_decision_is_found_in_a_journal_of_any_size(folder: Path, cloc
         decision(folder, "x")
 
 
-async def test_a_file_that_is_cut_while_it_is_read_is_said_so(
+async def test_truncating_a_file_being_read_is_reported(
     folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Mapped into memory, it ended the reader with SIGBUS."""
+    """When files were mapped into memory, this killed the reader with SIGBUS."""
     monkeypatch.setattr(files, "_BLOCK", 1024)
     log = journal(folder, clock)
     for _ in range(20):
@@ -293,7 +293,7 @@ async def test_a_file_that_is_cut_while_it_is_read_is_said_so(
 
 
 @given(st.text("ab\n", max_size=40), st.text("ab\n", min_size=1, max_size=9), st.integers(0, 40))
-def test_a_file_is_searched_as_its_octets_are(text: str, wanted: str, position: int) -> None:
+def test_a_file_is_searched_octet_by_octet(text: str, wanted: str, position: int) -> None:
     octets, needle = text.encode(), wanted.encode()
     with TemporaryFile() as file, pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "_BLOCK", 8)

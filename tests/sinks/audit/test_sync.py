@@ -1,4 +1,4 @@
-"""The audit journal with sync = "disk": who waits for the disk, and for how long."""
+"""The audit journal with sync = "disk": what waits for the disk, and for how long."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 class Disk:
-    """Stands in for fdatasync: counts, and waits where told to."""
+    """Stands in for fdatasync: counts calls, and waits if told to."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -55,7 +55,7 @@ async def test_sync_os_does_not_wait_for_the_disk(folder: Path, clock: Clock, di
     assert disk.calls == 0
 
 
-async def test_sync_disk_returns_when_it_is_on_the_disk(
+async def test_sync_disk_returns_once_the_row_is_on_the_disk(
     folder: Path, clock: Clock, disk: Disk
 ) -> None:
     disk.go.clear()
@@ -67,13 +67,13 @@ async def test_sync_disk_returns_when_it_is_on_the_disk(
     await asyncio.wait_for(commit, 5)
 
 
-async def test_all_that_wait_share_one_fdatasync(folder: Path, clock: Clock, disk: Disk) -> None:
+async def test_all_waiting_rows_share_one_fdatasync(folder: Path, clock: Clock, disk: Disk) -> None:
     disk.go.clear()
     log = journal(folder, clock, sync="disk")
     commits = [asyncio.ensure_future(log.commit(decided(clock)))]
     await asyncio.to_thread(wait_for, lambda: disk.calls, "fdatasync")
     commits += [asyncio.ensure_future(log.commit(decided(clock))) for _ in range(200)]
-    await asyncio.sleep(0)  # they are written, and wait
+    await asyncio.sleep(0)  # they are written and waiting
     disk.go.set()
     await asyncio.wait_for(asyncio.gather(*commits), 5)
     assert disk.calls == 2
@@ -95,7 +95,7 @@ async def test_a_line_written_during_fdatasync_waits_for_the_next(
     assert disk.calls == 2
 
 
-async def test_a_disk_that_fails_fails_all_that_wait(
+async def test_a_failing_disk_fails_all_waiting_rows(
     folder: Path, clock: Clock, disk: Disk
 ) -> None:
     log = journal(folder, clock, sync="disk")
@@ -107,7 +107,7 @@ async def test_a_disk_that_fails_fails_all_that_wait(
     await log.commit(decided(clock))
 
 
-async def test_a_segment_that_is_left_during_fdatasync_does_no_harm(
+async def test_leaving_a_segment_during_fdatasync_does_no_harm(
     folder: Path, clock: Clock, disk: Disk
 ) -> None:
     log = journal(folder, clock, sync="disk", segment_size=1)
@@ -117,7 +117,7 @@ async def test_a_segment_that_is_left_during_fdatasync_does_no_harm(
     assert len(list(read(folder))) == 20
 
 
-async def test_nobody_waits_for_ever_whatever_goes_wrong(
+async def test_nothing_waits_for_ever_whatever_goes_wrong(
     folder: Path, clock: Clock, disk: Disk
 ) -> None:
     log = journal(folder, clock, sync="disk")

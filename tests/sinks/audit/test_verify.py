@@ -1,4 +1,4 @@
-"""`verify` finds whatever was done to the files of a journal, and says where."""
+"""`verify` finds any tampering with the files of a journal, and says where."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ from tests.kit.soak import times
 
 
 async def _written(folder: Path) -> None:
-    """Two workers, three files each, anchors in between and at the end."""
+    """Two workers with three files each, and anchors in between and at the end."""
     clock = Clock()
     for start in range(3):
         logs = [journal(folder, clock, worker) for worker in range(2)]
@@ -73,7 +73,7 @@ def faults(report: Report) -> list[tuple[Kind, str, int | None]]:
     return [(finding.kind, finding.file, finding.line) for finding in report.faults()]
 
 
-def test_what_nobody_touched_is_sound(folder: Path) -> None:
+def test_an_untouched_journal_is_sound(folder: Path) -> None:
     report = verify(folder)
     assert faults(report) == []
     assert (report.files, report.decisions) == (6, 36)
@@ -85,7 +85,7 @@ def test_what_nobody_touched_is_sound(folder: Path) -> None:
 
 
 def test_the_program_in_the_document_follows_the_chain(folder: Path) -> None:
-    """docs/audit.md: it uses nothing of the product."""
+    """docs/audit.md: the program uses nothing of the product."""
     document = (Path(__file__).parents[3] / "docs" / "audit.md").read_text("utf-8")
     (program,) = re.findall(r"^```python\n(.*?)^```", document, re.M | re.S)
 
@@ -96,12 +96,12 @@ def test_the_program_in_the_document_follows_the_chain(folder: Path) -> None:
     assert check() == 0
     hide = take_apart(lines(files(folder)[1])[3]).without({0})
     on_lines(lambda all_lines: [*all_lines[:3], hide, *all_lines[4:]])(folder)
-    assert check() == 0, "what is erased breaks nothing"
+    assert check() == 0, "an erasure must not break the chain"
     on_lines(replaced(b'"action":"allow"', b'"action":"refuse"'))(folder)
     assert check() == 1
 
 
-# one thing done to the files, and what is said of it
+# single acts of tampering, and how each is reported
 
 MIDDLE = 4
 
@@ -111,7 +111,7 @@ class Tampering:
     name: str
     act: Callable[[Path], None]
     kind: Kind
-    file: int | None = 1  # of worker 0; None: anchors.ndjson
+    file: int | None = 1  # a file of worker 0; None: anchors.ndjson
     line: int | None = MIDDLE + 1
 
 
@@ -132,7 +132,7 @@ def replaced(old: bytes, new: bytes, line: int = MIDDLE) -> Callable[[list[bytes
 
 
 def rewritten(all_lines: list[bytes]) -> list[bytes]:
-    """Another verdict, and every hash from there on made anew."""
+    """Change a verdict and recompute every hash from there on."""
     chain = Chain(take_apart(all_lines[MIDDLE - 1]).head)
     new = []
     for line in replaced(b'"action":"allow"', b'"action":"refuse"')(all_lines)[MIDDLE:]:
@@ -223,7 +223,7 @@ TAMPERINGS = [
 
 
 @pytest.mark.parametrize("tampering", TAMPERINGS, ids=lambda tampering: tampering.name)
-def test_tampering_is_found_where_it_was_done(folder: Path, tampering: Tampering) -> None:
+def test_tampering_is_located(folder: Path, tampering: Tampering) -> None:
     expected = "anchors.ndjson"
     names = [path.name for path in files(folder)]
     tampering.act(folder)
@@ -238,7 +238,7 @@ def test_tampering_is_found_where_it_was_done(folder: Path, tampering: Tampering
     if tampering.line is not None:
         assert (tampering.kind, expected, tampering.line) in found
     if tampering.kind in (Kind.CHANGED, Kind.REORDERED, Kind.INSERTED, Kind.HIDDEN):
-        assert len(found) == 1, "one deed, one finding"
+        assert len(found) == 1, "one act, one finding"
 
 
 def edited(content: bytes, random: Random) -> bytes:
@@ -275,7 +275,7 @@ def edited(content: bytes, random: Random) -> bytes:
 def test_any_single_edit_is_found(
     intact: Path, tmp_path_factory: pytest.TempPathFactory, seed: int
 ) -> None:
-    """In the journal, or in the anchors when the last one is also kept elsewhere."""
+    """In the journal, or in the anchors if the last one is also kept elsewhere."""
     random = Random(seed)
     folder = Path(shutil.copytree(intact, tmp_path_factory.mktemp("edit") / "audit"))
     path = random.choice([*segments(folder), folder / "anchors.ndjson"])
@@ -289,8 +289,8 @@ def test_any_single_edit_is_found(
     shutil.rmtree(folder.parent)
 
 
-def test_what_was_kept_elsewhere_shows_a_journal_that_was_made_anew(folder: Path) -> None:
-    """Somebody who may write everything can also make every hash anew."""
+def test_an_anchor_kept_elsewhere_exposes_a_rebuilt_journal(folder: Path) -> None:
+    """Somebody with write access can also recompute every hash."""
     newest = anchors.newest(folder)
     assert newest is not None
     shutil.rmtree(folder)
@@ -299,7 +299,7 @@ def test_what_was_kept_elsewhere_shows_a_journal_that_was_made_anew(folder: Path
     assert faults(verify(folder, kept=[newest.head])) == [(Kind.ANCHOR, "anchors.ndjson", None)]
 
 
-def test_a_period_is_verified_without_what_is_before_and_after(folder: Path) -> None:
+def test_a_period_is_verified_by_itself(folder: Path) -> None:
     first, second, third = files(folder)
     write(first, lines(first)[:-3])
     write(third, lines(third)[:-3])
@@ -311,7 +311,7 @@ def test_a_period_is_verified_without_what_is_before_and_after(folder: Path) -> 
     assert verify(folder, until=until).wrong == 1
 
 
-def test_a_copy_that_nobody_can_write_can_be_verified(folder: Path) -> None:
+def test_a_read_only_copy_can_be_verified(folder: Path) -> None:
     (folder / "maintenance.lock").touch()
     before = sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir())
     assert verify(folder).wrong == 0
@@ -325,5 +325,5 @@ def test_every_kind_of_finding_is_explained(kind: Kind) -> None:
     assert MEANING[kind].endswith(".")
 
 
-def test_where_nothing_is_nothing_is_wrong(tmp_path: Path) -> None:
+def test_an_empty_folder_is_sound(tmp_path: Path) -> None:
     assert verify(tmp_path / "audit") == Report()
