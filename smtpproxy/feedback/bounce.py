@@ -7,10 +7,11 @@ from msgspec import Struct
 
 from smtpproxy.feedback.addresses import found_in
 from smtpproxy.feedback.classes import classify, says_anything, says_nobody_is_there
+from smtpproxy.feedback.complaint import REPORT_TYPE
 from smtpproxy.feedback.dsn import STATUS_TYPES, Outcome, field_outcomes
 from smtpproxy.feedback.original import RETURNED_TYPES, Original
 from smtpproxy.feedback.parts import Mail, field, read_mail
-from smtpproxy.feedback.personal import is_auto_reply
+from smtpproxy.feedback.personal import is_auto_reply, is_receipt
 from smtpproxy.feedback.records import Class
 from smtpproxy.feedback.transcript import Transcript, read_text
 
@@ -89,8 +90,11 @@ def is_bounce(mail: Mail) -> bool:
 
 
 def inner_bounce(mail: Mail) -> Mail | None:
-    """Return the bounce that a gateway wrapped in an uninformative one of its own."""
-    if mail.has(*STATUS_TYPES):
+    """Return the bounce that a gateway wrapped in an uninformative one of its own.
+
+    Complaints about a bounce, receipts for one and letters with one attached say something else.
+    """
+    if mail.has(*STATUS_TYPES, REPORT_TYPE) or is_receipt(mail) or not is_bounce(mail):
         return None
     for part in mail.of_type("message/rfc822"):
         inner = read_mail(part.octets)

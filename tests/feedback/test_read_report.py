@@ -107,6 +107,42 @@ def test_the_address_that_was_mailed_counts_and_not_where_it_was_forwarded() -> 
     assert summary(read_report(bounce(fields=fields))) == [(JEANNE, "dead", "suppress", "all")]
 
 
+BOUNCE = bounce(fields=failed("5.1.1", "550 5.1.1 User unknown")).decode()
+RECEIPT = bounce(original=BOUNCE).replace(
+    b"message/delivery-status", b"message/disposition-notification", 1
+)
+LETTER = f"""\
+From: Jeanne <jeanne@people.example>
+Subject: Fwd: Undelivered mail
+Content-Type: multipart/mixed; boundary="=_l"
+
+--=_l
+
+Why do I get this?
+--=_l
+Content-Type: message/rfc822
+
+{BOUNCE}
+--=_l--
+""".encode()
+
+
+@pytest.mark.parametrize(
+    ("mail", "expected"),
+    [
+        (complaint("Feedback-Type: abuse\nOriginal-Rcpt-To: a@b.example", BOUNCE), "complaint"),
+        (RECEIPT, "auto_reply"),
+        (LETTER, "other"),
+    ],
+)
+def test_a_bounce_that_somebody_complains_about_reads_or_forwards_is_none(
+    mail: bytes, expected: str
+) -> None:
+    report = read_report(mail)
+    assert report.kind == expected
+    assert JEANNE not in [event.address for event in report.events]
+
+
 def test_a_gateway_s_own_name_for_the_recipient_is_found_in_the_message_itself() -> None:
     fields = "Final-Recipient: x400; /G=Jeanne/\nAction: failed\nStatus: 5.1.1\n"
     assert summary(read_report(bounce(fields=fields))) == [(JEANNE, "dead", "suppress", "all")]
