@@ -107,9 +107,10 @@ class UpstreamPool:
     async def acquire(self, client: str = "") -> UpstreamConnection:
         """Return a connection that has greeted us, for use by `client`; empty: the relay itself.
         Raises UpstreamError."""
+        since = self.deadlines.now()
         if not self._shares.take(client):
             await self._shares.wait(client)
-        return await self._next(_Waiter(client, self.deadlines.now()))
+        return await self._next(_Waiter(client, since))
 
     def takes_no_more(self, ended: UpstreamConnection, error: UpstreamLost) -> bool:
         """Try the address last for a while where a new connection ended before the content. Return

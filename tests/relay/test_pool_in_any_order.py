@@ -330,6 +330,30 @@ def test_a_message_that_is_answered_421_on_all_connections_fails_no_other(worker
     run(work())
 
 
+def test_waiting_for_a_slot_counts_as_waiting_for_a_connection() -> None:
+    """A message waited for `wait_timeout` twice: for another to give up, then in its place."""
+
+    async def asks(pool: Pool, after: float) -> float:
+        await asyncio.sleep(after)
+        with pytest.raises(UpstreamError):
+            await pool.acquire()
+        return pool.deadlines.now() - began
+
+    async def work() -> None:
+        nonlocal began
+        await asyncio.sleep(1)  # a clock has never stood at 0
+        pool = Pool(1, max_connections=2, wait_timeout=30)
+        began = pool.deadlines.now()
+        only = await pool.acquire()
+        first, second = await asyncio.gather(asks(pool, 1), asks(pool, 16))
+        assert first == pytest.approx(31, abs=2)
+        assert second == pytest.approx(46, abs=2)
+        pool.release(only)
+
+    began = 0.0
+    run(work())
+
+
 def test_a_message_that_needs_a_new_connection_replaces_an_idle_one() -> None:
     """It would wait in vain otherwise: the idle one may be dead too."""
 
