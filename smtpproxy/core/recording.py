@@ -302,7 +302,8 @@ class RecordedTransaction:
     def _failed(self, error: Exception, *, recipients: int = 0, messages: int = 0) -> Reply:
         """Report an internal failure, which leaves these recipients and messages undecided."""
         cause = error.__cause__ or error
-        text = f"{type(cause).__name__}: {str(cause) or error}"  # TimeoutError has no text
+        name = type(cause).__name__
+        text = f"{name}: {cause}" if str(cause) else str(error) or name  # TimeoutError has none
         listener, emit = self.client.listener, self._services.emit
         if isinstance(error, UpstreamShareUsed):
             emit(Limited(listener, self.client.peer, "upstream_connections"))

@@ -292,7 +292,10 @@ async def store_fits(settings: Settings, now: datetime) -> list[Finding]:
     if not found:
         what = f"{others} relays have the same streams and brands" if others > 1 else "they fit"
         return [Finding(Check.STORE, where, Status.PASS, f"keys and configuration: {what}")]
-    return [Finding(Check.STORE, one.subject, Status.WARN, one.text, one.fix) for one in found]
+    states = {False: Status.WARN, True: Status.FAIL}
+    return [
+        Finding(Check.STORE, one.subject, states[one.fails], one.text, one.fix) for one in found
+    ]
 
 
 _STORE_FAILS = "its mail waits: see SmtpproxyStoreFailing in docs/operations.md"

@@ -88,11 +88,13 @@ async def check_link_keys(store: Store, state_dir: Path, used: Fingerprints) -> 
 
 
 class Misfit(Struct, frozen=True):
-    """Something that does not fit: its name, the consequence, and the remedy."""
+    """Something that does not fit: its name, the consequence, and the remedy. `fails`: until then
+    writes fail."""
 
     subject: str
     text: str
     fix: str
+    fails: bool = False
 
     def __str__(self) -> str:
         return f"{self.subject}: {self.text}; {self.fix}"

@@ -32,7 +32,7 @@ class Case:
     """Alerts that fire on `quiet`."""
 
 
-UP = {"up{job=smtpproxy}": "1x400"}
+UP = {"up{job=smtpproxy}": "1x1600"}
 
 
 def ready(part: str) -> str:
@@ -233,10 +233,9 @@ CASES = (
     ),
     Case(  # it ends with the next purge that succeeds
         "SmtpproxyPurgeFailing",
-        UP | {"smtpproxy_purge_failures_total": "0x20 1x120", LAST_PURGE: "0x140"},
-        UP | {"smtpproxy_purge_failures_total": "0x20 1x120", LAST_PURGE: "0x60 18000x80"},
-        at=420,
-        step=5,
+        UP | {"smtpproxy_purge_failures_total": "0x60 1x60 2x60 3x60", LAST_PURGE: "0x300"},
+        UP | {"smtpproxy_purge_failures_total": "0x60 1x60 2x120", LAST_PURGE: "0x170 10000x100"},
+        at=200,
     ),
     Case(
         "SmtpproxySnapshotStale",
@@ -423,24 +422,21 @@ CASES = (
     ),
     Case(
         "SmtpproxyRecipientRefusalsJump",
-        UP | {RECIPIENTS: "0+5x300 1600+100x10"},
-        UP | {RECIPIENTS: "0+100x310"},
+        UP | {RECIPIENTS: "0+1x1500 1520+20x50"},
+        UP | {RECIPIENTS: "0+20x1550"},
         at=1525,
-        step=5,
     ),
-    Case(  # a relay that has run for less than two hours: its own usual, not a day's
+    Case(  # a relay of half an hour: its own usual, not a day's
         "SmtpproxyRecipientRefusalsJump",
-        UP | {RECIPIENTS: "_x285 0+5x15 100+100x10"},
-        UP | {RECIPIENTS: "_x285 0+100x30"},
-        at=1525,
-        step=5,
+        UP | {RECIPIENTS: "_x1425 0+1x11 30+20x50"},
+        UP | {RECIPIENTS: "_x1425 0+20x60"},
+        at=1455,
     ),
     Case(
         "SmtpproxyMessageRefusalsJump",
-        UP | {MESSAGES: "0x300 1+20x10"},
-        UP | {MESSAGES: "0x300 1+1x10"},
+        UP | {MESSAGES: "0x1500 1+4x50"},
+        UP | {MESSAGES: "0x1500 1x4 2x4 3x50"},
         at=1525,
-        step=5,
     ),
 )
 

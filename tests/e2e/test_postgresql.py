@@ -67,6 +67,7 @@ def test_without_its_database_a_relay_says_451_and_recovers(
     server.kill()
     assert answer(relay, address("consent")) == 451
     assert answer(relay, address("unsubscribed")) == 451
+    assert '"error": "the database cannot be reached: ' in relay.output
     server.start()
     wait_for(lambda: answer(relay, address("consent")) == 250, "the relay to recover")
     assert answer(relay, address("unsubscribed")) == 550

@@ -80,6 +80,7 @@ async def test_a_read_only_database_is_reported(tmp_path: Path) -> None:
         cluster.sql("postgres", f"ALTER DATABASE {name} SET default_transaction_read_only = on")
         (one,) = await found(database)
         assert one.text.startswith("default_transaction_read_only is on, so every write fails")
+        assert one.fails
         with pytest.raises(StoreUnavailable):
             await database.open().put_contacts([known(PEOPLE[0])])
         pooled = replace(database.settings(), prepared_statements=False)

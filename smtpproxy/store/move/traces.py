@@ -72,7 +72,7 @@ async def _in_database(settings: StoreSettings) -> list[Misfit]:
     found = [_unfinished(settings.url, other)] if begun else []
     if read_only:
         text = "default_transaction_read_only is on, so every write fails, even an unsubscribe"
-        found.append(Misfit(without_password(settings.url), text, _LET_WRITE))
+        found.append(Misfit(without_password(settings.url), text, _LET_WRITE, fails=True))
     return found
 
 
@@ -97,7 +97,7 @@ def _in_files(path: Path) -> Iterator[Misfit]:
             closed.append(file.name)
     if closed:
         text = f"a store copy was killed while closing it: {', '.join(closed)} can't be written"
-        yield Misfit(url, text, _fix(url, other))
+        yield Misfit(url, text, _fix(url, other), fails=True)
     elif begun:
         yield _unfinished(url, other)
 

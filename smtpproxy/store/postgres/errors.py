@@ -44,4 +44,6 @@ def unavailable(error: BaseException, where: str = "store.url") -> StoreUnavaila
         case pg.ClientConfigurationError():
             text = " ".join(str(error).split())  # its hint is on a line of its own
             return StoreMisconfigured(f"{where}: {text}")
-    return StoreUnavailable("the database failed")
+        case OSError():
+            return StoreUnavailable(f"the database cannot be reached: {error.strerror or error}")
+    return StoreUnavailable(f"the database failed ({type(error).__name__})")
