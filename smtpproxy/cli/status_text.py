@@ -79,13 +79,18 @@ def _streams(found: dict[str, Any], rates: Rates) -> list[Part]:
         shown = {
             name: mode
             for name, mode in shown.items()
-            if any(found["messages"].get(name, {}).values())
+            if any((*found["messages"].get(name, {}).values(), _not_allowed(found, name)))
         }
     streams = [
-        (name, mode, *(_count(found, rates, name, verdict) for verdict in _VERDICTS))
+        (
+            *(name, mode),
+            *(_count(found, rates, name, verdict) for verdict in _VERDICTS),
+            str(_not_allowed(found, name)),
+        )
         for name, mode in shown.items()
     ]
-    columns = [Column("stream"), Column("mode"), *(Column(v, right=True) for v in _VERDICTS)]
+    counts = (*_VERDICTS, "recipients not allowed")
+    columns = [Column("stream"), Column("mode"), *(Column(name, right=True) for name in counts)]
     parts: list[Part] = [Table(columns, streams)]
     if silent := len(found["streams"]) - len(shown):
         parts.append(f"{counted(silent, 'more stream', 'more streams')} had no mail")
@@ -151,6 +156,12 @@ def _count(found: dict[str, Any], rates: Rates, stream: str, verdict: str) -> st
     n = found["messages"].get(stream, {}).get(verdict, 0)
     rate = rates.get(f"{stream} {verdict}", 0.0)
     return f"{n} ({rate:.1f}/s)" if rate else str(n)
+
+
+def _not_allowed(found: dict[str, Any], stream: str) -> int:
+    """Return how many recipients: those refused at RCPT are in no message."""
+    verdicts = found["recipients"].get(stream, {})
+    return sum(n for verdict, n in verdicts.items() if verdict != "allow")
 
 
 def _listed(values: Mapping[str, object]) -> str | None:

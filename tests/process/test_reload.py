@@ -411,6 +411,14 @@ def test_a_deep_state_directory_works(tmp_path: Path, mta: FakeUpstream) -> None
         assert relay.command("reload")[0] == 0
 
 
+def test_status_counts_whoever_is_refused_at_rcpt(tmp_path: Path, mta: FakeUpstream) -> None:
+    config = {"listener": [listener("apps", "offers", default="offers")]}
+    with RelayProcess(tmp_path, f"{LOOPBACK}:{mta.port}", config) as relay:
+        assert relay.send(marketing(), PERSON)[0] == 550
+        rows = [line.split() for line in relay.command("status")[1].splitlines()]
+        assert ["offers", "enforce", "0", "0", "0", "1"] in rows
+
+
 def test_status_omits_idle_streams_if_there_are_many(tmp_path: Path, mta: FakeUpstream) -> None:
     streams = [{"name": f"s{n}", "class": "transactional"} for n in range(60)]
     with RelayProcess(tmp_path, f"{LOOPBACK}:{mta.port}", {"stream": streams}) as relay:
