@@ -24,11 +24,11 @@ RATE = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How much is measured."""
+    """The extent of a run."""
 
     people: int
     rounds: int
-    seconds: float  # each run of a load
+    seconds: float  # for each run of a load
     latency_seconds: float
     scales: tuple[int, ...] = ()
 
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(extent: Extent, scales: Sequence[int], *, alone: bool) -> Results:
-    """Everything, in one run; progress goes to stderr."""
+    """Measure everything in one run; progress goes to stderr."""
     state = data.dataset(extent.people)
     with (
         SmtpSink(count=False) as sink,
@@ -119,7 +119,7 @@ def measure_memory(results: Results, relays: Sequence[Subject]) -> None:
 
 
 def scale(scales: Sequence[int], extent: Extent) -> dict[int, dict[Load, float]]:
-    """The rate of one worker with so many contacts and suppressions, in turns."""
+    """The rate of one worker by the number of contacts and suppressions, measured in turns."""
     loads = [Load("4 KB", True), Load("4 KB", False)]
     with SmtpSink(count=False) as sink, ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="smtpproxy-bench-")))

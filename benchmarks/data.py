@@ -1,6 +1,6 @@
-"""The people of the benchmark: made once, by the product's own import commands.
+"""The people of the benchmark, made once by the product's own import commands.
 
-Contact N is `Nbench@people.example`, because smtp-source numbers recipients in that way.
+Contact N is `Nbench@people.example`, because smtp-source numbers recipients like that.
 Every one of them may be mailed on the stream `bench`, by a consent; as many other
 addresses are suppressed. They are imported in no order, as real files are, so that
 neighbours in the numbering are no neighbours in the store.
@@ -24,7 +24,7 @@ from tests.kit.relay import REPOSITORY, RelayProcess
 BUILD = REPOSITORY / "build" / "bench"
 CHUNK = 1_000_000
 SENDER = "news@shop.example"
-RECIPIENT = "bench@people.example"  # smtp-source puts the number before it
+RECIPIENT = "bench@people.example"  # smtp-source puts a number in front
 
 STREAM = {
     "name": "bench",
@@ -36,7 +36,7 @@ STREAM = {
 
 
 def config(state: Path, workers: int = 1) -> dict[str, object]:
-    """Overrides for tests.kit.relay: the whole policy on, one marketing stream."""
+    """Overrides for tests.kit.relay: the full policy and one marketing stream."""
     return {
         "server": {
             "state_dir": str(state),
@@ -51,7 +51,7 @@ def config(state: Path, workers: int = 1) -> dict[str, object]:
 
 
 def dataset(count: int) -> Path:
-    """Return a state directory with `count` contacts and suppressions; made when absent."""
+    """Return a state directory with `count` contacts and suppressions, made if absent."""
     folder = BUILD / f"{count}-{_version()}"
     if (folder / "complete").exists():
         return folder
@@ -83,21 +83,21 @@ def dataset(count: int) -> Path:
 
 
 def import_note(folder: Path) -> str:
-    """How long the import commands took for this dataset."""
+    """A note on how long the import commands took for this dataset."""
     return (folder / "complete").read_text()
 
 
 def recipient(count: int, people: int, others: int) -> str:
-    """What smtp-source puts 1 … `count` before, so that runs with other `others` go to others.
+    """The address smtp-source puts 1 … `count` in front of; each `others` mails other people.
 
-    With the digits 07 behind it, number 12 is contact 1207.
+    With the digits 07, number 12 is contact 1207.
     """
     digits = len(str(max(1, people // (count + 1)))) - 1
     return f"{others % 10**digits:0{digits}d}{RECIPIENT}" if digits else RECIPIENT
 
 
 def message_file(size: int) -> Path:
-    """A message of about `size` bytes that passes every rule, as smtp-source -F reads it."""
+    """A file for smtp-source -F: a message of about `size` bytes that passes every rule."""
     BUILD.mkdir(parents=True, exist_ok=True)
     path = BUILD / f"message-{size}"
     path.write_bytes(message(size).replace(b"\r\n", b"\n"))
@@ -105,7 +105,7 @@ def message_file(size: int) -> Path:
 
 
 def message(size: int) -> bytes:
-    """The same with CRLF line ends, `size` bytes all in all."""
+    """The same message with CRLF line ends, exactly `size` bytes."""
     head = (
         b"From: Shop <news@shop.example>\r\n"
         b"To: You <you@people.example>\r\n"
@@ -124,7 +124,7 @@ def message(size: int) -> bytes:
 
 
 def _version() -> str:
-    """Changes with the people made here and the store's schema: old data is not used."""
+    """A version that changes with this code and the store's schema, so old data is not used."""
     makers = (_shuffled, _contacts, _suppressions)
     digest = hashlib.sha256("".join(map(inspect.getsource, makers)).encode())
     for path in sorted((REPOSITORY / "smtpproxy/store").rglob("*.sql")):
@@ -133,7 +133,7 @@ def _version() -> str:
 
 
 def _shuffled(count: int) -> Iterator[int]:
-    """1 … count in a fixed order that looks like none."""
+    """1 … count in a fixed but irregular order."""
     step = 7_919_777 % count or 1
     while math.gcd(step, count) != 1:
         step += 1

@@ -1,7 +1,7 @@
-"""A load generator that speaks what smtp-source does not: TLS, AUTH, BDAT.
+"""A load generator for what smtp-source cannot do: TLS, AUTH, BDAT.
 
-Blocking sockets in the threads of several processes: of what Python has, what takes least of the
-machine for a message. What it can do itself is measured as well (`ways`).
+It uses blocking sockets in threads of several processes, which in Python costs the least CPU
+time per message. Its own ceiling is measured too (`ways`).
 """
 
 import socket
@@ -27,7 +27,7 @@ _LOGIN = b"AUTH PLAIN " + b64encode(f"\0{USER}\0{USER}".encode()) + b"\r\n"
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How messages of 4 KB are sent; `ca` is a file with the root of the server's certificate."""
+    """How messages of 4 KB are sent; `ca` is the root certificate file for the server."""
 
     port: int
     ca: str | None = None
@@ -38,14 +38,14 @@ class Way:
 
 @contextmanager
 def generators() -> Iterator[ProcessPoolExecutor]:
-    """Processes that are there before anything is measured."""
+    """The generator processes, started before anything is measured."""
     with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as pool:
         list(pool.map(abs, range(PROCESSES)))
         yield pool
 
 
 def generate(pool: ProcessPoolExecutor, way: Way, each: int, seconds: float) -> tuple[int, float]:
-    """Send for that long, `each` messages a connection; return (messages, messages a second)."""
+    """Send for that long, `each` messages per connection; return (messages, messages/s)."""
     work = [
         pool.submit(_process, way, each, seconds, SESSIONS // PROCESSES) for _ in range(PROCESSES)
     ]
@@ -104,7 +104,7 @@ class _Client:
         self._expect(*codes)
 
     def _expect(self, *codes: bytes) -> None:
-        """Read a reply for each code; raises RuntimeError when one has another."""
+        """Read a reply for each code; raise RuntimeError if one differs."""
         for code in codes:
             while True:
                 line, found, rest = self._buffer.partition(b"\n")

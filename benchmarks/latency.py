@@ -24,12 +24,12 @@ from tests.kit.relay import REPOSITORY
 
 CONNECTIONS = 50
 SIZE = 4_000
-WARM_UP = 0.5  # seconds that do not count: neither side cold
+WARM_UP = 0.5  # seconds not counted, so that neither side is cold
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Seconds from when a message was due to its final reply."""
+    """Seconds from when each message was due to its final reply."""
 
     p50: float
     p99: float
@@ -39,7 +39,7 @@ class Latency:
 
 
 def measure(port: int, *, rate: int, seconds: float, people: int) -> Latency:
-    """Run the generator in a process of its own."""
+    """Run the generator in a separate process."""
     done = run(
         sys.executable, "-m", "benchmarks.latency", str(port), str(rate), str(seconds),
         str(people), timeout=seconds + 60, cwd=REPOSITORY,
@@ -50,7 +50,7 @@ def measure(port: int, *, rate: int, seconds: float, people: int) -> Latency:
 
 
 class Client:
-    """One connection, in a thread of its own: sleep() is finer than an event loop's timer."""
+    """A connection in its own thread, since sleep() is finer than an event loop's timer."""
 
     def __init__(self, port: int, people: int, seed: int) -> None:
         self._socket = socket.create_connection((LOOPBACK, port), timeout=20)
@@ -64,7 +64,7 @@ class Client:
         self._say(b"EHLO client.example\r\n")
 
     def run(self, first: float, period: float, count: int, from_: float) -> None:
-        """Send `count` messages, each due a period after the other."""
+        """Send `count` messages, each due one period after the last."""
         for number in range(count):
             due = first + number * period
             wait = due - time.perf_counter()
@@ -94,7 +94,7 @@ class Client:
         return self._reply()
 
     def _reply(self) -> bytes:
-        """The last line of the reply."""
+        """Read a reply; return its last line."""
         reply = b""
         while not reply.endswith(b"\n") or reply.splitlines()[-1][3:4] == b"-":
             received = self._socket.recv(4_096)
@@ -105,7 +105,7 @@ class Client:
 
 
 def generate(port: int, rate: int, seconds: float, people: int) -> Latency:
-    """Send `rate` messages a second for `seconds`, spread evenly over the connections."""
+    """Send `rate` messages per second for `seconds`, spread evenly over the connections."""
     clients = [Client(port, people, number) for number in range(CONNECTIONS)]
     period = CONNECTIONS / rate
     begin = time.perf_counter() + 0.1

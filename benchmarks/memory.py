@@ -1,4 +1,4 @@
-"""Memory: with thousands of idle connections, and with many large messages at once."""
+"""Memory with thousands of idle connections, and with many concurrent large messages."""
 
 import asyncio
 import resource
@@ -16,23 +16,23 @@ PIECE = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes of proportional set size over all processes of a relay."""
+    """Proportional set size in bytes, over all processes of a relay."""
 
     at_rest: int
     idle: int
     idle_connections: int
-    large: int  # the peak while all large messages are on their way
-    large_messages: int  # that were answered 250
+    large: int  # the peak while all large messages are in transit
+    large_messages: int  # answered 250
 
 
 def allow_many_files() -> None:
-    """Raise the soft limit of open files, also for the relays started after this."""
+    """Raise the soft limit of open files, also for relays started later."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def measure(subject: Subject, *, idle: int = IDLE, messages: int = MESSAGES) -> Memory:
-    """Measure a relay that nothing else uses at the moment."""
+    """Measure a relay that nothing else is using."""
     at_rest = pss_bytes(subject.pids())
     connected, with_idle = asyncio.run(_idle(subject, idle))
     with PeakMemory(subject.pids) as memory:
@@ -41,12 +41,12 @@ def measure(subject: Subject, *, idle: int = IDLE, messages: int = MESSAGES) -> 
 
 
 async def _idle(subject: Subject, count: int) -> tuple[int, int]:
-    """Open connections up to EHLO, hold them, measure, and leave."""
+    """Open connections up to EHLO, hold them, measure, and close them."""
     host, _, port = subject.address.rpartition(":")
     writers: list[asyncio.StreamWriter] = []
 
     async def connect(number: int) -> None:
-        # From many addresses, as real clients come.
+        # From many addresses, like real clients.
         source = f"127.0.1.{number % 250 + 1}"
         reader, writer = await asyncio.open_connection(
             host, int(port), local_addr=(source, 0), limit=1024
@@ -70,7 +70,7 @@ async def _idle(subject: Subject, count: int) -> tuple[int, int]:
 
 
 async def _large(subject: Subject, count: int) -> int:
-    """Send large messages that all wait for their last byte until each has sent the rest."""
+    """Send large messages, each holding back its last byte until all have sent the rest."""
     host, _, port = subject.address.rpartition(":")
     content = data.message(MESSAGE_SIZE)
     arrived = asyncio.Barrier(count)

@@ -1,7 +1,7 @@
 """What a milter costs Postfix: `python -m benchmarks.milter`.
 
-Three instances of Postfix that accept, queue and discard: without a milter, with smtpproxy's
-(the whole policy on), with the smallest that pymilter can make. docs/benchmarks.md says more.
+Three instances of Postfix accept, queue and discard mail: without a milter, with smtpproxy's
+(full policy), and with the smallest that pymilter can make. See docs/benchmarks.md.
 """
 
 import argparse
@@ -87,15 +87,16 @@ def _postfix(
     pid = postfix.pid
 
     def pids() -> list[int]:
-        """Postfix's processes, and the milter's where it is ours."""
+        """The processes of Postfix, and of the milter if it is ours."""
         return [pid, *descendants(pid), *(relay.pids if relay is not None else [])]
 
     return Subject(name, postfix.address, pids, relay, people=people)
 
 
 def _smtpproxy(stack: ExitStack, root: Path, state: Path) -> RelayProcess:
-    """It shares the store, but has a journal of its own. No notice is sent, so that its
-    upstream only has to answer /readyz."""
+    """A relay that shares the store but has its own journal.
+
+    It sends no notices, so its upstream need only satisfy /readyz."""
     own = root / "state"
     shutil.copytree(state, own, ignore=shutil.ignore_patterns("smtpproxy.db*", "audit"))
     upstream = stack.enter_context(PostfixInstance())

@@ -1,7 +1,7 @@
-"""What a store in PostgreSQL costs, beside one in SQLite: `make bench ARGS=--postgres`.
+"""The cost of a store in PostgreSQL compared with SQLite: `make bench ARGS=--postgres`.
 
-Two relays of one worker each with the same people, one on each kind of store, in turns; PostgreSQL
-is on the same machine and shares its cores. The people come into it by `smtpproxy store copy`.
+Two relays with one worker each and the same people, one on each kind of store, take turns.
+PostgreSQL runs on the same machine and shares its cores; `smtpproxy store copy` fills it.
 """
 
 import shutil
@@ -37,7 +37,7 @@ _SERVER = {"fsync": "on", "shared_buffers": "512MB", "max_wal_size": "4GB"}
 
 @dataclass(slots=True)
 class Compared:
-    """One number of people on both kinds of store."""
+    """The results for one number of people on both kinds of store."""
 
     people: int
     cells: Cells
@@ -96,12 +96,12 @@ def compare(people: int, *, rounds: int, seconds: float) -> Compared:
 
 @contextmanager
 def _in_postgresql(state: Path) -> Iterator[tuple[PostgresCluster, str, float]]:
-    """The same people in a PostgreSQL of its own: the server, its URL, how long the copy took."""
+    """The same people in a new PostgreSQL: the server, its URL, and the copy's duration."""
     server = PostgresCluster(_SERVER)
     folder = Path(tempfile.mkdtemp(prefix="smtpproxy-bench-", dir=data.BUILD))
     try:
         url = server.url(server.create())
-        copy = folder / "state"  # which the copy closes
+        copy = folder / "state"  # the copy closes it for writing
         shutil.copytree(state, copy, ignore=shutil.ignore_patterns("audit"))
         relay = RelayProcess(folder, "127.0.0.1:9", data.config(copy) | {"store": {"url": url}})
         relay.must("migrate")

@@ -1,4 +1,4 @@
-"""What processes cost, read from /proc."""
+"""CPU time and memory of processes, read from /proc."""
 
 import os
 import threading
@@ -9,7 +9,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """User and system time of these processes and of the children that they have reaped."""
+    """User and system time of these processes and of the children they have reaped."""
     total = 0
     for pid in pids:
         try:
@@ -22,9 +22,9 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def pss_bytes(pids: Iterable[int]) -> int:
-    """Proportional set size: shared pages are counted once over all that share them.
+    """Proportional set size: shared pages are counted once over all processes.
 
-    Without the store's mapped pages, which are the kernel's cache of the file.
+    It excludes the store's mapped pages, which are the kernel's cache of the file.
     """
     total = 0
     for pid in pids:
@@ -36,13 +36,13 @@ def pss_bytes(pids: Iterable[int]) -> int:
         for line in maps.splitlines():
             if line.startswith("Pss:"):
                 total += int(line.split()[1]) * 1024 if counted else 0
-            elif line[:1] in "0123456789abcdef":  # a mapping begins: its addresses and file
+            elif line[:1] in "0123456789abcdef":  # the start of a mapping: its addresses and file
                 counted = not line.endswith(".db")
     return total
 
 
 class PeakMemory:
-    """Samples the memory of processes in a thread, for the time of a `with`."""
+    """Samples the memory of processes in a thread during a `with` block."""
 
     def __init__(self, pids: Callable[[], Iterable[int]], every: float = 0.05) -> None:
         self.peak = 0

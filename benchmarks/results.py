@@ -24,7 +24,7 @@ MIB = 1024 * 1024
 
 @dataclass(slots=True)
 class Results:
-    """Everything that was measured; `wire` is the name of what ratios are taken to."""
+    """Everything measured; ratios refer to the subject named `wire`."""
 
     people: int
     wire: str
@@ -33,18 +33,18 @@ class Results:
     latency: dict[str, Latency] = field(default_factory=dict)
     rate: int = 0  # of the latency runs
     memory: dict[str, Memory] = field(default_factory=dict)
-    scale: dict[int, dict[Load, float]] = field(default_factory=dict)  # contacts: msg/s
+    scale: dict[int, dict[Load, float]] = field(default_factory=dict)  # by contacts: msg/s
     ways: Costs = field(default_factory=dict)
     signing: SigningRates = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def ratio(self, name: str, load: Load) -> float | None:
-        """Of the wire's rate under the same load."""
+        """The ratio to the wire's rate under the same load."""
         rate, wire = self.cells[name, load].rate, self.cells[self.wire, load].rate
         return rate / wire if rate is not None and wire else None
 
     def hops(self, name: str, load: Load) -> float | None:
-        """CPU time a message, in units of what a plain TCP hop takes for it."""
+        """CPU time per message, as a multiple of a plain TCP hop's."""
         if name == HOP or (HOP, load) not in self.cells:
             return None
         cpu, hop = self.cells[name, load].cpu, self.cells[HOP, load].cpu
@@ -96,7 +96,7 @@ class Results:
 
 
 def machine() -> str:
-    """Where and when it was measured."""
+    """Where and when the run took place."""
     model = "unknown processor"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -109,7 +109,7 @@ def machine() -> str:
 
 
 def print_results(results: Results, console: Console) -> None:
-    """One table, a row for each relay, then its notes."""
+    """Print one table with a row for each relay, then the notes."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.title = (
         "Messages a second (ratio to the wire), and below it CPU time a message;"

@@ -1,7 +1,7 @@
-"""What DKIM costs: the same relay unsigned, with an Ed25519 key, with an RSA-2048 key, with both.
+"""The cost of DKIM: the same relay unsigned, and with Ed25519, RSA-2048 or both keys.
 
-smtp-source sends 4 KB messages on a transactional stream, the relays in turns.
-`python -m benchmarks.signing` runs it alone.
+smtp-source sends 4 KB messages on a transactional stream; the relays take turns.
+`python -m benchmarks.signing` runs only this.
 """
 
 import json
@@ -37,7 +37,7 @@ Rates = Mapping[str, Mapping[str, float]]
 def measure(
     sink: SmtpSink, seconds: float, *, rounds: int = 3, workers: Sequence[int] = (1, 2)
 ) -> Rates:
-    """Measure in turns, so that the machine's moods are the same for all; medians."""
+    """Measure in turns, so that fluctuations of the machine affect all alike; take medians."""
     rates: dict[str, dict[str, float]] = {}
     file = data.message_file(SIZE)
     with tempfile.TemporaryDirectory(prefix="smtpproxy-bench-") as folder:
@@ -57,7 +57,7 @@ def measure(
                         before = cpu_seconds(relay.pids)
                         rate, sent = _rate(relay, file, seconds if number else seconds / 4)
                         cpu = (cpu_seconds(relay.pids) - before) / sent * 1e6
-                        if number:  # the first one warms up
+                        if number:  # the first run warms up
                             found.setdefault(name, []).append(rate)
                             found.setdefault(f"{name}/cpu", []).append(cpu)
                 rates[f"{count} worker{'s' * (count > 1)}"] = {
@@ -67,7 +67,7 @@ def measure(
 
 
 def signatures_a_second() -> float:
-    """What `openssl speed` says of RSA-2048 on one core."""
+    """The RSA-2048 rate of `openssl speed` on one core."""
     done = subprocess.run(
         ["openssl", "speed", "-seconds", "2", "rsa2048"],
         capture_output=True,
@@ -81,7 +81,7 @@ def signatures_a_second() -> float:
 
 
 def ratios(rates: Rates, openssl: float) -> dict[str, dict[str, float]]:
-    """Return each rate against what is possible: unsigned, or all cores signing."""
+    """Return each rate relative to the possible one: unsigned, or all cores signing."""
     cores = len(os.sched_getaffinity(0))
     told: dict[str, dict[str, float]] = {}
     for row, of in rates.items():

@@ -1,7 +1,7 @@
-"""What one read of the mail path costs: `python -m benchmarks.store_reads [--people N]`.
+"""The cost of one store read in the mail path: `python -m benchmarks.store_reads [--people N]`.
 
-Processor time of the thread that reads, so that other load on the machine distorts it
-little; the median of several rounds. docs/adr/0002-store-reads.md has the figures.
+It is the CPU time of the reading thread, which other load distorts little; the median of
+several rounds counts. docs/adr/0002-store-reads.md has the figures.
 """
 
 import argparse
@@ -26,7 +26,7 @@ READS = 5_000
 
 
 async def measured(store: Store, asked: Sequence[Lookups]) -> float:
-    """Return microseconds of one read."""
+    """Return the microseconds of one read."""
     found = []
     for _ in range(ROUNDS):
         began = time.thread_time()
@@ -37,7 +37,7 @@ async def measured(store: Store, asked: Sequence[Lookups]) -> float:
 
 
 async def hop(path: Path) -> float:
-    """Return microseconds from asking aiosqlite for one row until it is there."""
+    """Return the microseconds from asking aiosqlite for a row until it arrives."""
     sql = "SELECT id FROM contact WHERE id = ?"
     async with aiosqlite.connect(f"file:{path}?mode=ro", uri=True) as connection:
         began = time.perf_counter()

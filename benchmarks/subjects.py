@@ -1,7 +1,7 @@
-"""What is measured: the wire, a plain TCP hop, and the relays between smtp-source and smtp-sink.
+"""The subjects between smtp-source and smtp-sink: the wire, a plain TCP hop, and relays.
 
-All of them pass to one and the same smtp-sink. They are started together and measured in
-turns, so that the machine's moods are the same for all.
+All pass mail to the same smtp-sink. They are started together and measured in turns, so that
+fluctuations of the machine affect all alike.
 """
 
 import shutil
@@ -29,9 +29,9 @@ HOP = "HAProxy, TCP mode"
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """One relay. `pids` are its processes now, `database` those of a server that it asks.
+    """One relay; `pids` are its present processes, `database` those of its database server.
 
-    `relay` is set on smtpproxy's own, `people` is how many its store knows.
+    `relay` is set for smtpproxy itself; `people` is the number of people in its store.
     """
 
     name: str
@@ -46,10 +46,9 @@ class Subject:
 def subjects(
     sink: SmtpSink, people: int, workers: list[int], *, peers: bool = True
 ) -> Iterator[list[Subject]]:
-    """Start everything, the wire first; all is ended with the `with`.
+    """Start everything, the wire first; everything ends with the `with` block.
 
-    `workers` has the number of workers of each smtpproxy that is wanted; `peers` are the
-    relays of other authors.
+    `workers` has the number of workers of each smtpproxy to start; `peers` are other relays.
     """
     with ExitStack() as stack:
         root = Path(tempfile.mkdtemp(prefix="smtpproxy-bench-"))
@@ -81,7 +80,7 @@ def _tree(pid: int) -> Callable[[], list[int]]:
 
 
 def _haproxy(stack: ExitStack, sink: SmtpSink) -> Subject:
-    """One thread that passes octets on and reads none: the least that any hop costs."""
+    """One thread that forwards octets unread: the minimum cost of any hop."""
     port = free_port()
     config = f"""\
 global
@@ -136,7 +135,7 @@ def _started(stack: ExitStack, name: str, command: list[str], log: Path, port: i
 def smtpproxy(
     stack: ExitStack, sink: SmtpSink, folder: Path, people: int, workers: int, name: str
 ) -> Subject:
-    """Start a relay that knows so many people."""
+    """Start a relay with that many people."""
     config = data.config(data.dataset(people), workers)
     return relay_on(stack, sink, folder, people, config, name)
 
@@ -150,7 +149,7 @@ def relay_on(
     name: str,
     database: Callable[[], list[int]] = list,
 ) -> Subject:
-    """Start a relay with the keys that these people were imported with, its store by `config`."""
+    """Start a relay with the keys these people were imported with; `config` sets its store."""
     folder.mkdir()
     # The store is shared, but each relay has its own journal and counters.
     own = folder / "state"

@@ -1,9 +1,8 @@
-"""How many messages a second pass, and what CPU time each costs.
+"""The rate of messages, and the CPU time for each.
 
-smtp-source sends, 20 sessions at a time; every message goes to another of the contacts, and
-every run to others as far as there are enough: a newsletter reads each of its people once.
-The number of messages of a run follows from a short first run, so that slow relays take
-no longer than fast ones.
+smtp-source sends in 20 concurrent sessions. Every message goes to a different contact and, as
+far as there are enough, every run to new ones: a newsletter reads each person once. A short
+first run determines the number of messages, so that slow relays take no longer than fast ones.
 """
 
 import statistics
@@ -24,7 +23,7 @@ FIRST = {"4 KB": 400, "100 KB": 200, "1 MB": 60}
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One kind of load: `reuse` is many messages a connection."""
+    """One kind of load; `reuse` means many messages per connection."""
 
     size: str
     reuse: bool
@@ -47,17 +46,17 @@ class Cell:
 
     @property
     def rate(self) -> float | None:
-        """Messages a second, the median of the runs."""
+        """Messages per second, the median of the runs."""
         return statistics.median(self.rates) if self.rates else None
 
     @property
     def cpu(self) -> float | None:
-        """Microseconds of CPU time a message, the median of the runs."""
+        """Microseconds of CPU time per message, the median of the runs."""
         return statistics.median(self.cpu_us) if self.cpu_us else None
 
     @property
     def database(self) -> float | None:
-        """The same of the database that the relay asks."""
+        """The same for the relay's database."""
         return statistics.median(self.database_us) if self.database_us else None
 
 
@@ -71,7 +70,7 @@ def measure(
     rounds: int,
     seconds: float,
 ) -> Cells:
-    """Run every load on every relay, `rounds` times in turns, about `seconds` each."""
+    """Run every load on every relay in turns, `rounds` times, about `seconds` each."""
     cells: Cells = {(s.name, load): Cell() for load in loads for s in subjects}
     for load in loads:
         file = data.message_file(SIZES[load.size])
@@ -129,8 +128,9 @@ def _send(subject: Subject, load: Load, file: Path, count: int, to: str) -> Sent
 
 
 def _allowed(subject: Subject) -> float:
-    """How many recipients the relay's own metrics say it has allowed, so that no run is
-    counted whose policy was not at work."""
+    """The number of allowed recipients in the relay's metrics.
+
+    A run whose policy was not at work does not count."""
     if subject.relay is None:
         return 0.0
     return subject.relay.metric("smtpproxy_allowed_total", stream="bench", basis="consent")

@@ -1,7 +1,7 @@
-"""How many one-click POSTs a second the links take: `python -m benchmarks.unsubscribe`.
+"""The rate of one-click POSTs that the links accept: `python -m benchmarks.unsubscribe`.
 
-wrk (Debian package wrk) sends each person's own link once, over kept connections, for some seconds.
-Every answer is durable. The CPU time of the web process is that of all its threads.
+wrk (Debian package wrk) posts each person's own link once, over persistent connections, for
+some seconds. Every answer is durable. The CPU time covers all threads of the web process.
 """
 
 import os
@@ -70,7 +70,7 @@ def _measured(relay: RelayProcess, folder: Path) -> str:
 
 
 def _cpu(pid: int) -> float:
-    """Seconds of CPU that a process has used."""
+    """The CPU time a process has used, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

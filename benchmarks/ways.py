@@ -1,8 +1,8 @@
-"""What each way in costs: TLS, AUTH, BDAT and LMTP beside the same relay in clear.
+"""The cost of each way in: TLS, AUTH, BDAT and LMTP compared with plain SMTP to the same relay.
 
-One generator sends all of it, and its own ceiling is the first row: straight to smtp-sink.
-Where the rate comes near to that, read the relay's CPU time a message instead, of which the
-generator is no part. `python -m benchmarks.ways` runs it alone.
+One generator sends everything; the first row, straight to smtp-sink, is its ceiling. Where a
+rate comes close to it, read the relay's CPU time per message instead, which excludes the
+generator. `python -m benchmarks.ways` runs only this.
 """
 
 import statistics
@@ -25,7 +25,7 @@ LOADS = {"reuse": 100, "new": 1}
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Messages a second, and microseconds of the relay's CPU time a message."""
+    """Messages per second, and the relay's CPU time per message in microseconds."""
 
     rate: float
     cpu_us: float

@@ -23,29 +23,29 @@ from tests.kit.soak import SOAK, times
 from tests.kit.upstream import FakeUpstream
 
 os.environ.pop("COLUMNS", None)  # set by pytest-xdist; a user's pipe has no width
-os.environ.pop("PYTHONUNBUFFERED", None)  # which users do not set, and which hides what is left
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every process compiles every module anew
+os.environ.pop("PYTHONUNBUFFERED", None)  # which users do not set, and which hides unflushed output
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every process compiles all modules again
 sys.dont_write_bytecode = False
 if not SOAK:
     warm.enable()
     _MEMORY = Path("/dev/shm")
     if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > 4 << 30:
-        # Where a disk has to write, half of the time of many a test goes by.
+        # Many tests would spend half of their time waiting for a disk.
         tempfile.tempdir = os.environ.setdefault("TMPDIR", str(_MEMORY))
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-# Timings are for benchmarks. What `make test` tries is the same each time, so that a change is
-# refused for what it changed; `make soak` tries what nobody tried before.
+# Timings belong in benchmarks. `make test` draws the same examples each time, so that only a
+# change can make it fail; `make soak` draws new ones.
 hypothesis.settings.register_profile(
     "ours", deadline=None, derandomize=not SOAK, max_examples=times(100, 3_000)
 )
 hypothesis.settings.load_profile("ours")
-gc.disable()  # while thousands of tests are collected: all of it stays
+gc.disable()  # while thousands of tests are collected, since all of it stays
 
 _SLOW = {"demo", "deploy", "e2e", "process", "relay", "test_recipients_at_the_intakes"}
-"""Folders, and files elsewhere, whose tests take more time than CPU time."""
+"""Folders, and single files, whose tests mostly wait."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -56,9 +56,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _dealt(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
-    """Give each worker its share of the files, with those first whose tests wait for others.
+    """Give each worker its share of the files, starting with those whose tests mostly wait.
 
-    What is left for the end is short then, and of use to whichever worker has nothing to do.
+    The tests left for the end are then short, so that idle workers can share them.
     """
     slow: dict[Path, list[pytest.Item]] = {}
     quick: dict[Path, list[pytest.Item]] = {}
@@ -84,7 +84,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say once for each missing part what was not tested."""
+    """Report once for each missing part what was not tested."""
     skipped = terminalreporter.stats.get("skipped", [])
     lines = parts.summary(str(report.longrepr[2]) for report in skipped)
     for line in lines:
@@ -93,7 +93,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(autouse=True)
 def _watchdog() -> Iterator[None]:
-    """Nothing that a test started outlives it, even when it failed half-way."""
+    """End everything that a test started, even if it failed half-way."""
     before, config = running(), os.environ.get("SMTPPROXY_CONFIG")
     yield
     kill_all(running() - before)
@@ -103,7 +103,7 @@ def _watchdog() -> Iterator[None]:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """A time that the test moves; no anchor is taken because the machine's time passes."""
+    """A clock that the test moves; no anchor is taken just because real time passes."""
     monkeypatch.setattr(anchor_scheduler, "CHECK_SECONDS", 3600.0)
     return Clock()
 
@@ -124,7 +124,7 @@ def sink() -> Iterator[SmtpSink]:
 
 @pytest.fixture
 def postfix() -> Iterator[PostfixInstance]:
-    """A private Postfix that delivers everybody's mail; needs `@needs("postfix")`."""
+    """A private Postfix that delivers everybody's mail; the test needs `@needs("postfix")`."""
     with PostfixInstance() as server:
         yield server
 

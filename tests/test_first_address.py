@@ -1,4 +1,4 @@
-"""A connection that is made as nobody waits for it any more is closed again."""
+"""A connection made when nobody waits for it any more is closed."""
 
 import asyncio
 from contextlib import suppress
@@ -10,8 +10,8 @@ from tests.relay.sending import serving
 
 
 @pytest.mark.parametrize("turns", range(4))
-async def test_a_connection_whose_attempt_is_given_up_is_closed(turns: int) -> None:
-    """It was kept until the upstream gave up on it, and counted for its limit until then."""
+async def test_a_connection_made_after_its_attempt_was_cancelled_is_closed(turns: int) -> None:
+    """It used to stay open, counting towards the limit, until the upstream closed it."""
     made, ended = asyncio.Event(), asyncio.Event()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

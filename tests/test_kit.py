@@ -1,4 +1,4 @@
-"""The kit that other tests trust: it must see what happened, and end what it started."""
+"""The kit that other tests rely on: it must see what happened and end what it started."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ def send(port: int, message: bytes, to: str = "jeanne@people.example") -> None:
 
 
 @needs("postfix", "swaks")
-def test_postfix_delivers_what_swaks_sends(postfix: PostfixInstance) -> None:
+def test_postfix_delivers_mail_sent_by_swaks(postfix: PostfixInstance) -> None:
     done = run(
         program("swaks"), "--server", postfix.address, "--from", "a@shop.example",
         "--to", "Jeanne+x@people.example", "--data", "Subject: dots\n\n.one\n..two\n",
@@ -81,7 +81,7 @@ def test_postfix_restarts_with_its_mail(postfix: PostfixInstance) -> None:
 
 
 @needs("smtp-sink", "smtp-source")
-def test_sink_counts_and_dumps_what_the_source_sends() -> None:
+def test_smtp_sink_counts_and_dumps_mail_from_smtp_source() -> None:
     with SmtpSink(dump=True) as sink:
         sent = smtp_source(sink.address, 20, sessions=4, length=400, numbered=True, reuse=True)
         assert (sent.exit_code, sent.accepted, sink.messages) == (0, 20, 20)
@@ -94,7 +94,7 @@ def test_sink_counts_and_dumps_what_the_source_sends() -> None:
 
 
 @needs("smtp-sink", "smtp-source")
-def test_source_tells_of_a_refusal() -> None:
+def test_smtp_source_reports_a_refusal() -> None:
     with SmtpSink("-f", "RCPT") as sink:
         sent = smtp_source(sink.address, 3)
         assert sent.exit_code != 0
@@ -103,7 +103,7 @@ def test_source_tells_of_a_refusal() -> None:
 
 
 @pytest.mark.parametrize("piece", [None, 1, 7])
-def test_a_dialog_is_held_whole_or_in_pieces(piece: int | None) -> None:
+def test_a_dialog_can_be_sent_whole_or_in_pieces(piece: int | None) -> None:
     with FakeUpstream(LATER) as server:
         run_dialog(DIALOG, server.port, piece=piece, variables={"sender": "a@shop.example"})
         (mail,) = server.messages
@@ -113,12 +113,12 @@ def test_a_dialog_is_held_whole_or_in_pieces(piece: int | None) -> None:
         assert mail.data == b"Subject: dots\r\n\r\n.one\r\ncaf\xe9\r\n"
 
 
-def test_a_dialog_that_goes_otherwise_names_the_line(upstream: FakeUpstream) -> None:
+def test_a_dialog_that_differs_names_the_line(upstream: FakeUpstream) -> None:
     with pytest.raises(DialogError, match=r"fake_upstream.dialog:13: '250 2.1.5 .*' instead of"):
         run_dialog(DIALOG, upstream.port, variables={"sender": ""})
 
 
-def test_the_fake_upstream_does_as_told() -> None:
+def test_the_fake_upstream_behaves_as_told() -> None:
     with FakeUpstream(
         At("mail", Drip(0.001)),
         At("data", Reply("451 4.3.0 no\n451 4.3.0 still no"), nth=1),
@@ -182,7 +182,7 @@ def test_programs_die_with_the_test_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [("--version",), ("nonsense",)])
-def test_a_command_that_is_forked_ends_as_one_that_is_started(arguments: tuple[str, ...]) -> None:
+def test_a_forked_command_ends_like_a_started_one(arguments: tuple[str, ...]) -> None:
     started = subprocess.run(
         [*COMMAND, *arguments], capture_output=True, text=True, check=False, timeout=30
     )
@@ -194,7 +194,7 @@ def test_a_command_that_is_forked_ends_as_one_that_is_started(arguments: tuple[s
     )
 
 
-def test_a_relay_that_is_forked_can_be_killed(tmp_path: Path, upstream: FakeUpstream) -> None:
+def test_a_forked_relay_can_be_killed(tmp_path: Path, upstream: FakeUpstream) -> None:
     with RelayProcess(tmp_path, upstream.address) as relay:
         pid, workers = relay.pid, relay.workers
         assert workers
@@ -205,7 +205,7 @@ def test_a_relay_that_is_forked_can_be_killed(tmp_path: Path, upstream: FakeUpst
             wait_exit(each)
 
 
-def test_toml_is_read_back_the_same() -> None:
+def test_written_toml_is_read_back_unchanged() -> None:
     table = {"a": 1, "b": True, "c": 'x"\\é', "t": {"l": ["x", "y"], "u": {"f": 0.5}}, "e": []}
     assert tomllib.loads(to_toml({**table, "s": [{"n": 1}, {"n": {"deep": "v"}}]})) == {
         **table,
@@ -218,7 +218,7 @@ def test_metrics_are_read_with_labels_in_name_order() -> None:
     assert parse_metrics(text) == {'a_total{b="x",z="1"}': 4.0, "up": 1.0}
 
 
-def test_a_missing_part_is_said_once_with_its_package() -> None:
+def test_a_missing_part_is_reported_once_with_its_package() -> None:
     reasons = ["Skipped: missing part: swaks (Debian package swaks)"] * 2 + ["Skipped: other"]
     assert parts.summary(reasons) == ["swaks (Debian package swaks) is missing: 2 tests skipped"]
 
@@ -243,10 +243,10 @@ def test_a_missing_part_skips_and_in_ci_fails(tmp_path: Path) -> None:
     assert "swaks (Debian package swaks)" in done.stdout
 
 
-def test_the_relay_judges_the_invented_people_as_told(
+def test_the_relay_judges_the_invented_people_as_documented(
     upstream: FakeUpstream, tmp_path: Path
 ) -> None:
-    """By the import commands, `smtpproxy serve` and its metrics: the kit's whole way."""
+    """Through the import commands, `smtpproxy serve` and its metrics, as the kit does it."""
     now = datetime.now(UTC)
     relay = RelayProcess(tmp_path, upstream.address, {"web": {}})
     relay.fill(ndjson(now), suppressions_csv(now))
@@ -279,7 +279,7 @@ def test_the_relay_judges_the_invented_people_as_told(
             wait_exit(pid)
 
 
-def test_what_a_killed_run_leaves_the_next_removes(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_run_are_removed_by_the_next(tmp_path: Path) -> None:
     code = "from tests.kit.folders import server_folder; print(server_folder('mta'), flush=True)"
 
     def folder(then: str) -> tuple[Path, subprocess.Popen[str]]:
@@ -294,7 +294,7 @@ def test_what_a_killed_run_leaves_the_next_removes(tmp_path: Path) -> None:
     left, killed = folder("input()")
     (left / "data").write_text("much")
     living, runs = folder("input()")
-    assert left.exists(), "its owner lives"
+    assert left.exists(), "its owner is alive"
     killed.kill()
     killed.communicate()
     another, ended = folder("pass")

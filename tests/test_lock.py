@@ -1,4 +1,4 @@
-"""What runs and what developers use is locked, as pyproject.toml asks for it, file by hash."""
+"""The lock files: everything pyproject.toml asks for, with the hash of each file."""
 
 import re
 import tomllib
@@ -27,7 +27,7 @@ def locked(name: str) -> dict[str, re.Match[str]]:
 
 
 def unmet(wanted: Iterable[str], pins: dict[str, re.Match[str]]) -> list[str]:
-    """Follow what is wanted, by what is installed here; return what the lock does not fulfil."""
+    """Follow the requirements of installed packages; return those the lock does not meet."""
     found, seen, todo = [], set(), list(wanted)
     while todo:
         requirement = Requirement(todo.pop())
@@ -40,7 +40,7 @@ def unmet(wanted: Iterable[str], pins: dict[str, re.Match[str]]) -> list[str]:
         seen.add((name, *requirement.extras))
         try:
             more = requires(name) or ()
-        except PackageNotFoundError:  # a tool of the build, in an environment without it
+        except PackageNotFoundError:  # a build tool that is not installed here
             continue
         for text in more:
             marker = Requirement(text).marker
@@ -51,7 +51,7 @@ def unmet(wanted: Iterable[str], pins: dict[str, re.Match[str]]) -> list[str]:
     return found
 
 
-def test_the_lock_fulfils_what_the_project_asks_for() -> None:
+def test_the_lock_meets_the_projects_requirements() -> None:
     assert unmet(PROJECT["project"]["dependencies"], locked("requirements.lock")) == []
     build = [*PROJECT["build-system"]["requires"], *PROJECT["dependency-groups"]["build"]]
     assert unmet(build, locked("requirements-build.lock")) == []
@@ -60,14 +60,14 @@ def test_the_lock_fulfils_what_the_project_asks_for() -> None:
     assert unmet(map(str, tools), locked(DEVELOPMENT)) == []
 
 
-def test_developers_run_what_is_released() -> None:
+def test_developers_use_the_released_versions() -> None:
     runtime, tools = locked("requirements.lock"), locked(DEVELOPMENT)
     assert {name: tools[name]["version"] for name in runtime} == {
         name: pin["version"] for name, pin in runtime.items()
     }
 
 
-def test_a_lock_that_does_not_is_found() -> None:
+def test_a_lock_that_lacks_something_is_detected() -> None:
     pins = locked("requirements.lock")
     assert unmet(["uvicorn>=999"], pins) == ["uvicorn>=999"]
     assert unmet(["uvicorn"], {k: v for k, v in pins.items() if k != "h11"})
@@ -76,7 +76,7 @@ def test_a_lock_that_does_not_is_found() -> None:
 
 @pytest.mark.parametrize("name", [*RUNTIME, DEVELOPMENT])
 def test_every_line_is_a_release_with_its_hashes(name: str) -> None:
-    """pip takes the whole file or nothing; and where it comes from is for pip to know."""
+    """pip accepts the whole file or nothing, and is configured elsewhere for its index."""
     text = (REPOSITORY / name).read_text()
     rest = _PINNED.sub("", text).splitlines()
     assert [line for line in rest if not line.startswith("#")] == []
@@ -88,7 +88,9 @@ def test_every_line_is_a_release_with_its_hashes(name: str) -> None:
 @pytest.mark.parametrize("name", RUNTIME)
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-def test_nothing_is_left_out_on_a_supported_machine(name: str, python: str, machine: str) -> None:
+def test_the_lock_is_complete_on_every_supported_machine(
+    name: str, python: str, machine: str
+) -> None:
     here = {
         "python_version": python,
         "python_full_version": f"{python}.0",
@@ -106,7 +108,7 @@ def test_nothing_is_left_out_on_a_supported_machine(name: str, python: str, mach
     assert out == []
 
 
-def test_what_runs_is_installed_from_the_lock() -> None:
+def test_installed_packages_match_the_lock() -> None:
     install = "--require-hashes -r requirements.lock -r requirements-build.lock"
     project = "--no-deps --no-build-isolation"
     for name in ("README.md", "docs/operations.md"):

@@ -1,4 +1,4 @@
-"""systemd's notification protocol, heard on a real datagram socket."""
+"""systemd's notification protocol on a real datagram socket."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from smtpproxy.process.notifier import Notifier
 
 @pytest.fixture(params=["path", "abstract"])
 def listener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[socket.socket, str]]:
-    """A socket that systemd would hold, and its name as NOTIFY_SOCKET has it."""
+    """The socket that systemd would hold, and its name in NOTIFY_SOCKET."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         if request.param == "path":
             name = str(tmp_path / "notify")
@@ -47,7 +47,7 @@ def test_without_systemd_nothing_happens() -> None:
     assert notifier.watchdog_interval is None
 
 
-def test_nobody_listening_is_no_failure(tmp_path: Path) -> None:
+def test_a_missing_listener_is_no_failure(tmp_path: Path) -> None:
     name = str(tmp_path / "notify")
     notifier = Notifier({"NOTIFY_SOCKET": name})
     notifier.ready()
@@ -55,10 +55,10 @@ def test_nobody_listening_is_no_failure(tmp_path: Path) -> None:
         sock.bind(name)
         sock.settimeout(5)
         notifier.watchdog()
-        assert sock.recv(200) == b"WATCHDOG=1", "it tells whoever listens later"
+        assert sock.recv(200) == b"WATCHDOG=1", "a later listener is told"
 
 
-def test_a_listener_that_does_not_read_blocks_nobody(tmp_path: Path) -> None:
+def test_a_listener_that_does_not_read_does_not_block(tmp_path: Path) -> None:
     name = str(tmp_path / "notify")
     with (
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock,
@@ -71,7 +71,7 @@ def test_a_listener_that_does_not_read_blocks_nobody(tmp_path: Path) -> None:
         for _ in range(2_000):
             notifier.watchdog()
         with pytest.raises(BlockingIOError):
-            other.sendto(b"", name)  # it is full
+            other.sendto(b"", name)  # the socket is full
         assert sock.recv(200) == b"WATCHDOG=1"
         notifier.stopping()
         heard = []
@@ -79,7 +79,7 @@ def test_a_listener_that_does_not_read_blocks_nobody(tmp_path: Path) -> None:
             while True:
                 heard.append(sock.recv(200))
     assert set(heard[:-1]) == {b"WATCHDOG=1"}
-    assert heard[-1] == b"STOPPING=1", "as soon as there is room, it is told"
+    assert heard[-1] == b"STOPPING=1", "it is told as soon as there is room"
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_listener_that_does_not_read_blocks_nobody(tmp_path: Path) -> None:
         ({}, None),
     ],
 )
-def test_signs_of_life_come_four_times_as_often_as_asked(
+def test_heartbeats_are_sent_four_times_as_often_as_required(
     environ: dict[str, str], interval: float | None
 ) -> None:
     assert Notifier(environ).watchdog_interval == interval

@@ -1,4 +1,4 @@
-"""Processes that may have few files open."""
+"""Processes with a low limit of open files."""
 
 import os
 import resource
@@ -12,13 +12,13 @@ from smtpproxy.open_files import next_file, raise_limit, room_for_clients
 
 @pytest.fixture
 def hard() -> Iterator[int]:
-    """The limit that a process may set itself."""
+    """The hard limit, up to which a process may raise its own."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     yield hard
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_the_limit_is_the_highest_that_is_permitted(hard: int) -> None:
+def test_the_limit_is_raised_as_far_as_permitted(hard: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (800, hard))
     assert room_for_clients() == 700
     raise_limit()

@@ -1,4 +1,4 @@
-"""Regular expressions that every supported Python reads alike."""
+"""Regular expressions must mean the same to every supported Python."""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import pytest
 
 import smtpproxy
 
-_ONE = {"LITERAL", "NOT_LITERAL", "ANY", "IN"}  # character
+_ONE = {"LITERAL", "NOT_LITERAL", "ANY", "IN"}  # matches one character
 
 
 def patterns() -> Iterator[tuple[str, "re.Pattern[Any]"]]:
@@ -22,7 +22,7 @@ def patterns() -> Iterator[tuple[str, "re.Pattern[Any]"]]:
 
 
 def those_in(value: object) -> Iterator["re.Pattern[Any]"]:
-    """The pattern that it is, or those that it holds."""
+    """The pattern itself, or those it contains."""
     if isinstance(value, re.Pattern):
         yield value
     elif isinstance(value, tuple | list | dict):
@@ -31,7 +31,7 @@ def those_in(value: object) -> Iterator["re.Pattern[Any]"]:
 
 
 def repeats_a_group(parsed: Any) -> bool:
-    """Whether more than a character is repeated possessively, anywhere in it."""
+    """Whether anything longer than a character is repeated possessively."""
     for operation, argument in parsed:
         if str(operation) == "POSSESSIVE_REPEAT" and (
             len(argument[2]) > 1 or str(argument[2][0][0]) not in _ONE
@@ -43,7 +43,7 @@ def repeats_a_group(parsed: Any) -> bool:
 
 
 def within(argument: Any) -> Iterator[Any]:
-    """The parsed expressions in an operation's argument, however deep."""
+    """The parsed expressions in an operation's argument, at any depth."""
     if isinstance(argument, re._parser.SubPattern):  # type: ignore[attr-defined]
         yield argument
     elif isinstance(argument, tuple | list):
@@ -56,14 +56,16 @@ def within(argument: Any) -> Iterator[Any]:
     [("a*+", False), ("[^<]++x", False), (r"(?>(?:ab)*)", False), ("(?:ab?c)*+", True),
      ("x(?:(?:ab|c)++)?", True), ("(?>(?:(?:ab)?+)*)", True)],
 )  # fmt: skip
-def test_the_test_below_sees_them(pattern: str, found: bool) -> None:
+def test_possessive_repeats_of_groups_are_detected(pattern: str, found: bool) -> None:
     parsed = re._parser.parse(pattern)  # type: ignore[attr-defined]
     assert repeats_a_group(parsed) is found
 
 
 def test_no_group_is_repeated_possessively() -> None:
-    """Python before 3.11.5, Debian's among them, takes the beginning of one more group to be
-    matched (python/cpython issue 106052). `(?>(?:…)*)` says the same."""
+    """Python before 3.11.5, such as Debian's, counts the start of one more group as matched.
+
+    See python/cpython issue 106052; `(?>(?:…)*)` is equivalent.
+    """
     parse = re._parser.parse  # type: ignore[attr-defined]
     found = {name for name, each in patterns() if repeats_a_group(parse(each.pattern, each.flags))}
     assert found == set()

@@ -1,4 +1,4 @@
-"""The repository itself: its files, its documents, and the wheel that users install."""
+"""The repository: its files, its documents, and the wheel that users install."""
 
 import hashlib
 import re
@@ -51,7 +51,7 @@ def test_no_file_names_a_machine_s_own_path() -> None:
     assert lines_naming(MACHINE_PATHS) == []
 
 
-def test_what_is_generated_is_not_tracked() -> None:
+def test_generated_files_are_not_tracked() -> None:
     generated = [
         str(path.relative_to(REPOSITORY))
         for path in tracked()
@@ -65,8 +65,8 @@ def test_the_changelog_has_a_place_for_the_next_change() -> None:
     assert re.search(r"^## \[?Unreleased\]?", (REPOSITORY / "CHANGELOG.md").read_text(), re.M)
 
 
-def test_documents_that_are_cited_are_in_the_repository() -> None:
-    """Users read these names: `Source: docs/law.md A31`."""
+def test_documents_cited_in_messages_exist() -> None:
+    """Users see these names, as in `Source: docs/law.md A31`."""
     texts = {path: path.read_text("utf-8") for path in (REPOSITORY / "smtpproxy").rglob("*.*")
              if path.suffix in (".py", ".toml")}  # fmt: skip
     cited = {
@@ -105,7 +105,7 @@ def test_the_readme_names_the_two_commands_to_begin_with() -> None:
     assert "make test" in readme
 
 
-def test_files_that_the_flow_names_are_there() -> None:
+def test_files_named_in_the_flow_exist() -> None:
     files = [path.as_posix() for path in (REPOSITORY / "smtpproxy").rglob("*.py")]
     named = set(re.findall(r"`([\w/]+\.py)`", (REPOSITORY / "docs/flow.md").read_text()))
     assert not [name for name in named if not any(file.endswith(f"/{name}") for file in files)]
@@ -124,7 +124,7 @@ def test_links_between_documents_lead_somewhere() -> None:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built by pip as README.md's lines do."""
+    """The wheel, built by pip as in README.md."""
     out = tmp_path_factory.mktemp("wheel")
     done = run(
         sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
@@ -137,7 +137,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_the_wheel_has_the_product_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_has_only_the_product(wheel: Path) -> None:
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     wanted = {
         str(path.relative_to(REPOSITORY))
@@ -152,7 +152,7 @@ def test_the_wheel_has_the_product_and_nothing_else(wheel: Path) -> None:
 
 
 def test_the_installed_wheel_runs(wheel: Path, tmp_path: Path) -> None:
-    """Far from the repository; the dependencies are those of this environment."""
+    """Away from the repository, with the dependencies of this environment."""
     site = tmp_path / "site"
     done = run(
         sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index",

@@ -1,4 +1,4 @@
-"""The resolver: answers, what is no answer, and what is remembered."""
+"""The resolver: answers, failures, and the cache."""
 
 import asyncio
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ class Asking:
         self.resolver = Resolver(settings, lambda: self.now, self.outcomes.append)
 
 
-async def test_every_kind_of_record(dns: NameServer) -> None:
+async def test_every_type_of_record_is_looked_up(dns: NameServer) -> None:
     ask = Asking(dns).resolver.lookup
     assert (await ask("shop.example", "TXT")).texts == (b"v=spf1 -all",)
     mx = (MxRecord(10, "a.shop.example"), MxRecord(20, "b.shop.example"))
@@ -45,7 +45,7 @@ async def test_every_kind_of_record(dns: NameServer) -> None:
     assert (await ask("1.2.0.192.in-addr.arpa", "PTR")).values == ("a.shop.example",)
 
 
-async def test_what_is_not_there_is_an_answer(dns: NameServer) -> None:
+async def test_a_missing_name_is_an_answer(dns: NameServer) -> None:
     ask = Asking(dns).resolver.lookup
     assert await ask("none.example", "TXT") == Answer(exists=False)
     assert await ask("shop.example", "A") == Answer()
@@ -53,7 +53,7 @@ async def test_what_is_not_there_is_an_answer(dns: NameServer) -> None:
     assert await ask("x" * 70 + ".example", "A") == Answer(exists=False)
 
 
-async def test_answers_are_remembered_as_long_as_they_say(dns: NameServer) -> None:
+async def test_answers_are_cached_for_their_ttl(dns: NameServer) -> None:
     asking = Asking(dns)
     for now, asked in ((0, 1), (59, 1), (61, 2)):  # the server's TTL is 60
         asking.now = now
@@ -62,14 +62,14 @@ async def test_answers_are_remembered_as_long_as_they_say(dns: NameServer) -> No
     assert asking.outcomes == ["answered", "cached", "answered"]
 
 
-async def test_many_who_ask_at_once_ask_once(dns: NameServer) -> None:
+async def test_concurrent_lookups_send_one_query(dns: NameServer) -> None:
     asking = Asking(dns)
     await asyncio.gather(*(asking.resolver.lookup("shop.example", "MX") for _ in range(20)))
     assert dns.count("shop.example", "MX") == 1
 
 
 @pytest.mark.parametrize("fault", ["servfail", "refused", "silence", "garbage"])
-async def test_no_answer_is_a_failure_for_a_while(dns: NameServer, fault: str) -> None:
+async def test_a_failure_is_cached_for_a_while(dns: NameServer, fault: str) -> None:
     asking = Asking(dns)
     dns.fail("shop.example", fault)  # type: ignore[arg-type]
     said = {"servfail": "SERVFAIL", "refused": "REFUSED"}.get(fault, "The DNS operation timed out")
@@ -84,7 +84,7 @@ async def test_no_answer_is_a_failure_for_a_while(dns: NameServer, fault: str) -
     assert asking.outcomes == ["failed", "cached", "answered"]
 
 
-async def test_who_gives_up_does_not_take_the_answer_from_others(dns: NameServer) -> None:
+async def test_a_cancelled_lookup_does_not_cancel_the_others(dns: NameServer) -> None:
     asking = Asking(dns)
     first = asyncio.create_task(asking.resolver.lookup("shop.example", "TXT"))
     second = asyncio.create_task(asking.resolver.lookup("shop.example", "TXT"))

@@ -3,13 +3,13 @@
 from smtpproxy.terminal import counted, few
 
 
-def test_one_is_no_plural() -> None:
+def test_a_count_of_one_uses_the_singular() -> None:
     assert counted(1, "contact") == "1 contact"
     assert counted(0, "contact") == "0 contacts"
     assert counted(1_200, "row remains", "rows remain") == "1,200 rows remain"
 
 
-def test_of_many_names_those_most_like_a_word_are_shown() -> None:
+def test_of_many_names_the_most_similar_are_shown() -> None:
     names = [f"offers-{n}" for n in range(1, 1_501)]
     assert few(names[:20]) == ", ".join(names[:20])
     assert few(names) == ", ".join(names[:20]) + " and 1,480 more"

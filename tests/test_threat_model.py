@@ -1,4 +1,4 @@
-"""docs/threat-model.md: every test that it names is there, and what it calls open is so."""
+"""docs/threat-model.md names existing tests, and exactly its open threats fail."""
 
 import re
 
@@ -16,7 +16,7 @@ def named(text: str) -> list[tuple[str, str]]:
 
 
 def expected_to_fail(source: str, test: str) -> bool:
-    """Whether a test has the mark, written out or by a name that stands for it."""
+    """Whether a test is marked xfail, directly or through a named mark."""
     marks = re.search(rf"((?:^@.*\n(?:^[ )].*\n)*)*)^(?:async )?def {test}\(", source, re.MULTILINE)
     if marks is None:
         return False
@@ -25,19 +25,19 @@ def expected_to_fail(source: str, test: str) -> bool:
 
 
 @pytest.mark.parametrize(("file", "test"), named(DOCUMENT))
-def test_every_test_that_is_named_is_there(file: str, test: str) -> None:
+def test_every_named_test_exists(file: str, test: str) -> None:
     source = (REPOSITORY / "tests" / file).read_text()
     assert not test or f"def {test}(" in source
 
 
 @pytest.mark.parametrize(("file", "test"), named(DOCUMENT))
-def test_open_is_what_is_expected_to_fail_and_nothing_else(file: str, test: str) -> None:
+def test_exactly_the_open_threats_are_expected_to_fail(file: str, test: str) -> None:
     source = (REPOSITORY / "tests" / file).read_text()
     if test:
         assert expected_to_fail(source, test) is ((file, test) in named(OPEN))
 
 
-def test_every_threat_has_a_defence_or_is_said_to_be_open() -> None:
+def test_every_threat_has_a_defence_or_is_marked_open() -> None:
     rows = [
         [cell.strip() for cell in line.strip().strip("|").split("|")]
         for line in STOPPED.partition("\n## Recipients")[2].splitlines()
@@ -48,5 +48,5 @@ def test_every_threat_has_a_defence_or_is_said_to_be_open() -> None:
     assert [row[0] for row in rows if not row[2] and not row[3]] == []
 
 
-def test_the_readme_leads_to_it() -> None:
+def test_the_readme_links_to_it() -> None:
     assert "(docs/threat-model.md)" in (REPOSITORY / "README.md").read_text()

@@ -1,4 +1,4 @@
-"""Decision ids."""
+"""Decision ids (ULIDs)."""
 
 import pytest
 from hypothesis import given, settings
@@ -14,14 +14,14 @@ def factory(times: list[int], octet: int = 0xAB) -> UlidFactory:
 
 
 def test_the_published_example() -> None:
-    """https://github.com/ulid/spec: 01ARYZ6S41… is of 1469918176385."""
+    """https://github.com/ulid/spec: 01ARYZ6S41… encodes 1469918176385."""
     assert factory([1469918176385])()[:10] == "01ARYZ6S41"
     assert time_of("01ARYZ6S41TSV4RRFFQ69G5FAV") == 1469918176385
 
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 2**47 - 1), min_size=1, max_size=20))
-def test_ids_grow_whatever_the_clock_does(times: list[int]) -> None:
+def test_ids_increase_whatever_the_clock_does(times: list[int]) -> None:
     new = factory(list(times))
     ids = [new() for _ in times]
     assert ids == sorted(set(ids))
@@ -30,8 +30,8 @@ def test_ids_grow_whatever_the_clock_does(times: list[int]) -> None:
 
 
 @pytest.mark.parametrize("octet", [0x00, 0x7F, 0xFF])
-def test_many_ids_of_one_millisecond_keep_its_time(octet: int) -> None:
-    """There is room to count on, whatever the random octets are."""
+def test_many_ids_in_one_millisecond_keep_its_time(octet: int) -> None:
+    """There is room to count up from any random octets."""
     count = 10_000
     new = factory([1_700_000_000_000] * count, octet)
     ids = [new() for _ in range(count)]
@@ -52,7 +52,7 @@ def test_two_factories_do_not_make_the_same_ids() -> None:
     assert one() != other()
 
 
-def test_small_letters_will_do() -> None:
+def test_lower_case_ids_are_accepted() -> None:
     assert time_of("01aryz6s41tsv4rrffq69g5fav") == 1469918176385
 
 
@@ -70,7 +70,7 @@ def test_small_letters_will_do() -> None:
         "01J9…",
     ],
 )
-def test_what_is_no_id_is_said_so(id: str) -> None:
+def test_a_malformed_id_is_rejected(id: str) -> None:
     with pytest.raises(ValueError, match=r"is not a decision id: 26 letters and digits"):
         time_of(id)
 
@@ -83,5 +83,5 @@ def test_what_is_no_id_is_said_so(id: str) -> None:
         ("01J9ZZZZZZZZZZZZZZZZZZZZZZ", "01JA0000000000000000000000"),
     ],
 )
-def test_the_successor_is_the_very_next(id: str, following: str) -> None:
+def test_the_successor_is_the_next_possible_id(id: str, following: str) -> None:
     assert successor(id) == following

@@ -1,1 +1,1 @@
-"""Other relays, to compare with: each only passes mail on, without any policy."""
+"""Other relays for comparison; each only passes mail on, without any policy."""

@@ -1,4 +1,4 @@
-"""Haraka (Node.js) with its smtp_proxy queue, installed by npm into build/ when it can be."""
+"""Haraka (Node.js) with its smtp_proxy queue, installed by npm into build/ if possible."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ FOLDER = BUILD / "haraka"
 PACKAGE = {
     "private": True,
     "dependencies": {"Haraka": "3.1.1"},
-    # Newer ones of these need a newer Haraka, or are not on every mirror.
+    # Newer versions need a newer Haraka, or are not on every mirror.
     "overrides": {
         "encoding-japanese": "2.2.0",
         "libqp": "2.1.1",
@@ -46,7 +46,7 @@ def install() -> str | None:
 
 
 def configure(root: Path, port: int, upstream_port: int) -> list[str]:
-    """Write a configuration into `root`; return the command that runs it."""
+    """Write a configuration into `root`; return the command to run."""
     config = root / "config"
     for folder in (config, root / "plugins", root / "queue"):
         folder.mkdir()

@@ -1,6 +1,6 @@
-"""A relay as one would write it in an afternoon: aiosmtpd in front, aiosmtplib behind.
+"""A relay as written in an afternoon: aiosmtpd in front, aiosmtplib behind.
 
-It keeps one upstream connection for each client session and holds whole messages in memory.
+It has one upstream connection per client session and holds whole messages in memory.
 
     python -m benchmarks.peers.plain LISTEN_PORT UPSTREAM_PORT
 """

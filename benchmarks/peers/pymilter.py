@@ -1,7 +1,6 @@
-"""The smallest milter that pymilter (Debian's python3-milter, unpacked aside) can make.
+"""The smallest milter that pymilter (Debian's python3-milter, unpacked locally) can make.
 
-It asks for every recipient and the end of each message, as smtpproxy does, and knows nothing
-of anybody.
+Like smtpproxy it requests every recipient and the end of each message, but it looks nobody up.
 
     python3 -m benchmarks.peers.pymilter PORT     with Debian's own python3
 """
@@ -48,7 +47,7 @@ def _runs() -> bool:
 
 
 def environment() -> dict[str, str]:
-    """What lets Debian's python3 find it."""
+    """The environment in which Debian's python3 finds pymilter."""
     libraries = FOLDER / "usr/lib/x86_64-linux-gnu"
     return {**os.environ, "PYTHONPATH": str(_MODULES), "LD_LIBRARY_PATH": str(libraries)}
 

@@ -1,4 +1,4 @@
-"""The file of users, and how often somebody may fail."""
+"""The users file, and limits on failed logins."""
 
 import asyncio
 import os
@@ -33,7 +33,7 @@ def stored(path: Path) -> Users:
     return read(path)
 
 
-def test_what_is_written_is_read_and_holds_no_password(tmp_path: Path) -> None:
+def test_the_file_is_read_back_and_holds_no_password(tmp_path: Path) -> None:
     path = tmp_path / "users"
     users = stored(path)
     assert users.by_name == {"shop": SHOP}
@@ -45,7 +45,7 @@ def test_what_is_written_is_read_and_holds_no_password(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
-def test_a_file_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> None:
+def test_a_users_file_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "users"
     stored(path)
     path.chmod(mode)
@@ -71,7 +71,9 @@ _KEY = "A" * 43 + "="
         ("%key 00", "has no line %key"),
     ],
 )
-def test_a_faulty_line_is_named_and_not_shown(tmp_path: Path, line: str | None, wrong: str) -> None:
+def test_a_faulty_line_is_reported_without_its_content(
+    tmp_path: Path, line: str | None, wrong: str
+) -> None:
     path = tmp_path / "users"
     stored(path)
     lines = path.read_text("utf-8").splitlines()
@@ -81,7 +83,7 @@ def test_a_faulty_line_is_named_and_not_shown(tmp_path: Path, line: str | None, 
     assert "argon2" not in str(caught.value)
 
 
-def test_an_empty_line_is_no_user(tmp_path: Path) -> None:
+def test_empty_lines_are_ignored(tmp_path: Path) -> None:
     path = tmp_path / "users"
     stored(path)
     with path.open("a") as file:
@@ -89,26 +91,26 @@ def test_an_empty_line_is_no_user(tmp_path: Path) -> None:
     assert set(read(path).by_name) == {"shop", "new"}
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
+def test_a_folder_in_place_of_the_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsersError, match=str(tmp_path)):
         read(tmp_path)
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_users_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsersError, match="does not exist yet: smtpproxy user add"):
         read(tmp_path / "users")
 
 
-def test_a_password_is_prepared_before_it_is_compared() -> None:
+def test_passwords_are_normalized_before_comparison() -> None:
     assert verify(SHOP, PASSWORD)
-    assert verify(SHOP, "pass wo\u0308rd"), "the same letters, typed elsewhere"
+    assert verify(SHOP, "pass wo\u0308rd"), "the same letters from another keyboard"
     assert not verify(SHOP, "pass word")
     assert not verify(None, PASSWORD)
     with pytest.raises(ValueError, match="is empty"):
         User.of("shop", "")
 
 
-async def test_what_was_right_is_remembered_until_the_hash_changes() -> None:
+async def test_a_right_password_is_remembered_until_the_hash_changes() -> None:
     clock = [0.0]
     checker = PasswordChecker(lambda: clock[0])
     assert await checker.check(SHOP, PASSWORD)
@@ -120,11 +122,11 @@ async def test_what_was_right_is_remembered_until_the_hash_changes() -> None:
     checker.close()
     assert await checker.check(SHOP, PASSWORD), "without a thread"
     clock[0] = 300.0
-    with pytest.raises(RuntimeError):  # the threads are gone, and it was forgotten
+    with pytest.raises(RuntimeError):  # no longer remembered, and the threads are gone
         await checker.check(SHOP, PASSWORD)
 
 
-async def test_too_many_passwords_at_once_are_put_off(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_many_passwords_at_once_are_deferred(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("smtpproxy.auth.users._WAITING", 0)
     checker = PasswordChecker(lambda: 0.0)
     with pytest.raises(TooBusy):
@@ -132,7 +134,7 @@ async def test_too_many_passwords_at_once_are_put_off(monkeypatch: pytest.Monkey
     checker.close()
 
 
-async def test_of_two_passwords_at_once_the_second_is_put_off(
+async def test_the_second_of_two_concurrent_passwords_is_deferred(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("smtpproxy.auth.users._WAITING", 1)
@@ -144,7 +146,7 @@ async def test_of_two_passwords_at_once_the_second_is_put_off(
     checker.close()
 
 
-async def test_of_right_passwords_the_oldest_is_forgotten_first(
+async def test_the_oldest_remembered_password_is_forgotten_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("smtpproxy.auth.users._REMEMBERED", 1)
@@ -174,11 +176,11 @@ async def test_a_barred_user_is_not_even_checked(authenticator: Authenticator) -
         assert await authenticator.judge(step, "192.0.2.3") == Outcome("limited")
 
 
-async def test_who_is_removed_meanwhile_proves_nothing(authenticator: Authenticator) -> None:
+async def test_a_user_removed_during_the_login_is_refused(authenticator: Authenticator) -> None:
     assert await authenticator.judge(Proven("gone"), "192.0.2.1") == Outcome("failed")
 
 
-async def test_a_password_that_cannot_be_checked_now_is_no_failure(
+async def test_a_password_that_cannot_be_checked_now_does_not_count_as_a_failure(
     authenticator: Authenticator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("smtpproxy.auth.users._WAITING", 0)
@@ -191,7 +193,7 @@ def attempts(clock: list[float]) -> Attempts:
     return Attempts(per_address=3, per_user=2, window=60.0, now=lambda: clock[0])
 
 
-def test_an_address_is_barred_while_its_failures_are_young() -> None:
+def test_an_address_is_barred_while_its_failures_are_recent() -> None:
     clock = [0.0]
     counted = attempts(clock)
     for number in range(3):
@@ -204,7 +206,7 @@ def test_an_address_is_barred_while_its_failures_are_young() -> None:
     assert counted.barred("192.0.2.1") is None
 
 
-def test_an_ipv6_client_has_a_whole_network() -> None:
+def test_ipv6_clients_are_barred_by_network() -> None:
     counted = attempts([0.0])
     for host in ("2001:db8::1", "2001:db8::2", "2001:db8::ffff:1"):
         counted.failed(host, None)
@@ -216,7 +218,7 @@ def test_an_ipv6_client_has_a_whole_network() -> None:
     assert counted.barred("another:address") is None
 
 
-def test_a_user_is_barred_but_not_where_they_are_at_home() -> None:
+def test_a_user_is_barred_except_from_their_usual_addresses() -> None:
     clock = [0.0]
     counted = attempts(clock)
     counted.succeeded("192.0.2.1", "shop")
@@ -227,10 +229,10 @@ def test_a_user_is_barred_but_not_where_they_are_at_home() -> None:
     assert counted.barred("192.0.2.1", "shop") is None
     assert counted.barred("192.0.2.4", "other") is None
     clock[0] = 86_400.0
-    assert counted.barred("192.0.2.1", "shop") == "user", "at home until a day ago"
+    assert counted.barred("192.0.2.1", "shop") == "user", "usual until a day ago"
 
 
-def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_for_failures_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("smtpproxy.auth._REMEMBERED", 10)
     counted = attempts([0.0])
     for number in range(100):
@@ -257,7 +259,7 @@ def test_the_file_keeps_its_owner(tmp_path: Path) -> None:
     assert path.stat().st_uid == 1234
 
 
-def test_ctrl_c_leaves_no_draft_with_hashes(
+def test_ctrl_c_leaves_no_temporary_file_with_hashes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(_: int) -> None:

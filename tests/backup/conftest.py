@@ -1,4 +1,4 @@
-"""A machine with a configuration and a store, its backups, and what is left of it after a fire."""
+"""A machine with a configuration and a store, its backups, and what survives a fire."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ WHOLE = ("--journals-whole", "--by", "Ada Martin", "--reason", "moved, not copie
 
 
 class Machine(Stored):
-    """Commands on a machine; `state` is its state_dir."""
+    """A machine that runs commands; `state` is its state_dir."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
@@ -22,7 +22,7 @@ class Machine(Stored):
         self.state = folder / "state"
 
     def people(self, addresses: Sequence[str]) -> None:
-        """Import contacts who agreed to offers."""
+        """Import contacts who consented to offers."""
         told = {
             "source": "direct",
             "collected_at": DAY_ONE,
@@ -46,17 +46,17 @@ class Machine(Stored):
         return folder
 
     def burn(self) -> Path:
-        """Move all of state_dir away, and return where to."""
+        """Move all of state_dir away and return its new place."""
         left = self.folder / "burnt"
         self.state.rename(left)
         return left
 
     def journals(self, left: Path) -> Path:
-        """Copy the journals to another machine, as an operator does."""
+        """Copy the journals to another machine, as operators do."""
         return shutil.copytree(left / "audit", self.folder / "shipped")
 
     def verdict(self, address: str) -> str:
-        """What would become of an offer to somebody now: `allow`, or the reason why not."""
+        """The verdict on an offer to somebody now: `allow`, or the reason of a refusal."""
         message = self.file("offer.eml", messages.marketing())
         asked = (message, "--mail-from", "news@shop.example", "--rcpt", address)
         told = self.run("explain", *asked, "--json", code=None)

@@ -1,5 +1,7 @@
-"""A disk that is full, wherever a restore or a backup has come to: nobody is revived, and the same
-command, or the one that goes on, does the rest."""
+"""A disk that fills up at any point of a restore or backup.
+
+Nobody becomes mailable again, and the same command, or the one that resumes, does the rest.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Backups that somebody altered, and restores that are disturbed."""
+"""Altered backups, and restores that are interrupted."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def backup(machine: Machine) -> Path:
 
 
 def alter(backup: Path, file: str, **changes: object) -> None:
-    """Change what the manifest says of a file."""
+    """Change what the manifest says about a file."""
     path = backup / "manifest.json"
     manifest = json.loads(path.read_text())
     for kept in manifest["files"]:
@@ -32,7 +32,7 @@ def alter(backup: Path, file: str, **changes: object) -> None:
     path.write_text(json.dumps(manifest))
 
 
-def test_a_backup_writes_nowhere_that_the_configuration_does_not_name(
+def test_a_restore_writes_only_where_the_configuration_says(
     machine: Machine, backup: Path, tmp_path: Path
 ) -> None:
     target = tmp_path / "cron.d"
@@ -44,7 +44,7 @@ def test_a_backup_writes_nowhere_that_the_configuration_does_not_name(
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/b", ".hidden", "", "x\0y"])
-def test_names_lead_nowhere_else(machine: Machine, backup: Path, name: str) -> None:
+def test_file_names_cannot_lead_outside(machine: Machine, backup: Path, name: str) -> None:
     alter(backup, "configuration.toml", name=name)
     machine.burn()
     told = machine.run("restore", str(backup), code=1).stderr
@@ -52,7 +52,7 @@ def test_names_lead_nowhere_else(machine: Machine, backup: Path, name: str) -> N
     assert not machine.state.exists()
 
 
-def test_a_link_in_a_backup_is_no_file_of_it(machine: Machine, backup: Path) -> None:
+def test_a_link_in_a_backup_is_rejected(machine: Machine, backup: Path) -> None:
     key = backup / "suppression.key"
     moved = key.rename(machine.folder / "elsewhere")
     key.symlink_to(moved)
@@ -62,7 +62,7 @@ def test_a_link_in_a_backup_is_no_file_of_it(machine: Machine, backup: Path) -> 
     assert not machine.state.exists()
 
 
-def test_a_manifest_of_any_size(machine: Machine, backup: Path) -> None:
+def test_a_huge_manifest_is_rejected(machine: Machine, backup: Path) -> None:
     with (backup / "manifest.json").open("ab") as file:
         file.truncate(5 << 30)
     machine.burn()
@@ -73,8 +73,9 @@ CUTS = frozenset({"os.link", "os.remove", "os.rename", "sqlite3.connect", "os.mk
 
 
 def killed(step: int, *command: str) -> int:
-    """Run a command in a process of its own, killed before the step-th time that it changes
-    something; return how it ended, as `subprocess` does. A fork spares thirty starts."""
+    """Run a command in a fork, killed before its step-th change to the disk.
+
+    Return how it ended, as `subprocess` does; forking saves thirty starts of Python."""
     pid = os.fork()
     if pid:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -99,7 +100,7 @@ def killed(step: int, *command: str) -> int:
         os._exit(code)
 
 
-def test_a_restore_that_is_killed_anywhere_is_done_by_the_next(
+def test_a_restore_killed_at_any_point_is_completed_by_the_next(
     machine: Machine, backup: Path
 ) -> None:
     machine.run("suppress", "add", ANNE, "--origin", "unsubscribe", "--scope", "marketing")
@@ -117,7 +118,7 @@ def test_a_restore_that_is_killed_anywhere_is_done_by_the_next(
     for step in range(1, 200):
         code = killed(step, *asked)
         if (machine.state / "smtpproxy.db").exists():
-            # whatever was done: nobody is mailed who must not be
+            # at whatever point, nobody may be mailed who must not be
             assert machine.verdict(ANNE) in ("restore_pending", "suppressed_unsubscribe")
         if code != -signal.SIGKILL:
             assert code == 0
@@ -126,7 +127,7 @@ def test_a_restore_that_is_killed_anywhere_is_done_by_the_next(
             asked = tuple(one for one in asked if one != str(backup))
         kills += 1
     else:
-        pytest.fail("it never ended")
+        pytest.fail("the restore never completed")
     assert machine.verdict(ANNE) == "suppressed_unsubscribe"
     assert machine.verdict(BEN) == "allow"
     assert kills > 5
@@ -134,7 +135,7 @@ def test_a_restore_that_is_killed_anywhere_is_done_by_the_next(
     assert "nothing is wrong" in machine.run("audit", "verify").stdout
 
 
-def test_two_at_once(machine: Machine, backup: Path) -> None:
+def test_two_concurrent_restores(machine: Machine, backup: Path) -> None:
     machine.run("suppress", "add", ANNE, "--origin", "unsubscribe", "--scope", "marketing")
     left = machine.burn()
     asked = [str(backup), "--journals", str(left), "--config", str(machine.config_path), *WHOLE]

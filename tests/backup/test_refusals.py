@@ -1,4 +1,4 @@
-"""What people refused after a backup without a suppression: it holds after a restore, too."""
+"""Refusals after a backup that made no suppression still hold after a restore."""
 
 import json
 from datetime import UTC, datetime
@@ -38,7 +38,7 @@ def exported(machine: Machine, address: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("what", list(REFUSED))
-def test_what_a_contact_refuses_is_on_record_again(
+def test_refusals_of_a_contact_are_recorded_again(
     machine: Machine, backup: Path, what: str
 ) -> None:
     refuse(machine, ANNE, what)
@@ -48,7 +48,7 @@ def test_what_a_contact_refuses_is_on_record_again(
     assert (done["complete"], done["refused"]) == (True, 1)
     after = exported(machine, ANNE)
     if what == "restricted":
-        assert after["tags"] == ["Restricted"], "the journal has nothing of a person's profile"
+        assert after["tags"] == ["Restricted"], "the journal has no personal profile"
         assert machine.verdict(ANNE) == "contact_restricted"
     else:
         (name,) = REFUSED[what]
@@ -64,7 +64,7 @@ def test_what_a_contact_refuses_is_on_record_again(
         ("profiling", "suppressed_objection"),
     ],
 )
-def test_who_came_after_the_backup_is_not_revived_by_an_import(
+def test_an_import_does_not_revive_a_person_added_after_the_backup(
     machine: Machine, backup: Path, what: str, reason: str
 ) -> None:
     machine.people([LATE])
@@ -75,7 +75,7 @@ def test_who_came_after_the_backup_is_not_revived_by_an_import(
     assert machine.verdict(LATE) == reason
 
 
-def test_a_tag_that_is_put_right_by_hand_counts_too(machine: Machine, backup: Path) -> None:
+def test_a_tag_corrected_by_hand_counts_too(machine: Machine, backup: Path) -> None:
     machine.run("contact", "rectify", ANNE, "--add-tag", "restricted", "--reason", "art. 18")
     left = machine.burn()
     machine.run("restore", str(backup), "--journals", str(left), *WHOLE)

@@ -1,4 +1,4 @@
-"""`smtpproxy backup` and `restore`: what is lost in a fire, and who may be mailed after it."""
+"""`smtpproxy backup` and `restore`: what a fire destroys, and who may be mailed afterwards."""
 
 import asyncio
 import json
@@ -30,20 +30,20 @@ WAITS = "restore_pending"
 
 @pytest.fixture
 def backup(machine: Machine) -> Path:
-    """A backup of five people who agreed to offers."""
+    """A backup of five people who consented to offers."""
     machine.people([ANNE, BEN, CLEO, DAN, EVE])
     return machine.backup()
 
 
 def stop_four(machine: Machine) -> None:
-    """What four of the five do after the backup."""
+    """Let four of the five stop their mail after the backup."""
     machine.run("suppress", "add", ANNE, "--origin", "unsubscribe", "--scope", "marketing")
     machine.run("consent", "withdraw", BEN, "--purpose", "offers")
     machine.run("contact", "erase", CLEO)
     machine.run("suppress", "add", DAN, "--origin", "bounce", "--scope", "all")
 
 
-def test_a_backup_is_private_and_holds_all_that_it_says(machine: Machine, backup: Path) -> None:
+def test_a_backup_is_private_and_complete(machine: Machine, backup: Path) -> None:
     assert backup.stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o777 for path in backup.iterdir()} == {0o600}
     manifest = json.loads((backup / "manifest.json").read_text())
@@ -54,7 +54,7 @@ def test_a_backup_is_private_and_holds_all_that_it_says(machine: Machine, backup
     assert not list(machine.folder.glob(".*.partial"))
 
 
-def test_a_backup_holds_the_rulebooks_that_the_configuration_names(machine: Machine) -> None:
+def test_a_backup_holds_the_rulebooks_of_the_configuration(machine: Machine) -> None:
     book = machine.file("rulebook.toml", 'name = "own"\n')
     config = relay_config(machine.folder, "127.0.0.1:25", {"policy": {"rulebook": book}})
     machine.config_path.write_text(to_toml(config))
@@ -65,15 +65,15 @@ def test_a_backup_holds_the_rulebooks_that_the_configuration_names(machine: Mach
     assert (backup / name).read_text() == 'name = "own"\n'
 
 
-def test_a_backup_overwrites_nothing(machine: Machine, backup: Path) -> None:
+def test_a_backup_overwrites_nothing_that_exists(machine: Machine, backup: Path) -> None:
     before = {path.name: path.read_bytes() for path in backup.iterdir()}
     told = machine.run("backup", str(backup), code=1).stderr
     assert "already exists" in told
     assert before == {path.name: path.read_bytes() for path in backup.iterdir()}
 
 
-def test_after_a_restore_nobody_is_revived(machine: Machine, backup: Path) -> None:
-    """The journals were shipped to another machine; this one is empty but for its configuration."""
+def test_nobody_becomes_mailable_again_after_a_restore(machine: Machine, backup: Path) -> None:
+    """The journals are on another machine; this one has only its configuration."""
     stop_four(machine)
     left = machine.burn()
     done = machine.json("restore", str(backup), "--journals", str(machine.journals(left)), *WHOLE)
@@ -110,10 +110,10 @@ def test_journals_may_come_later(machine: Machine, backup: Path) -> None:
 
 
 @pytest.mark.parametrize("changed", [False, True])
-async def test_the_proof_of_decisions_comes_with_journals_that_come_later(
+async def test_the_record_of_decisions_comes_with_late_journals(
     machine: Machine, backup: Path, changed: bool
 ) -> None:
-    """A restore without them asks for them. Where this machine has gone on, it says what stays."""
+    """A restore without them asks for them, and says what stays if this machine has gone on."""
     writing = journal(machine.state / "audit", Clock())
     await writing.commit(decided(Clock(), ANNE))
     writing.close()
@@ -131,15 +131,15 @@ async def test_the_proof_of_decisions_comes_with_journals_that_come_later(
     assert any("it proves those decisions" in note for note in done["notes"]) is changed
 
 
-def test_the_machine_has_its_own_journals_still(machine: Machine, backup: Path) -> None:
-    """The database alone is lost."""
+def test_a_machine_that_still_has_its_journals(machine: Machine, backup: Path) -> None:
+    """Only the database is lost."""
     stop_four(machine)
     for path in machine.state.glob("smtpproxy*.db*"):
         path.unlink()
     machine.run("restore", str(backup))
     assert machine.verdict(ANNE) == "suppressed_unsubscribe"
     assert machine.verdict(EVE) == "allow"
-    # what is committed now has numbers that nobody has seen, and goes on in the same journal
+    # new commits get unused numbers and continue the same journal
     machine.run("suppress", "add", EVE, "--origin", "complaint", "--scope", "marketing")
     machine.backup("later")
     machine.burn()
@@ -148,7 +148,7 @@ def test_the_machine_has_its_own_journals_still(machine: Machine, backup: Path) 
     assert machine.verdict(EVE) == "suppressed_complaint"
 
 
-def test_somebody_says_that_the_journals_are_lost(machine: Machine, backup: Path) -> None:
+def test_an_operator_declares_the_journals_lost(machine: Machine, backup: Path) -> None:
     machine.burn()
     machine.run("restore", str(backup), code=1)
     assert machine.run("restore", "--journals-lost", code=2).stderr
@@ -165,7 +165,7 @@ def test_somebody_says_that_the_journals_are_lost(machine: Machine, backup: Path
     assert "no restore is waiting" in told
 
 
-def test_what_was_lifted_is_lifted_again(machine: Machine, backup: Path) -> None:
+def test_lifted_suppressions_are_lifted_again(machine: Machine, backup: Path) -> None:
     machine.run("suppress", "add", ANNE, "--origin", "manual", "--scope", "marketing")
     machine.run("suppress", "remove", ANNE, "--all", "--reason", "a_mistake", "--keep-notes")
     left = machine.burn()
@@ -173,10 +173,8 @@ def test_what_was_lifted_is_lifted_again(machine: Machine, backup: Path) -> None
     assert machine.verdict(ANNE) == "allow"
 
 
-def test_who_complains_while_the_journals_are_awaited_stays_suppressed(
-    machine: Machine, backup: Path
-) -> None:
-    """The journal has that an earlier complaint was lifted."""
+def test_a_complaint_while_journals_are_awaited_stays(machine: Machine, backup: Path) -> None:
+    """Though the journal says that an earlier complaint was lifted."""
     complaint = ANNE, "--origin", "complaint", "--scope", "marketing"
     machine.run("suppress", "add", *complaint)
     machine.run("suppress", "remove", ANNE, "--all", "--reason", "a_mistake", "--keep-notes")
@@ -187,8 +185,8 @@ def test_who_complains_while_the_journals_are_awaited_stays_suppressed(
     assert machine.verdict(ANNE) == "suppressed_complaint"
 
 
-def test_who_came_after_the_backup_stays_withdrawn(machine: Machine, backup: Path) -> None:
-    """Their contact is not in it: an import of the old list must not revive them."""
+def test_a_person_added_after_the_backup_stays_withdrawn(machine: Machine, backup: Path) -> None:
+    """The backup lacks their contact; importing the old list must not revive them."""
     machine.people(["late@people.example"])
     machine.run("consent", "withdraw", "late@people.example", "--purpose", "offers")
     left = machine.burn()
@@ -197,10 +195,10 @@ def test_who_came_after_the_backup_stays_withdrawn(machine: Machine, backup: Pat
     assert machine.verdict("late@people.example") == "suppressed_unsubscribe"
 
 
-async def test_what_the_api_had_done_after_the_backup_is_done_again(
+async def test_changes_by_the_api_after_the_backup_are_repeated(
     machine: Machine, backup: Path
 ) -> None:
-    """Only the database was lost: what was answered to requests is a file of its own."""
+    """Only the database is lost; answers to requests are kept in another file."""
     (database,) = machine.state.glob("smtpproxy.db")
     settings = StoreSettings(f"sqlite://{database}")
 
@@ -224,7 +222,7 @@ def _lines(folder: Path) -> tuple[Path, list[str]]:
     return path, path.read_text().splitlines(keepends=True)
 
 
-def test_a_journal_with_a_hole_is_named_and_marketing_waits(machine: Machine, backup: Path) -> None:
+def test_a_gap_in_a_journal_is_reported_and_marketing_waits(machine: Machine, backup: Path) -> None:
     stop_four(machine)
     left = machine.burn()
     path, lines = _lines(left / "audit")
@@ -232,14 +230,16 @@ def test_a_journal_with_a_hole_is_named_and_marketing_waits(machine: Machine, ba
     done = machine.json("restore", str(backup), "--journals", str(left), code=1)
     assert "change 3 is missing" in done["missing"][0]
     assert machine.verdict(EVE) == WAITS
-    # what is there counts all the same
+    # the entries that exist count all the same
     machine.run("restore", "--journals-lost", "--by", "Ada", "--reason", "ticket 42")
     assert machine.verdict(ANNE) == "suppressed_unsubscribe"
     assert machine.verdict(DAN) == "suppressed_bounce"
 
 
 @pytest.mark.parametrize("fault", ["altered", "older", "another"])
-def test_a_journal_that_does_not_lead_on(machine: Machine, backup: Path, fault: str) -> None:
+def test_a_journal_that_does_not_continue_the_backup(
+    machine: Machine, backup: Path, fault: str
+) -> None:
     stop_four(machine)
     left = machine.burn()
     path, lines = _lines(left / "audit")
@@ -256,7 +256,7 @@ def test_a_journal_that_does_not_lead_on(machine: Machine, backup: Path, fault: 
     assert machine.verdict(EVE) == WAITS
 
 
-def test_a_restore_is_refused_over_what_is_there(machine: Machine, backup: Path) -> None:
+def test_a_restore_over_existing_files_is_refused(machine: Machine, backup: Path) -> None:
     before = (machine.state / "smtpproxy.db").read_bytes()
     told = machine.run("restore", str(backup), code=1).stderr
     assert "smtpproxy.db: already exists" in told
@@ -303,7 +303,7 @@ def test_a_backup_of_a_newer_program(machine: Machine, backup: Path) -> None:
 
 
 def _sign(backup: Path) -> None:
-    """Let the manifest agree with what is there: only what it cannot say is wrong now."""
+    """Make the manifest match the files, so that only other faults remain."""
     from smtpproxy.backup.manifest import digest
 
     path = backup / "manifest.json"
@@ -314,7 +314,7 @@ def _sign(backup: Path) -> None:
     path.write_text(json.dumps(manifest))
 
 
-def test_a_rekeying_after_the_backup_is_named(machine: Machine, backup: Path) -> None:
+def test_a_rekeying_after_the_backup_is_reported(machine: Machine, backup: Path) -> None:
     machine.run("suppress", "rekey")
     machine.run("suppress", "add", ANNE, "--origin", "unsubscribe", "--scope", "marketing")
     left = machine.burn()
@@ -323,7 +323,7 @@ def test_a_rekeying_after_the_backup_is_named(machine: Machine, backup: Path) ->
     assert machine.verdict(EVE) == WAITS
 
 
-def test_files_that_the_configuration_names_come_back(machine: Machine, tmp_path: Path) -> None:
+def test_files_named_in_the_configuration_are_restored(machine: Machine, tmp_path: Path) -> None:
     key = tmp_path / "partner.key"
     text = machine.config_path.read_text()
     machine.config_path.write_text(f'{text}\n[[partner]]\nname = "twin"\nkey_file = "{key}"\n')
@@ -358,7 +358,7 @@ def test_whoever_a_partner_named_since_is_asked_for(machine: Machine, again: boo
 
 
 @pytest.mark.parametrize("years_ahead", [0, 10])
-async def test_an_older_copy_of_the_audit_log_brings_no_erased_person_back(
+async def test_an_old_copy_of_the_audit_log_does_not_bring_an_erased_person_back(
     machine: Machine, backup: Path, years_ahead: int
 ) -> None:
     """The decisions were copied before the erasure, the journal of changes after it; whatever the
@@ -390,10 +390,8 @@ def _burn_after_an_erasure(machine: Machine, backup: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [False, True])
-async def test_the_record_that_an_erasure_kept_stays(
-    machine: Machine, backup: Path, kept: bool
-) -> None:
-    """The decisions are from before the erasure, the anchors from after it tell the two apart."""
+async def test_records_kept_by_an_erasure_stay(machine: Machine, backup: Path, kept: bool) -> None:
+    """Anchors from after the erasure distinguish them from the erased decisions."""
     writing = journal(machine.state / "audit", Clock())
     await writing.commit(decided(Clock(), CLEO))
     writing.close()
@@ -415,7 +413,9 @@ def _burn_long_after_an_erasure(machine: Machine, backup: Path, kept: bool) -> N
 
 
 @pytest.mark.parametrize("command", ["backup", "restore"])
-def test_postgresql_has_its_own_tools(machine: Machine, backup: Path, command: str) -> None:
+def test_with_postgresql_its_own_tools_are_pointed_to(
+    machine: Machine, backup: Path, command: str
+) -> None:
     text = machine.config_path.read_text()
     url = "postgresql://smtpproxy@127.0.0.1/smtpproxy"
     machine.config_path.write_text(re.sub(r"sqlite://[^\"]+", url, text))

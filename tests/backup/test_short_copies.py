@@ -1,4 +1,4 @@
-"""Copies of journals that end before the journal did: nothing goes on by itself after them."""
+"""Copies of journals that are too short: nothing resumes by itself after them."""
 
 import json
 import shlex
@@ -17,7 +17,7 @@ WAITS = "restore_pending"
 
 
 def anchored(machine: Machine) -> anchors.Anchor:
-    """What the relay does once a minute."""
+    """Anchor the journal, as the relay does every minute."""
     found = anchors.take(machine.state / "audit", "time", lambda: datetime.now(UTC))
     assert found is not None
     return found
@@ -35,8 +35,7 @@ def backup(machine: Machine) -> Path:
 
 @pytest.fixture
 def short(machine: Machine, backup: Path) -> Path:
-    """A copy of the journals from before the last one to unsubscribe, and what an anchor said of
-    that later."""
+    """A copy of the journals from before the last unsubscribe, and the later anchor."""
     unsubscribed(machine, ANNE)
     anchored(machine)
     copy = machine.journals(machine.state)
@@ -44,14 +43,14 @@ def short(machine: Machine, backup: Path) -> Path:
     return copy
 
 
-def test_nothing_goes_on_after_a_copy_before_somebody_says_that_it_is_whole(
+def test_nothing_resumes_until_an_operator_declares_the_copy_complete(
     machine: Machine, backup: Path, short: Path
 ) -> None:
     machine.burn()
     done = machine.json("restore", str(backup), "--journals", str(short), code=1)
     assert "with which this copy of the journals ends" in done["missing"][0]
     assert [machine.verdict(each) for each in (ANNE, EVE)] == ["suppressed_unsubscribe", WAITS]
-    machine.run("restore", code=1)  # the journals are in state_dir now, and a copy still
+    machine.run("restore", code=1)  # now the journals are in state_dir, but still a copy
     assert machine.verdict(EVE) == WAITS
     machine.run("restore", *WHOLE)
     assert machine.verdict(ANNE) == "suppressed_unsubscribe"
@@ -62,7 +61,7 @@ def test_nothing_goes_on_after_a_copy_before_somebody_says_that_it_is_whole(
     assert (last.row.what, last.row.by, last.row.reason) == ("replayed", WHOLE[2], WHOLE[4])
 
 
-def test_an_anchor_that_was_collected_knows_of_more(
+def test_a_collected_anchor_reveals_missing_entries(
     machine: Machine, backup: Path, short: Path, tmp_path: Path
 ) -> None:
     taken = anchored(machine).row
@@ -82,7 +81,7 @@ def test_an_anchor_that_was_collected_knows_of_more(
     assert machine.verdict(EVE) == "allow"
 
 
-def test_the_output_of_audit_anchor_counts_as_well(
+def test_the_output_of_audit_anchor_reveals_missing_entries(
     machine: Machine, backup: Path, short: Path, tmp_path: Path
 ) -> None:
     printed = {"n": 9, "hash": "0" * 64, "heads": {}, "changes": {"n": 3, "hash": "1" * 64}}
@@ -93,8 +92,8 @@ def test_the_output_of_audit_anchor_counts_as_well(
     assert "change 3 is missing" in machine.json(*asked, code=1)["missing"][0]
 
 
-def test_anchors_in_the_copy_know_of_more(machine: Machine, backup: Path) -> None:
-    """The journal was copied first, the anchors later."""
+def test_anchors_in_the_copy_reveal_missing_entries(machine: Machine, backup: Path) -> None:
+    """The anchors were copied after the journal."""
     unsubscribed(machine, ANNE)
     copy = machine.journals(machine.state)
     unsubscribed(machine, BEN)
@@ -106,10 +105,10 @@ def test_anchors_in_the_copy_know_of_more(machine: Machine, backup: Path) -> Non
     assert machine.verdict(EVE) == WAITS
 
 
-def test_a_journal_that_went_on_otherwise_is_not_whole(
+def test_a_journal_that_diverged_is_not_complete(
     machine: Machine, backup: Path, short: Path, tmp_path: Path
 ) -> None:
-    """Its numbers reach as far, and are about something else."""
+    """It has as many entries, but different ones."""
     taken = anchored(machine).row
     assert isinstance(taken, anchors.AnchorRow)
     kept = tmp_path / "kept.json"
@@ -122,7 +121,7 @@ def test_a_journal_that_went_on_otherwise_is_not_whole(
     assert "differs from that in an anchor" in done["missing"][0]
 
 
-def test_the_machine_own_journal_that_lost_its_end(machine: Machine, backup: Path) -> None:
+def test_the_machines_own_journal_that_lost_its_end(machine: Machine, backup: Path) -> None:
     unsubscribed(machine, ANNE)
     unsubscribed(machine, BEN)
     anchored(machine)
@@ -135,10 +134,10 @@ def test_the_machine_own_journal_that_lost_its_end(machine: Machine, backup: Pat
     assert machine.verdict(EVE) == WAITS
 
 
-def test_the_command_that_it_prints_goes_on_although_the_relay_ran_meanwhile(
+def test_the_printed_command_works_although_the_relay_ran_meanwhile(
     machine: Machine, backup: Path
 ) -> None:
-    """The replay and the relay wrote changes of their own, which no copy can have."""
+    """The replay and the relay wrote changes that no copy can have."""
     unsubscribed(machine, ANNE)
     copy = machine.journals(machine.state).rename(machine.folder / "old journals")
     machine.burn()
@@ -151,10 +150,10 @@ def test_the_command_that_it_prints_goes_on_although_the_relay_ran_meanwhile(
     assert [machine.verdict(each) for each in (ANNE, BEN)] == ["suppressed_unsubscribe"] * 2
 
 
-def test_newer_journals_count_although_the_relay_ran_meanwhile(
+def test_newer_journals_are_used_although_the_relay_ran_meanwhile(
     machine: Machine, backup: Path, short: Path, tmp_path: Path
 ) -> None:
-    """Anchors of the changes that were written here since the restore say nothing of them."""
+    """Anchors of changes made here since the restore prove nothing about them."""
     left = machine.burn()
     machine.json("restore", str(backup), "--journals", str(short), code=1)
     unsubscribed(machine, EVE)
@@ -168,14 +167,16 @@ def test_newer_journals_count_although_the_relay_ran_meanwhile(
     assert [machine.verdict(each) for each in (ANNE, BEN, EVE)] == ["suppressed_unsubscribe"] * 3
 
 
-def test_a_word_has_a_name_and_a_reason(machine: Machine, backup: Path) -> None:
+def test_declaring_a_copy_complete_needs_a_name_and_a_reason(
+    machine: Machine, backup: Path
+) -> None:
     machine.burn()
     for wrong in (WHOLE[:1], WHOLE[:3], (*WHOLE, "--journals-lost"), WHOLE[1:]):
         machine.run("restore", str(backup), *wrong, code=2)
     assert not machine.state.exists()
 
 
-def test_anchors_that_somebody_made_up_do_not_end_the_command(
+def test_invented_anchors_do_not_crash_the_command(
     machine: Machine, backup: Path, short: Path, tmp_path: Path
 ) -> None:
     (path,) = short.rglob("anchors.ndjson")

@@ -1,4 +1,4 @@
-"""What else happened after a backup: imports undone, streams paused, mail counted."""
+"""Other events after a backup: imports undone, streams paused, mail counted."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ def imports(machine: Machine) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("gap", [False, True])
-def test_whom_an_undone_import_brought_is_not_mailable_again(machine: Machine, gap: bool) -> None:
+def test_people_from_an_undone_import_do_not_become_mailable(machine: Machine, gap: bool) -> None:
     machine.people([ANNE])
     machine.people([BEN, EVE])
     backup = machine.backup()
@@ -42,7 +42,7 @@ def test_whom_an_undone_import_brought_is_not_mailable_again(machine: Machine, g
     assert [one["state"] for one in imports(machine)] == ["complete", "undone"]
 
 
-def test_an_import_that_the_backup_does_not_know_is_left_alone(machine: Machine) -> None:
+def test_an_import_unknown_to_the_backup_is_left_alone(machine: Machine) -> None:
     machine.people([ANNE])
     backup = machine.backup()
     machine.people([BEN])
@@ -67,7 +67,7 @@ def test_suppressions_of_an_undone_import_are_lifted_again(machine: Machine) -> 
 
 
 @pytest.mark.parametrize("gap", [False, True])
-def test_pauses_are_as_they_were_in_the_end(machine: Machine, gap: bool) -> None:
+def test_pauses_are_restored_to_their_last_state(machine: Machine, gap: bool) -> None:
     machine.people([ANNE])
     machine.run("stream", "pause", "appeals", "--reason", "ticket 1")
     backup = machine.backup()
@@ -85,7 +85,7 @@ def test_pauses_are_as_they_were_in_the_end(machine: Machine, gap: bool) -> None
     assert (paused["offers"], paused["appeals"]) == (True, gap)
 
 
-def test_a_stream_that_is_paused_while_the_journals_are_awaited_stays_so(machine: Machine) -> None:
+def test_a_stream_paused_while_journals_are_awaited_stays_paused(machine: Machine) -> None:
     machine.people([ANNE])
     backup = machine.backup()
     machine.run("stream", "pause", "offers", "--reason", "ticket 1")
@@ -105,8 +105,8 @@ def capped(machine: Machine) -> None:
     machine.config_path.write_text(text.replace(name, f'{name}\nfrequency_cap = "1/7d"'))
 
 
-async def test_mail_that_went_out_is_counted_again(machine: Machine) -> None:
-    """Once, also where the backup has it; nobody who was refused, or was erased since."""
+async def test_mail_sent_after_the_backup_is_counted_again(machine: Machine) -> None:
+    """Once, even if the backup has it, and not for anybody refused or erased since."""
     await asyncio.to_thread(machine.people, [ANNE, BEN, EVE])
     await asyncio.to_thread(capped, machine)
     clock = Clock()
@@ -133,7 +133,7 @@ async def test_mail_that_went_out_is_counted_again(machine: Machine) -> None:
     log.close()
 
 
-def test_a_stream_that_waits_says_what_for(machine: Machine) -> None:
+def test_a_waiting_stream_says_what_it_waits_for(machine: Machine) -> None:
     machine.people([ANNE])
     backup = machine.backup()
     machine.burn()

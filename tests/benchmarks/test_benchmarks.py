@@ -1,4 +1,4 @@
-"""The benchmark measures what it says: no timing is asserted here, only the arithmetic."""
+"""The arithmetic of the benchmark; no timing is asserted."""
 
 import smtplib
 import subprocess
@@ -25,7 +25,7 @@ from tests.kit.upstream import At, Delay, FakeUpstream, Reply
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 1_000, 20_000])
-def test_people_are_numbered_once_each_in_no_order(count: int) -> None:
+def test_people_are_numbered_once_each_in_shuffled_order(count: int) -> None:
     numbers = list(data._shuffled(count))
     assert sorted(numbers) == list(range(1, count + 1))
     if count > 10:
@@ -34,7 +34,7 @@ def test_people_are_numbered_once_each_in_no_order(count: int) -> None:
 
 
 @pytest.mark.parametrize(("count", "people"), [(40, 5_000), (500, 10_000), (9, 10), (7, 7)])
-def test_each_run_goes_to_other_people_who_are_on_record(count: int, people: int) -> None:
+def test_each_run_mails_other_people_on_record(count: int, people: int) -> None:
     seen: set[str] = set()
     runs = people // (count + 1) // 10 or 1
     for others in range(runs):
@@ -48,14 +48,14 @@ def test_each_run_goes_to_other_people_who_are_on_record(count: int, people: int
 
 
 @pytest.mark.parametrize("size", [4_000, 100_000, 1_000_000])
-def test_messages_are_as_large_as_said(size: int) -> None:
+def test_messages_have_the_requested_size(size: int) -> None:
     message = data.message(size)
     assert size - 80 < len(message) <= size
     assert message.endswith(b"\r\n")
     assert max(map(len, message.split(b"\r\n"))) < 998
 
 
-def test_cpu_time_of_children_counts_when_they_are_gone() -> None:
+def test_cpu_time_of_ended_children_counts() -> None:
     burn = "import time; e = time.process_time() + 0.3\nwhile time.process_time() < e: pass"
     script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}]); input()"
     with subprocess.Popen(
@@ -66,7 +66,7 @@ def test_cpu_time_of_children_counts_when_they_are_gone() -> None:
     assert cpu_seconds([parent.pid]) == 0.0
 
 
-def test_the_peak_is_seen_of_memory_that_is_given_back() -> None:
+def test_the_peak_includes_memory_freed_since() -> None:
     script = "x = b'x' * 80_000_000; input(); del x; input()"
     with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE) as process:
         with PeakMemory(lambda: [process.pid], every=0.001) as memory:
@@ -79,8 +79,8 @@ def test_the_peak_is_seen_of_memory_that_is_given_back() -> None:
     assert memory.peak > 80_000_000
 
 
-def test_latency_is_taken_from_when_a_message_was_due() -> None:
-    """A server that takes 0.1 s cannot answer 20/s on a connection: those behind wait too."""
+def test_latency_counts_from_when_a_message_was_due() -> None:
+    """At 0.1 s per message a connection cannot do 20/s, so later messages wait too."""
     with FakeUpstream(At("mail", Delay(0.1))) as server:
         quiet = latency.generate(server.port, rate=100, seconds=1.0, people=10)
         assert quiet.failed == 0
@@ -92,14 +92,14 @@ def test_latency_is_taken_from_when_a_message_was_due() -> None:
         assert recipients == {(f"{number}bench@people.example",) for number in range(1, 11)}
 
 
-def test_the_generator_counts_what_was_answered() -> None:
+def test_the_generator_counts_answered_messages() -> None:
     with FakeUpstream() as server, generators() as pool:
         sent, rate = generate(pool, Way(server.port), 2, 0.2)
         assert len(server.messages) == sent > 0
         assert rate > 0
 
 
-def test_the_generator_takes_no_refusal_for_a_message() -> None:
+def test_the_generator_does_not_count_a_refusal_as_a_message() -> None:
     with (
         FakeUpstream(At("data", Reply("451 4.3.0 no"))) as server,
         generators() as pool,
@@ -108,7 +108,7 @@ def test_the_generator_takes_no_refusal_for_a_message() -> None:
         generate(pool, Way(server.port), 1, 0.2)
 
 
-def test_latency_counts_what_was_not_accepted() -> None:
+def test_latency_counts_failed_messages() -> None:
     with FakeUpstream(At("data", Reply("451 4.3.0 no"))) as server:
         result = latency.generate(server.port, rate=100, seconds=0.5, people=10)
     assert result.messages == 0
@@ -131,7 +131,7 @@ def test_the_plain_peer_passes_mail_and_refusals_on(tmp_path: Path) -> None:
         assert [message.recipients for message in server.messages] == [("b@people.example",)]
 
 
-def test_the_table_has_ratios_to_the_wire_and_says_what_failed() -> None:
+def test_the_table_has_ratios_to_the_wire_and_failures() -> None:
     cells = {(name, load): Cell() for name in ("wire", HOP, "relay", "bad") for load in LOADS}
     for load in LOADS:
         cells["wire", load].rates = [900.0, 1_000.0, 5_000.0]

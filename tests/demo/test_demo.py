@@ -1,4 +1,4 @@
-"""`smtpproxy demo`, run as its users run it."""
+"""`smtpproxy demo`, run as users run it."""
 
 import os
 import re
@@ -42,19 +42,19 @@ REASONS = (
 
 @pytest.fixture
 def temporary(tmp_path: Path) -> dict[str, str]:
-    """A temporary directory of its own, to see what is left in it, and a proxy of no use here."""
+    """A private temporary directory, to see what is left in it, and a useless proxy."""
     (tmp_path / "tmp").mkdir()
     proxy = {"http_proxy": "http://127.0.0.1:9", "no_proxy": ""}
     return {"TMPDIR": str(tmp_path / "tmp"), "COLUMNS": "160"} | proxy
 
 
 def load() -> float:
-    """How many want each core, on average over a minute; 1 where it is fewer."""
+    """The load per core over the last minute, at least 1."""
     return max(os.getloadavg()[0] / len(os.sched_getaffinity(0)), 1.0)
 
 
 def cpu_seconds() -> float:
-    """What the commands that were run took of a core, with all that they began."""
+    """The CPU time of the commands run so far, including their children."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -76,21 +76,21 @@ def test_the_demo_shows_every_basis_and_refusal_and_leaves_nothing(
     assert re.search(r"says, in .*\n  jeanne@people.example  refused\n", done.stdout)
     assert "the person unsubscribed on" in done.stdout
     assert "All other rules still apply.\n\nWhat Prometheus sees" in done.stdout, (
-        "without the steps"
+        "without the single steps"
     )
     assert 'smtpproxy_allowed_total{basis="charity",stream="appeals"}' in done.stdout
     port = re.search(r"swaks --server 127.0.0.1:(\d+)", done.stdout)
     assert port is not None
     assert not listens(int(port[1]))
     assert list((tmp_path / "tmp").iterdir()) == []
-    # A promise to users: as work in any case, as time on a machine that does nothing else; three
-    # times that, since it runs other tests meanwhile, and longer where it runs still more.
+    # A promise to users: CPU time in any case; elapsed time on an idle machine, so three times
+    # that beside other tests, and more on a busier machine.
     assert used < 20
     assert seconds < 60 * busy
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_kept_it_takes_mail_until_told_to_end(
+def test_a_demo_that_is_kept_accepts_mail_until_told_to_end(
     tmp_path: Path, temporary: dict[str, str], number: signal.Signals
 ) -> None:
     demo = Running(
@@ -118,12 +118,12 @@ def test_kept_it_takes_mail_until_told_to_end(
             wait_exit(pid)
         assert list((tmp_path / "tmp").iterdir()) == []
     finally:
-        if demo.alive:  # it ends its relay, which a kill would leave behind
+        if demo.alive:  # it ends its relay, which a kill would leave running
             demo.terminate()
 
 
-def test_a_demo_that_cannot_run_says_so_in_one_line(temporary: dict[str, str]) -> None:
-    """As on a full disk: here no file may grow."""
+def test_a_demo_that_cannot_run_reports_it_in_one_line(temporary: dict[str, str]) -> None:
+    """As on a full disk, since here no file may grow."""
     done = run(
         "sh", "-c", "ulimit -f 0; exec \"$@\"", "sh", *COMMAND, "demo",
         cwd=REPOSITORY, env=temporary,
@@ -132,7 +132,7 @@ def test_a_demo_that_cannot_run_says_so_in_one_line(temporary: dict[str, str]) -
     assert re.fullmatch(r"Error: .+\n", done.stderr), done.stderr
 
 
-def test_a_busy_port_is_stepped_over() -> None:
+def test_a_busy_port_is_skipped() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         found, lock = free_port(port)
@@ -140,8 +140,8 @@ def test_a_busy_port_is_stepped_over() -> None:
         lock.close()
 
 
-def test_two_demos_at_once_have_ports_of_their_own() -> None:
-    """Though the relay of the first does not listen yet."""
+def test_two_concurrent_demos_get_different_ports() -> None:
+    """Even if the first one's relay does not listen yet."""
     first, lock = free_port(34_525)
     with lock:
         second, other = free_port(34_525)

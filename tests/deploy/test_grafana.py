@@ -25,6 +25,7 @@ SHARED = "suppressions|feedback_total|feedback_reports|stream_sent|stream_heard"
 def test_numbers_shared_by_relays_are_counted_once() -> None:
     """Every relay reports the same numbers of a shared store (docs/metrics.md)."""
     shared = [expression for _, expression, _ in QUERIES if re.search(SHARED, expression)]
+    assert shared
     for expression in shared:
         assert re.search(rf"max by \([\w, ]+\) \((rate\()?smtpproxy_({SHARED})\{{", expression)
 

@@ -1,4 +1,4 @@
-"""A domain whose mail is in order, on a name server of its own; tests spoil it."""
+"""A correctly set up mail domain on a private name server, for tests to break."""
 
 import time
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ def lookup(dns: NameServer) -> Lookup:
     settings = DnsSettings((TcpAddress(LOOPBACK, dns.port),), timeout=1.0)
 
     async def ask(name: str, kind: object) -> object:
-        # Made anew for each question: a test may have changed the zone.
+        # Made anew for each query, as a test may have changed the zone.
         return await Resolver(settings, time.monotonic).lookup(name, kind)  # type: ignore[arg-type]
 
     return ask  # type: ignore[return-value]

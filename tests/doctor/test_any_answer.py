@@ -1,4 +1,4 @@
-"""Invariant tested: whatever the DNS holds, every check ends with a finding."""
+"""Invariant: whatever the DNS holds, every check ends with a finding."""
 
 import asyncio
 import ipaddress
@@ -100,7 +100,7 @@ _OTHER_FAMILY = Answer(texts=(b"v=spf1 ptr a",), values=("192.0.2.25",), exists=
 
 
 @given(st.lists(_answers, min_size=1, max_size=12))
-@example([_OTHER_FAMILY])  # 192.0.2.25/128 is no network: IPv4 in answer to AAAA
+@example([_OTHER_FAMILY])  # IPv4 in answer to AAAA: 192.0.2.25/128 is not a network
 @settings(max_examples=times(100, 5_000), deadline=None)
 def test_every_check_ends_with_a_finding(answers: list[Answer | None]) -> None:
     asked = 0

@@ -1,4 +1,4 @@
-"""What is found by connecting: the unsubscribe link, and the MTA behind the relay."""
+"""Findings from connections to the unsubscribe link and to the upstream MTA."""
 
 import asyncio
 import ssl
@@ -66,7 +66,7 @@ async def test_a_link_that_works(lookup: Lookup, web: HttpsServer) -> None:
     assert body == b"List-Unsubscribe=One-Click"
 
 
-async def test_a_link_of_our_own_has_to_be_known(lookup: Lookup, web: HttpsServer) -> None:
+async def test_a_link_must_be_served_by_this_relay(lookup: Lookup, web: HttpsServer) -> None:
     found = await _probed(lookup, web, "ours")
     assert (found.status, "it is another relay" in found.text) == ("fail", True), found
     assert [path == "/mail/u/ours" for _, path, _, _ in web.asked] == [True, False]
@@ -90,7 +90,7 @@ async def test_a_link_of_our_own_has_to_be_known(lookup: Lookup, web: HttpsServe
         (502, 502, "GET is answered 502"),
     ],
 )
-async def test_a_link_that_does_not(
+async def test_a_link_that_does_not_work(
     lookup: Lookup, web: HttpsServer, get: int, post: int, text: str
 ) -> None:
     web.answers.update(GET=get, POST=post)
@@ -98,7 +98,7 @@ async def test_a_link_that_does_not(
     assert (found.status, text in found.text) == ("fail", True), found
 
 
-async def test_a_certificate_that_is_not_good(
+async def test_an_invalid_certificate(
     lookup: Lookup, authority: Authority, trusted: None, tmp_path: Path
 ) -> None:
     with HttpsServer(authority.issue("other.example"), GET=404, POST=404) as web:
@@ -115,7 +115,9 @@ async def test_a_certificate_that_is_not_good(
         assert "certificate verify failed" in (await _probed(lookup, web)).text
 
 
-async def test_a_link_that_leads_nowhere(lookup: Lookup, dns: NameServer, trusted: None) -> None:
+async def test_a_link_to_an_unreachable_host(
+    lookup: Lookup, dns: NameServer, trusted: None
+) -> None:
     url = f"https://{HOST}:{free_port()}"
     assert "cannot be reached" in (await unsubscribe(lookup, url, None, NOW)).text
     dns.fail(HOST, "servfail")
@@ -150,7 +152,7 @@ async def test_an_upstream_on_this_machine_needs_no_tls() -> None:
         (At("ehlo", Raw(b"250-mta\r\n250 STARTTLS\r\n")), "answers STARTTLS with 50"),
     ],
 )
-async def test_an_upstream_in_trouble(behaviour: At, text: str) -> None:
+async def test_an_upstream_that_does_not_accept_mail(behaviour: At, text: str) -> None:
     with FakeUpstream(behaviour) as mta:
         found = await upstream(_settings(int(mta.address.rpartition(":")[2])), "relay.example", NOW)
     assert (found.status, text in found.text) == ("fail", True), found
@@ -161,10 +163,10 @@ async def test_no_upstream() -> None:
     assert (found.status, "no connection" in found.text) == ("fail", True)
 
 
-async def test_each_address_of_an_upstream_is_looked_at(
+async def test_each_address_of_an_upstream_is_checked(
     lookup: Lookup, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only the first was: nobody was told of the others until it was down."""
+    """Only the first was; nobody heard of the others until it was down."""
     name = "mta.shop.example"
     pair = authority.issue(name, days=30)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

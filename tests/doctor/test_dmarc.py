@@ -1,4 +1,4 @@
-"""DMARC records and the walk that finds them (RFC 9989)."""
+"""DMARC records and the tree walk that finds them (RFC 9989)."""
 
 import pytest
 
@@ -10,7 +10,7 @@ REJECT = "v=DMARC1; p=reject; rua=mailto:d@example.com"
 
 
 async def found(zone: dict[str, str], domain: str) -> tuple[str | None, str, str | None]:
-    """Where the record is, the organisational domain, and the policy for `domain`."""
+    """The place of the record, the organisational domain, and the policy for `domain`."""
 
     async def lookup(name: str, kind: Kind) -> Answer:
         text = zone.get(name.removeprefix("_dmarc."))
@@ -61,7 +61,7 @@ async def test_the_walk_up_the_tree(
     assert await found(zone, domain) == expected
 
 
-def test_of_a_long_name_the_middle_is_left_out() -> None:
+def test_the_middle_of_a_long_name_is_skipped() -> None:
     assert tree("mail.example.com") == ["mail.example.com", "example.com", "com"]
     names = tree("a.b.c.d.e.f.g.h.i.j.mail.example.com")
     assert len(names) == 8
@@ -70,7 +70,7 @@ def test_of_a_long_name_the_middle_is_left_out() -> None:
     assert names[-1] == "com"
 
 
-def test_what_a_record_says() -> None:
+def test_a_record_is_read() -> None:
     record = read_dmarc(b"v=DMARC1; p=quarantine; adkim=s; aspf=r; t=y; np=reject")
     assert (record.policy, record.below, record.absent) == ("quarantine", "quarantine", "reject")
     assert (record.strict_dkim, record.testing) == (True, True)
@@ -92,7 +92,7 @@ JUDGED = [
     (f"v=DMARC1; p=reject; {RUA}", "pass", ""),
     (f"v = DMARC1 ;p\t= Reject ;\t{RUA},mailto:e%2Bf@example.net ; fo=0:1:D:s;", "pass", ""),
     (f"v=DMARC1;;p=reject;x=y;{RUA};;sp=quarantine;psd=n;t=n;ruf=mailto:d@e.example", "pass", ""),
-    # receivers take none of these for a record
+    # receivers recognise none of these as a record
     (f"v=DMARC12; p=reject; {RUA}", "fail", "does not begin with"),
     (f"v=DMARC2; p=reject; {RUA}", "fail", "does not begin with"),
     (f" v=DMARC1; p=reject; {RUA}", "fail", "does not begin with"),
@@ -113,7 +113,7 @@ JUDGED = [
     ("v=DMARC1; p=", "fail", "p="),
     (f"v=DMARC1; p=reject; p=none; {RUA}", "fail", "twice"),
     (f"v=DMARC1; v=DMARC1; p=reject; {RUA}", "fail", "twice"),
-    # nobody gets the reports
+    # nobody would get the reports
     ("v=DMARC1; p=reject", "warn", "nobody gets reports"),
     ("v=DMARC1; p=reject; rua=", "fail", "rua= contains no URI"),
     ("v=DMARC1; p=none; rua=", "fail", "rua= contains no URI"),
@@ -124,7 +124,7 @@ JUDGED = [
     ("v=DMARC1; p=reject; rua=mailto:d@localhost", "fail", "rua= contains no URI"),
     ("v=DMARC1; p=reject; rua=mailto:d e@example.com", "fail", "rua= contains no URI"),
     (f"v=DMARC1; p=reject; {RUA} mailto:e@example.com", "fail", "rua= contains no URI"),
-    # what is wrong is as if it were not there
+    # malformed tags are ignored
     (f"v=DMARC1; p=reject; {RUA},e@example.com", "warn", "“e@example.com” in rua= is not a URI"),
     (f"v=DMARC1; p=reject; {RUA}!10M", "warn", "RFC 9989 removed !10M in rua="),
     ("v=DMARC1; p=reject; rua=https://example.com/d", "warn", "no mailto URI"),
@@ -146,7 +146,9 @@ JUDGED = [
 
 
 @pytest.mark.parametrize(("text", "status", "says"), JUDGED)
-async def test_a_record_is_judged_as_receivers_read_it(text: str, status: str, says: str) -> None:
+async def test_a_record_is_judged_the_way_receivers_read_it(
+    text: str, status: str, says: str
+) -> None:
     async def lookup(name: str, kind: Kind) -> Answer:
         return Answer(texts=(text.encode(),) if name == "_dmarc.shop.example" else ())
 
@@ -154,7 +156,7 @@ async def test_a_record_is_judged_as_receivers_read_it(text: str, status: str, s
     assert (finding.status, says in finding.text) == (status, True), finding.text
 
 
-async def test_a_record_that_is_nearly_one_does_not_stand_in_the_way_of_one() -> None:
+async def test_an_almost_valid_record_does_not_hide_a_valid_one() -> None:
     async def lookup(name: str, kind: Kind) -> Answer:
         texts = (b"v=DMARC12; p=none", REJECT.encode(), b"v=spf1 -all")
         return Answer(texts=texts if name == "_dmarc.shop.example" else ())
@@ -163,7 +165,7 @@ async def test_a_record_that_is_nearly_one_does_not_stand_in_the_way_of_one() ->
 
 
 @pytest.mark.parametrize(("there", "policy"), [(True, "quarantine"), (False, "reject")])
-async def test_np_is_for_names_that_are_not_there(there: bool, policy: str) -> None:
+async def test_np_applies_to_names_that_do_not_exist(there: bool, policy: str) -> None:
     async def lookup(name: str, kind: Kind) -> Answer:
         if name == "_dmarc.shop.example":
             return Answer(texts=(b"v=DMARC1; p=none; sp=quarantine; np=reject; " + RUA.encode(),))

@@ -1,4 +1,4 @@
-"""What is found of a domain, its keys and its addresses in the DNS."""
+"""Findings about a domain, its keys and its addresses in the DNS."""
 
 import asyncio
 import ipaddress
@@ -57,7 +57,7 @@ async def test_spf(
     assert fix in found.fix
 
 
-async def test_spf_without_addresses_is_not_known(lookup: Lookup) -> None:
+async def test_spf_without_addresses_is_unknown(lookup: Lookup) -> None:
     found = await spf(lookup, DOMAIN, ())
     assert found.status == "unknown"
     assert "sending_addresses" in found.fix
@@ -73,7 +73,7 @@ async def _dkim(lookup: Lookup, path: Path, domain: str = DOMAIN) -> Finding:
     return found
 
 
-async def test_a_published_key_is_compared_with_the_one_in_use(
+async def test_the_published_key_must_match_the_one_in_use(
     dns: NameServer, lookup: Lookup, key_file: tuple[Path, SigningKey]
 ) -> None:
     path, key = key_file
@@ -98,7 +98,7 @@ async def test_a_published_key_is_compared_with_the_one_in_use(
     assert "has no record" in (await _dkim(lookup, path)).text
 
 
-async def test_a_short_rsa_key_matches_and_deserves_a_look(
+async def test_a_matching_but_short_rsa_key_gives_a_warning(
     dns: NameServer, lookup: Lookup, tmp_path: Path
 ) -> None:
     pem, key = new_key("rsa", 1024)
@@ -111,7 +111,7 @@ async def test_a_short_rsa_key_matches_and_deserves_a_look(
     assert (found.status, "1024 bits" in found.text) == ("warn", True)
 
 
-async def test_a_key_file_that_is_gone(lookup: Lookup, tmp_path: Path) -> None:
+async def test_a_missing_key_file(lookup: Lookup, tmp_path: Path) -> None:
     found = await _dkim(lookup, tmp_path / "gone.pem")
     assert (found.status, "cannot be read" in found.text) == ("fail", True)
 
@@ -220,7 +220,7 @@ async def test_names_of_addresses(dns: NameServer, lookup: Lookup) -> None:
 
 
 @pytest.mark.parametrize("fault", ["servfail", "refused", "silence", "garbage"])
-async def test_no_answer_is_unknown_whatever_is_asked(
+async def test_without_a_dns_answer_every_finding_is_unknown(
     dns: NameServer, lookup: Lookup, key_file: tuple[Path, SigningKey], fault: str
 ) -> None:
     for name in (DOMAIN, "s1._domainkey.shop.example", FOUR.reverse_pointer):

@@ -1,4 +1,4 @@
-"""Keys and the clock of this machine, and demands that the configuration answers."""
+"""Keys and clock of this machine, and requirements met by the configuration."""
 
 import os
 from dataclasses import replace
@@ -98,7 +98,7 @@ def test_the_age_of_a_key(
     assert found.fix if status in ("warn", "fail") else not found.fix
 
 
-def test_every_key_that_there_is_and_those_that_must_be(tmp_path: Path, settings: Settings) -> None:
+def test_existing_and_required_keys_are_listed(tmp_path: Path, settings: Settings) -> None:
     assert keys(settings, NOW) == []
     _key(tmp_path / "suppression.key", 2000)
     signing = replace(settings, dkim=(DkimSettings(DOMAIN, "s1", tmp_path / "gone.pem"),))
@@ -108,7 +108,7 @@ def test_every_key_that_there_is_and_those_that_must_be(tmp_path: Path, settings
     assert "from the backup" in signer.fix
 
 
-def test_links_keys_count_from_the_day_that_stands_in_them(
+def test_the_age_of_link_keys_counts_from_the_date_inside_them(
     tmp_path: Path, settings: Settings
 ) -> None:
     path = tmp_path / "unsubscribe.key"
@@ -129,12 +129,12 @@ def test_links_keys_count_from_the_day_that_stands_in_them(
         (13.0, "expires in 13 days"),
     ],
 )
-def test_the_days_of_a_certificate(left: float, text: str) -> None:
+def test_the_remaining_days_of_a_certificate(left: float, text: str) -> None:
     assert judge_days(left)[1] == f"its certificate {text}"
 
 
 @needs("tmpfs")
-def test_the_room_on_the_disks(settings: Settings, tmp_path: Path) -> None:
+def test_free_space_on_the_disks(settings: Settings, tmp_path: Path) -> None:
     (found,) = disks(settings)
     assert (found.check, found.subject, found.status) == ("disk", str(tmp_path), "pass")
     with tiny_disk(tmp_path / "store") as full:
@@ -147,7 +147,7 @@ def test_the_room_on_the_disks(settings: Settings, tmp_path: Path) -> None:
     assert [each.status for each in disks(replace(settings, store=gone))] == ["pass", "unknown"]
 
 
-async def test_what_is_of_this_machine_alone_does_not_wait_for_the_dns(settings: Settings) -> None:
+async def test_local_checks_do_not_wait_for_the_dns(settings: Settings) -> None:
     async def lookup(*_: object) -> Answer:
         raise AssertionError
 
@@ -156,7 +156,7 @@ async def test_what_is_of_this_machine_alone_does_not_wait_for_the_dns(settings:
     assert [each.check for each in report.findings] == ["disk"]
 
 
-async def test_an_upstream_that_says_nothing_fails(settings: Settings, lookup: Lookup) -> None:
+async def test_a_silent_upstream_fails(settings: Settings, lookup: Lookup) -> None:
     with FakeUpstream(At("connect", Hold())) as mta:
         address = TcpAddress(LOOPBACK, int(mta.address.rpartition(":")[2]))
         silent = replace(settings, upstream=UpstreamSettings(address))
@@ -187,7 +187,9 @@ def test_the_kernel_can_be_asked() -> None:
     assert seen.error >= 0
 
 
-async def test_where_mail_leaves_from(dns: NameServer, lookup: Lookup, settings: Settings) -> None:
+async def test_the_addresses_that_mail_leaves_from(
+    dns: NameServer, lookup: Lookup, settings: Settings
+) -> None:
     async def known(upstream: str, **more: object) -> list[str]:
         there = replace(settings.upstream, address=TcpAddress(upstream, 25))
         changed = replace(settings, upstream=there, **more)  # type: ignore[arg-type]
@@ -216,7 +218,7 @@ def _with_streams(settings: Settings, **fields: object) -> Settings:
     return replace(settings, streams=streams)
 
 
-def test_demands_that_the_configuration_answers(settings: Settings) -> None:
+def test_requirements_that_the_configuration_meets(settings: Settings) -> None:
     click, body, soon = "one-click unsubscribe over https", "in its body", "within 48 hours"
     assert [_line(settings, each) for each in (click, body, soon)] == ["pass", "unknown", "pass"]
     observed = _with_streams(settings, mode=Mode.OBSERVE)
@@ -240,7 +242,7 @@ def test_tracking_on_marketing_streams(settings: Settings, pixels: str, status: 
 
 
 def test_the_built_in_stream_counts_only_where_mail_can_be_on_it(settings: Settings) -> None:
-    """As `stream enforce offers` leaves what `init` wrote."""
+    """Like the configuration of `init` after `stream enforce offers`."""
     streams = dict(settings.streams)
     streams["default"] = with_fields(streams["default"], mode=Mode.OBSERVE)
     settings = replace(settings, streams=streams)
@@ -258,14 +260,14 @@ def test_the_built_in_stream_counts_only_where_mail_can_be_on_it(settings: Setti
 
 
 @pytest.mark.parametrize("status", ["pass", "warn", "fail", "unknown"])
-def test_a_way_out_that_the_relay_adds_has_to_work(settings: Settings, status: str) -> None:
+def test_links_that_the_relay_adds_must_work(settings: Settings, status: str) -> None:
     adding = _with_streams(settings, unsubscribe_scope="marketing")
     found = Finding(Check.UNSUBSCRIBE, "https://u.shop.example", Status(status), "so it is")
     expected = "pass" if status == "warn" else status
     assert _line(adding, "one-click unsubscribe over https", found) == expected
 
 
-def test_the_worst_of_what_a_demand_needs_is_what_it_gets(settings: Settings) -> None:
+def test_a_requirement_gets_the_worst_of_its_findings(settings: Settings) -> None:
     def line(spf: str, dkim: str) -> str:
         pairs = ((Check.SPF, spf), (Check.DKIM, dkim))
         found = [Finding(check, DOMAIN, Status(status), "") for check, status in pairs]
@@ -287,7 +289,7 @@ def test_the_worst_of_what_a_demand_needs_is_what_it_gets(settings: Settings) ->
         (None, True, "unknown"),
     ],
 )
-async def test_whether_a_failover_may_lose_what_was_acknowledged(
+async def test_whether_a_failover_may_lose_acknowledged_writes(
     settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
     found: Awaited | None,
@@ -300,7 +302,7 @@ async def test_whether_a_failover_may_lose_what_was_acknowledged(
         return found
 
     monkeypatch.setattr(machine, "standby_awaited", asked)
-    assert await failover(settings) == [], "SQLite has none"
+    assert await failover(settings) == [], "SQLite has no failover"
     url = "postgresql://relay:secret@db.example/smtpproxy"
     store = StoreSettings(url, require_synchronous=required)
     [judged] = await failover(replace(settings, store=store))

@@ -1,4 +1,4 @@
-"""SPF, against a name server that holds what a test says (RFC 7208)."""
+"""SPF (RFC 7208), with a name server that tests fill."""
 
 import ipaddress
 import time
@@ -90,7 +90,7 @@ async def check(dns: NameServer, record: str | None, ip: str = FOUR) -> Spf:
         ("v=spf1 redirect=a.example redirect=b.example", FOUR, "permerror"),
     ],
 )
-async def test_what_a_record_says_of_an_address(
+async def test_the_result_for_an_address(
     dns: NameServer, record: str | None, ip: str, expected: str
 ) -> None:
     assert (await check(dns, record, ip)).result == expected
@@ -106,7 +106,9 @@ async def test_two_records_are_an_error(dns: NameServer) -> None:
 
 
 @pytest.mark.parametrize(("terms", "expected"), [(10, "pass"), (11, "permerror")])
-async def test_ten_terms_may_ask_the_dns(dns: NameServer, terms: int, expected: str) -> None:
+async def test_at_most_ten_terms_may_query_the_dns(
+    dns: NameServer, terms: int, expected: str
+) -> None:
     for number in range(terms):
         dns.add(f'n{number}.example TXT "v=spf1 ip4:198.51.100.{number}"')
     includes = " ".join(f"include:n{number}.example" for number in range(terms))
@@ -115,7 +117,7 @@ async def test_ten_terms_may_ask_the_dns(dns: NameServer, terms: int, expected: 
 
 
 @pytest.mark.parametrize(("hosts", "expected"), [(10, "pass"), (11, "permerror")])
-async def test_mx_may_name_ten_hosts(dns: NameServer, hosts: int, expected: str) -> None:
+async def test_mx_may_name_at_most_ten_hosts(dns: NameServer, hosts: int, expected: str) -> None:
     for number in range(hosts):
         dns.add(f"many.example MX {number} h{number}.example.")
         dns.add(f"h{number}.example A {'192.0.2.25' if number == 9 else '198.51.100.1'}")
@@ -150,7 +152,7 @@ def test_the_macros_of_the_rfc(text: str, expected: str) -> None:
     assert expand(text, "email.example.com", query) == expected
 
 
-def test_an_ipv6_address_is_spelt_by_its_digits() -> None:
+def test_an_ipv6_address_is_expanded_into_nibbles() -> None:
     query = SpfQuery(ipaddress.ip_address(SIX), "strong-bad@email.example.com", "mail.example.com")
     reverse = "1.0.b.c.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2"
     assert expand("%{ir}.%{v}._spf.%{d2}", "email.example.com", query) == (
@@ -159,6 +161,6 @@ def test_an_ipv6_address_is_spelt_by_its_digits() -> None:
 
 
 @pytest.mark.parametrize("text", ["v=spf1 a:%{x}.example", "v=spf1 a:100%", "v=spf1 exists:%{d"])
-def test_a_macro_that_is_none_is_an_error(text: str) -> None:
+def test_a_malformed_macro_is_an_error(text: str) -> None:
     with pytest.raises(SpfError):
         read_spf(text)

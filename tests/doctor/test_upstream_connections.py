@@ -1,4 +1,4 @@
-"""How many connections the MTA takes at once: fakes, real MTAs, and beside a running relay."""
+"""Counting the connections an MTA accepts: fakes, real MTAs, and beside a running relay."""
 
 import json
 import smtplib
@@ -32,7 +32,7 @@ def refusing(*, after: int, how: At) -> list[At]:
         (At("connect", Close()), "it ends without a greeting: connection closed"),
     ],
 )
-async def test_it_stops_at_the_first_that_is_not_taken(how: At, refusal: str) -> None:
+async def test_counting_stops_at_the_first_refused_connection(how: At, refusal: str) -> None:
     with FakeUpstream(*refusing(after=19, how=how)) as mta:
         assert await count_taken(upstream(mta.port), 64) == Taken(19, refusal)
         assert mta.connections <= 23
@@ -47,7 +47,7 @@ def silent(*numbers: int) -> list[At]:
 
 
 @pytest.mark.parametrize(("end", "slow"), [(26, False), (30, True)])
-async def test_an_mta_that_greets_on_no_more_has_a_limit_if_it_greets_once_there_is_room(
+async def test_an_mta_that_greets_again_once_there_is_room_has_a_limit(
     end: int, slow: bool
 ) -> None:
     with FakeUpstream(*silent(*range(18, end))) as mta:
@@ -56,14 +56,14 @@ async def test_an_mta_that_greets_on_no_more_has_a_limit_if_it_greets_once_there
     assert [line for _, line in mta.commands] == ["QUIT"] * (17 if slow else 18)
 
 
-async def test_one_that_is_slow_to_greet_now_and_then_has_no_limit() -> None:
-    """OpenSMTPD asks the DNS for the client's name, and others wait for the answer."""
+async def test_an_mta_that_is_sometimes_slow_to_greet_has_no_limit() -> None:
+    """OpenSMTPD looks up the client's name while other connections wait."""
     with FakeUpstream(*silent(3, 6, 7, 8, 9)) as mta:
         assert await count_taken(upstream(mta.port), 12) == Taken(12)
         assert mta.connections == 17
 
 
-async def test_nothing_is_known_of_one_that_is_slow_to_greet_or_not_there() -> None:
+async def test_the_limit_of_a_slow_or_missing_mta_is_unknown() -> None:
     with FakeUpstream(At("connect", Hold())) as mta:
         taken = await count_taken(upstream(mta.port), 64)
         assert taken == Taken(0, "it does not greet within 2 s", slow=True)
@@ -72,7 +72,7 @@ async def test_nothing_is_known_of_one_that_is_slow_to_greet_or_not_there() -> N
     assert (taken.count, "there is no connection" in taken.refusal) == (0, True)
 
 
-async def test_no_more_are_opened_than_asked_for() -> None:
+async def test_no_more_connections_are_opened_than_asked_for() -> None:
     with FakeUpstream() as mta:
         assert await count_taken(upstream(mta.port), 9) == Taken(9)
         assert mta.connections == 9
@@ -106,7 +106,7 @@ REFUSED = Taken(20, "it greets with 421 too many")
         (1, 3, Taken(0, "silent", slow=True), "unknown", "unknown how many", "run it again"),
     ],
 )  # fmt: skip
-def test_what_is_said_of_it(
+def test_the_finding_about_the_limit(
     workers: int, in_use: int, taken: Taken, status: str, text: str, fix: str
 ) -> None:
     settings = Settings(
@@ -119,12 +119,12 @@ def test_what_is_said_of_it(
 
 
 @needs("exim")
-async def test_exim_takes_twenty() -> None:
+async def test_exim_accepts_twenty() -> None:
     with EximInstance("", "", free_port(), f"{LOOPBACK}:{free_port()}") as exim:
         taken = await count_taken(upstream(exim.port), 64)
         assert (taken.count, taken.slow) == (20, False)
         assert "421 Too many concurrent SMTP connections" in taken.refusal
-        smtplib.SMTP(LOOPBACK, exim.port, timeout=10).quit()  # it takes others at once again
+        smtplib.SMTP(LOOPBACK, exim.port, timeout=10).quit()  # others are accepted again at once
 
 
 @needs("postfix")
@@ -141,8 +141,8 @@ async def test_exim_takes_twenty() -> None:
         ({"default_process_limit": "10"}, NO_GREETING),
     ],
 )
-async def test_postfix_takes_as_many_as_it_is_told(main: dict[str, str], refusal: str) -> None:
-    exempt = {"smtpd_client_event_limit_exceptions": ""}  # nobody
+async def test_postfix_accepts_as_many_as_configured(main: dict[str, str], refusal: str) -> None:
+    exempt = {"smtpd_client_event_limit_exceptions": ""}  # exempt nobody
     with PostfixInstance(main=exempt | main) as postfix:
         await count_taken(upstream(postfix.port), 9)  # its processes take a while to start
         taken = await count_taken(upstream(postfix.port), 64)

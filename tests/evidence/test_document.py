@@ -1,4 +1,4 @@
-"""The evidence document: every word in both languages, and the proof of every basis."""
+"""The evidence document: all its words in both languages, and the proof of each basis."""
 
 import re
 from dataclasses import replace
@@ -111,7 +111,7 @@ def said(lang: Lang, key: str) -> str:
     return str(texts(lang).phrases[f"evidence.{key}"])
 
 
-def test_what_was_put_right_is_told_in_both_languages() -> None:
+def test_corrections_are_described_in_both_languages() -> None:
     for lang, told in (
         (
             "en",
@@ -135,7 +135,7 @@ def test_what_was_put_right_is_told_in_both_languages() -> None:
     assert said("en", "rectifications") not in text_of(evidence(), "en")
 
 
-def test_from_when_on_other_relays_are_known_is_told() -> None:
+def test_the_document_says_since_when_other_relays_are_known() -> None:
     for lang, told in (
         ("en", "other relays are known here from 1 March 2026 on"),
         ("fr", "autres relais sont connues ici à partir du 1er mars 2026"),
@@ -144,7 +144,7 @@ def test_from_when_on_other_relays_are_known_is_told() -> None:
         assert told not in text_of(evidence(), lang)  # type: ignore[arg-type]
 
 
-def test_an_objection_to_profiling_is_told() -> None:
+def test_an_objection_to_profiling_is_included() -> None:
     objected = Contact("a@b.example", profiling_objected_at=AT)
     for lang, told in (
         ("en", "Objected to profiling on**: 1 March 2026, 00:00:00"),
@@ -154,7 +154,7 @@ def test_an_objection_to_profiling_is_told() -> None:
         assert f"- **{told}" in text
 
 
-def test_every_hand_and_what_was_no_sale_is_told() -> None:
+def test_every_hand_and_purchases_that_were_no_sale_are_included() -> None:
     contact = Contact(
         "a@b.example",
         provenance=Provenance("Broker", chain=(Link("Collector", True, AT),)),
@@ -196,13 +196,13 @@ def test_every_basis_has_its_proof(basis: Basis) -> None:
     assert re.search(rf"^- \*\*P1\*\*: .*{re.escape(says)}", text, re.M)
 
 
-def test_the_proof_says_on_which_day_consent_was_given() -> None:
+def test_the_proof_names_the_day_of_consent() -> None:
     proof = PROOFS[Basis.CONSENT][0]
     for lang, says in ("en", "given on 1 March 2026"), ("fr", "donné le 1er mars 2026"):
         assert says in text_of(evidence(mailing(proof)), lang)
 
 
-def test_one_proof_of_many_messages_stands_once() -> None:
+def test_a_proof_shared_by_many_messages_appears_once() -> None:
     proof = PROOFS[Basis.CONSENT][0]
     blocks = document(evidence(mailing(proof), mailing(proof), mailing(None)), "en")
     tables = [block for block in blocks if isinstance(block, Table)]
@@ -211,7 +211,7 @@ def test_one_proof_of_many_messages_stands_once() -> None:
     assert [row[column] for row in sent.rows] == [("P1",), ("P1",), ("–",)]
 
 
-def test_the_summary_counts_what_became_of_the_messages() -> None:
+def test_the_summary_counts_outcomes_of_messages() -> None:
     proof = PROOFS[Basis.CONSENT][0]
     sent = [mailing(proof), mailing(proof, 451), mailing(proof, None), mailing(None)]
     summary = dict(
@@ -222,7 +222,7 @@ def test_the_summary_counts_what_became_of_the_messages() -> None:
     assert summary["Messages not accepted, or with unknown outcome"] == "2"
 
 
-def test_the_fault_of_a_refused_message_is_told_too() -> None:
+def test_the_fault_of_a_refused_message_is_included() -> None:
     found = mailing(None)
     fault = Verdict(Action.DEFER, Reason.SENDER_NOT_PERMITTED)
     decision = msgspec.structs.replace(found.record.decided.decision, message=fault)
@@ -243,11 +243,11 @@ def test_a_fault_of_the_record_is_in_the_document(lang: Lang) -> None:
     }
     assert told[lang] in page
     assert "it does not agree" in page
-    assert "behind" not in page, "the rows that no anchor seals are counted, in both languages"
+    assert "behind" not in page, "rows not sealed by an anchor are counted, in both languages"
     assert said(lang, "unsound") in page
 
 
-def test_nothing_that_others_wrote_reaches_a_terminal_or_a_browser() -> None:
+def test_text_written_by_others_cannot_control_a_terminal_or_browser() -> None:
     blocks = document(evidence(contact=Contact("a@b.example", tags=frozenset({"<i>"}))), "en")
     text, page = markdown(blocks, "en"), html(blocks, "en")
     assert "\x1b" not in text + page
@@ -256,7 +256,7 @@ def test_nothing_that_others_wrote_reaches_a_terminal_or_a_browser() -> None:
 
 
 @pytest.mark.parametrize("lang", PAGE_LANGS[1:])
-def test_nothing_is_left_in_english(lang: Lang) -> None:
+def test_the_french_document_has_no_english(lang: Lang) -> None:
     english = [
         text
         for key, text in texts("en").phrases.items()
@@ -267,7 +267,7 @@ def test_nothing_is_left_in_english(lang: Lang) -> None:
 
 
 @pytest.mark.parametrize("lang", PAGE_LANGS)
-def test_spaces_of_our_own_typography_are_not_escaped(lang: Lang) -> None:
+def test_our_own_typographic_spaces_are_not_escaped(lang: Lang) -> None:
     purchases = (Purchase("shoes", AT), Purchase("boots", AT))
     contact = Contact("a@b.example", purchases=purchases, acts=(ACT,), tags=frozenset({"x", "y"}))
     for told in (
@@ -278,14 +278,14 @@ def test_spaces_of_our_own_typography_are_not_escaped(lang: Lang) -> None:
         assert "x1b SA" in told
 
 
-def test_headings_descend_by_one() -> None:
+def test_headings_descend_one_level_at_a_time() -> None:
     levels = [b.level for b in document(evidence(mailing(None)), "fr") if isinstance(b, Heading)]
     assert levels[0] == 1
     assert all(after - before <= 1 for before, after in pairwise(levels))
 
 
-def test_what_nobody_said_is_not_on_record_and_what_was_denied_is_no() -> None:
-    """A court must not read a "no" that nobody said."""
+def test_missing_answers_are_not_shown_as_no() -> None:
+    """A court must not read a "no" that nobody gave."""
     for lang, unknown, no in (("en", "not on record", "no"), ("fr", "non renseigné", "non")):
         words = {
             name: texts(lang).template(f"evidence.{name}")
@@ -301,7 +301,7 @@ def test_what_nobody_said_is_not_on_record_and_what_was_denied_is_no() -> None:
                 assert f"- **{words[field]}**{colon} {told}\n" in text
 
 
-def test_what_article_15_asks_for_is_told() -> None:
+def test_everything_article_15_requires_is_included() -> None:
     """Controller, purposes, recipients, periods, rights and the authority, in both languages."""
     kept = RetentionSettings(lifted_suppressions=None)
     for lang, told in (
@@ -315,21 +315,21 @@ def test_what_article_15_asks_for_is_told() -> None:
             assert part in text, part
 
 
-def test_no_consent_is_said_only_where_no_message_was_based_on_one() -> None:
-    """A contact is removed before the record of the mail that it got."""
+def test_no_consent_is_stated_only_if_no_message_was_based_on_one() -> None:
+    """A contact is removed before the record of their mail."""
     sent, gone = mailing(Proof(Basis.CONSENT, ACT)), "No consent is on record"
     assert f"{gone} any more, except" in text_of(evidence(sent, contact=None))
     assert f"{gone}." in text_of(evidence(contact=None))
 
 
-def test_who_never_agreed_has_refused() -> None:
+def test_a_refusal_without_any_consent_is_shown() -> None:
     refusal = msgspec.structs.replace(ACT, withdrawal=True)
     for acts, told in (((refusal,), "refused"), ((ACT, refusal), "withdrawn")):
         text = text_of(evidence(contact=Contact("a@b.example", acts=acts)))
         assert f"| {told} |" in text
 
 
-def test_every_cell_has_its_heading_for_narrow_screens() -> None:
+def test_every_cell_repeats_its_heading_for_narrow_screens() -> None:
     page = html(document(evidence(mailing(None)), "fr"), "fr")
     assert page.count("<td ") == page.count('<td data-label="')
     assert 'data-label="Verdict et motif"' in page
@@ -337,14 +337,14 @@ def test_every_cell_has_its_heading_for_narrow_screens() -> None:
     assert "http" not in page.replace('http-equiv="', "")
 
 
-def test_the_source_that_a_message_announced_is_in_the_file_beside_the_document() -> None:
+def test_the_source_announced_in_a_message_is_in_the_json_file() -> None:
     said = "Your address is from Lists Ltd."
     one = decided(Clock(), features=MessageFeatures(source_statement=said))
     for told, expected in ((one, said), (msgspec.structs.replace(one, features=None), None)):
         assert record_object(Record(told))["source_announced"] == expected
 
 
-def test_the_source_that_a_message_announced_is_in_the_document() -> None:
+def test_the_source_announced_in_a_message_is_in_the_document() -> None:
     said = "Your address is from Lists Ltd."
     sent = mailing(Proof(Basis.CONSENT))
     assert "Announced source" not in text_of(evidence(sent))
@@ -356,7 +356,7 @@ def test_the_source_that_a_message_announced_is_in_the_document() -> None:
         assert label + said in html(document(evidence(sent), lang), lang)
 
 
-def test_a_kind_of_fault_has_its_word_in_both_languages() -> None:
+def test_each_kind_of_fault_has_words_in_both_languages() -> None:
     for lang in ("en", "fr"):
         assert [
             k
@@ -365,7 +365,7 @@ def test_a_kind_of_fault_has_its_word_in_both_languages() -> None:
         ] == []
 
 
-def test_motives_are_told_in_the_language_of_the_document() -> None:
+def test_reasons_are_in_the_language_of_the_document() -> None:
     for motive in (*OWN_MOTIVES, *LIFT_MOTIVES):
         assert f"evidence.motive.{motive}" in texts("fr").phrases
     for note, told in (
@@ -386,7 +386,7 @@ def test_motives_are_told_in_the_language_of_the_document() -> None:
         assert told in text_of(evidence(suppressions=[order]), "fr")
 
 
-def test_nothing_is_stored_is_said_only_where_that_is_so() -> None:
+def test_the_document_says_nothing_is_stored_only_if_true() -> None:
     order = Suppression("marketing", Origin.ERASURE, AT)
     whole = text_of(evidence(contact=None, suppressions=[]))
     rest = text_of(evidence(contact=None, suppressions=[order]))
@@ -402,14 +402,14 @@ def test_nothing_is_stored_is_said_only_where_that_is_so() -> None:
         ("a fair", "known by a fair", "connu par l’adresse «\u202fa fair\u202f»"),
     ],
 )
-def test_what_a_consent_came_by_is_said_in_words(came_by: str, en: str, fr: str) -> None:
+def test_the_origin_of_a_consent_is_described(came_by: str, en: str, fr: str) -> None:
     contact = Contact("a@b.example", acts=(msgspec.structs.replace(ACT, came_by=came_by),))
     assert en in text_of(evidence(contact=contact), "en")
     assert fr in text_of(evidence(contact=contact), "fr")
 
 
-def test_what_a_person_agreed_to_stands_in_quotation_marks() -> None:
-    """Without them a court cannot tell the person's words from ours."""
+def test_the_text_consented_to_is_in_quotation_marks() -> None:
+    """Otherwise a court could not tell quoted words from ours."""
     contact = Contact("a@b.example", acts=(ACT,))
     for lang, told in (("en", "wording “v3”, IP"), ("fr", "texte «\u202fv3\u202f», adresse IP")):
         text = text_of(evidence(contact=contact), lang)
@@ -417,5 +417,5 @@ def test_what_a_person_agreed_to_stands_in_quotation_marks() -> None:
     assert "| courriel |" in text
     spaced = msgspec.structs.replace(ACT, evidence=ConsentEvidence("«\u202fOffres\xa0!"))
     told = text_of(evidence(contact=Contact("a@b.example", acts=(spaced,))), "fr")
-    assert "\u202fOffres\xa0\\!" in told, "the no-break spaces of what they read are theirs"
+    assert "\u202fOffres\xa0\\!" in told, "no-break spaces in the quoted text are kept"
     assert "; " not in text.replace("\u202f; ", ""), "French has a space before a semicolon"

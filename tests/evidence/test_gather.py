@@ -1,4 +1,4 @@
-"""The proof that the evidence names for a decision is the one that the decision rests on."""
+"""The proof given for a decision is the one the decision rests on."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from tests.policy.test_tracking import TRACKED
 GIVEN = Decision(OFFERS, "fr", ())
 
 
-def test_of_two_acts_of_one_moment_the_one_that_the_rulebook_counted() -> None:
+def test_of_two_simultaneous_acts_the_one_that_counted_is_given() -> None:
     book = builtin("eu-strict")
     page = replace(AGREED, method="signed_form", evidence=Evidence("form v3", form="the till"))
     acts = (page, replace(page, evidence=Evidence("form v3")))
@@ -66,7 +66,7 @@ def test_of_two_acts_of_one_moment_the_one_that_the_rulebook_counted() -> None:
         ("observe", False, False, ["t.example"]),
     ],
 )
-def test_who_learns_of_an_opening_and_by_what_consent(
+def test_who_learns_of_openings_and_by_which_consent(
     fate: str, agreed: bool, observed: bool, hosts: list[str]
 ) -> None:
     book = builtin("fr")
@@ -95,10 +95,10 @@ def test_who_learns_of_an_opening_and_by_what_consent(
 @pytest.mark.parametrize(
     ("own_copies", "hosts"), [(True, (["t.example"], [])), (False, ([], [])), (None, ([], []))]
 )
-def test_pixels_removed_for_another_recipient_are_still_in_a_copy_of_ones_own(
+def test_pixels_removed_for_another_recipient_remain_in_a_separate_copy(
     own_copies: bool | None, hosts: tuple[list[str], list[str]]
 ) -> None:
-    """None: the relay died before it could record the upstream's answer."""
+    """None means that the relay died before recording the upstream's answer."""
     book = builtin("fr")
     stream = replace(OFFERS, tracking_pixels=TrackingPixels.STRIP)
     people = [replace(TRACKING, address="a@example.org"), SUBSCRIBER]
@@ -128,8 +128,8 @@ def test_pixels_removed_for_another_recipient_are_still_in_a_copy_of_ones_own(
     ]
 
 
-def test_an_answer_about_the_copy_of_another_recipient_names_them_to_nobody() -> None:
-    """Once the first copy is refused, nobody else is tried, and all have its answer on record."""
+def test_an_answer_about_another_recipients_copy_does_not_reveal_them() -> None:
+    """After a refused first copy nobody else is tried, and its answer is recorded for all."""
     full = "552 5.2.2 <ann@people.example>: mailbox full"
     people = [JudgedRecipient(f"{n}@people.example", f"{n}@people.example", ALLOWED) for n in "ab"]
     for each, told in (((full, full), None), ((full, "550 <b@x> no"), "550 <b@x> no")):
@@ -144,7 +144,7 @@ def test_an_answer_about_the_copy_of_another_recipient_names_them_to_nobody() ->
         assert shown["upstream"]["reply"] == shown["recipients"][0]["upstream"] == told
 
 
-async def test_a_permission_that_was_replaced_before_the_message_was_sent_is_no_mailing(
+async def test_a_permission_replaced_before_sending_is_not_a_mailing(
     tmp_path: Path,
 ) -> None:
     clock, refused = Clock(), Verdict(Action.REFUSE, Reason.SUPPRESSED_COMPLAINT)

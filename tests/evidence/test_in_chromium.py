@@ -1,4 +1,4 @@
-"""The evidence document and the scrub report as a browser shows them: nothing sticks out."""
+"""The evidence document and the scrub report fit the window of a browser."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,7 +47,7 @@ def scrubbed(lang: str) -> str:
     return verdicts.html(verdicts.Findings("l" * 120 + ".csv", "ab" * 32, asked, counts), lang)
 
 
-def test_nothing_sticks_out_on_a_screen_a_phone_or_paper(tmp_path: Path) -> None:
+def test_documents_fit_a_screen_a_phone_and_paper(tmp_path: Path) -> None:
     pages = {f"evidence-{lang}": html(BLOCKS, lang) for lang in PAGE_LANGS}
     pages |= {f"scrub-{lang}": scrubbed(lang) for lang in LANGS}
     with Chromium(tmp_path / "profile") as browser:

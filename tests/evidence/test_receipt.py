@@ -1,4 +1,4 @@
-"""Consent receipts: valid JSON-LD, read by rdflib and judged by pyshacl, and what they say."""
+"""Consent receipts: valid JSON-LD, checked with rdflib and pyshacl, and their content."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -78,7 +78,7 @@ def faults(document: Any) -> str:
     return "" if conforms else str(text)
 
 
-def test_it_has_what_the_guide_calls_mandatory(settings: Settings) -> None:
+def test_a_receipt_has_all_mandatory_fields(settings: Settings) -> None:
     withdrawn = ConsentAct("offers", AT + 2 * DAY, withdrawal=True)
     ticked = ConsentAct("news", AT, method="preticked_box", evidence=Evidence("news"))
     document = made(settings, GIVEN, PENDING, CONFIRMED, withdrawn, ticked)
@@ -93,13 +93,13 @@ def test_it_has_what_the_guide_calls_mandatory(settings: Settings) -> None:
         *("dpv:hasConsentStatus", "dpv:hasJurisdiction", "dct:language", "dpv:hasConsentControl"),
     ],
 )
-def test_one_without_that_is_found_out(settings: Settings, missing: str) -> None:
+def test_a_receipt_without_a_mandatory_field_is_rejected(settings: Settings, missing: str) -> None:
     document = made(settings, GIVEN)
     del document["dpv:hasRecordOfActivity"][0][missing]
     assert faults(document)
 
 
-def test_what_it_says(settings: Settings) -> None:
+def test_the_content_of_a_receipt(settings: Settings) -> None:
     document = made(settings, GIVEN, PENDING, CONFIRMED)
     assert UUID(document["dpv:hasIdentifier"])
     offers, tracking = record(document, "offers"), record(document, "tracking")
@@ -135,7 +135,7 @@ def test_what_it_says(settings: Settings) -> None:
         ("all", Origin.BOUNCE, False),
     ],
 )
-def test_who_unsubscribed_agrees_no_longer(
+def test_an_unsubscribe_ends_the_consent(
     settings: Settings, scope: str, origin: Origin, expected: bool
 ) -> None:
     entry = Suppression(scope, origin, AT + DAY)
@@ -157,7 +157,7 @@ def branded(folder: Path) -> Settings:
     return parse(to_toml(config), "test.toml")
 
 
-def test_each_brand_has_its_own_and_a_withdrawal_of_all_is_in_each(tmp_path: Path) -> None:
+def test_each_brand_has_a_receipt_and_a_general_withdrawal_is_in_each(tmp_path: Path) -> None:
     settings = branded(tmp_path)
     of_shoes = ConsentAct(
         "offers", AT, method="unticked_box", brand="shoes", evidence=GIVEN.evidence
@@ -177,7 +177,7 @@ def test_each_brand_has_its_own_and_a_withdrawal_of_all_is_in_each(tmp_path: Pat
 def test_an_objection_to_one_brand_leaves_the_consent_to_another(
     tmp_path: Path, brand: str
 ) -> None:
-    """Only one of them has a stream of the purpose."""
+    """Only one of them has a stream with the purpose."""
     acts = [replace(GIVEN, brand="shoes"), replace(GIVEN, brand="hats")]
     order = Suppression(f"brand:{brand}", Origin.OBJECTION, AT + DAY)
     document = made(branded(tmp_path), *acts, suppressions=(order,))
@@ -190,7 +190,7 @@ def test_an_objection_to_one_brand_leaves_the_consent_to_another(
 
 
 def test_the_whole_receipt(tmp_path: Path) -> None:
-    """Where this fails, `written` is what belongs into receipt.json."""
+    """If this fails, check `written` and put it into receipt.json."""
     acts = [
         replace(GIVEN, brand="shoes", channels=frozenset({"sms", "email"})),
         replace(GIVEN, brand="shoes", at=AT - DAY, method="silence", conditional=True),
@@ -211,7 +211,7 @@ def test_the_whole_receipt(tmp_path: Path) -> None:
     assert written == SHAPES.with_name("receipt.json").read_text()
 
 
-def test_what_the_configuration_has_to_say(tmp_path: Path, settings: Settings) -> None:
+def test_settings_that_receipts_need(tmp_path: Path, settings: Settings) -> None:
     assert made(settings) is None
     assert made(settings, ConsentAct("offers", AT, withdrawal=True)) is None
     with pytest.raises(NoReceipt, match=r"controller\.storage: not set"):

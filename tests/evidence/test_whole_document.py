@@ -1,6 +1,6 @@
-"""All that is on record about a person, as the document and as its JSON, word for word.
+"""Everything recorded about a person, as document and as JSON, word for word.
 
-After a change of the words: python -m tests.evidence.test_whole_document
+After a change of the texts, run python -m tests.evidence.test_whole_document
 """
 
 import re
@@ -124,7 +124,7 @@ def written() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", ["whole.txt", "whole.json"])
-def test_everything_is_told(name: str) -> None:
+def test_the_document_is_unchanged(name: str) -> None:
     assert written()[name] == Path(__file__).with_name(name).read_text()
 
 

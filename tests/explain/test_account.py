@@ -1,4 +1,4 @@
-"""What is told to people who know nothing of SMTP, whatever the case."""
+"""Explanations for people who know nothing about SMTP, for every case."""
 
 import re
 
@@ -74,7 +74,7 @@ def _days(texts: tuple[str, ...], lang: Lang) -> list[object]:
 
 @untimed
 @given(cases, st.sampled_from(BUILTIN_NAMES))
-def test_whatever_the_case_both_languages_tell_the_same(case: Case, rulebook: str) -> None:
+def test_both_languages_say_the_same_in_every_case(case: Case, rulebook: str) -> None:
     address, stream, facts = case
     case = address, replace(stream, name="flow-7", purpose=stream.purpose), facts
     accounts: dict[Lang, Account] = {}
@@ -98,8 +98,8 @@ def test_whatever_the_case_both_languages_tell_the_same(case: Case, rulebook: st
 
 @untimed
 @given(cases)
-def test_where_a_consent_is_said_to_change_it_it_does(case: Case) -> None:
-    """The advice is true: an agreement as it is described takes that reason away."""
+def test_the_advice_to_obtain_consent_is_true(case: Case) -> None:
+    """A consent as described removes that reason."""
     address, stream, facts = case
     verdict, _, account = told(case, "en")
     if not any("by an act of their own" in change for change in account.changes):
@@ -116,7 +116,7 @@ def test_where_a_consent_is_said_to_change_it_it_does(case: Case) -> None:
         assert again.reason is not verdict.reason or len(facts.suppressions) > 1
 
 
-def test_what_happened_and_why() -> None:
+def test_the_outcome_and_its_reason() -> None:
     account = of(replace(SUBSCRIBER, acts=(AGREED, WITHDRAWN)))
     assert account.happened == (
         f"Mail to {ADDRESS} was refused on stream offers: the person withdrew their consent to"
@@ -127,7 +127,7 @@ def test_what_happened_and_why() -> None:
     assert change.startswith("The person agrees to “offers” again, after 2 March 2025,")
 
 
-def test_a_cap_that_is_reached_says_until_when() -> None:
+def test_a_reached_cap_names_its_end() -> None:
     stream = replace(OFFERS, frequency_cap=parse_cap("1/7d"))
     facts = RecipientFacts(contact=SUBSCRIBER, mailings=(Mailing("offers", NOW - DAY),))
     english, french = (told((ADDRESS, stream, facts), lang)[2] for lang in LANGS)
@@ -136,7 +136,7 @@ def test_a_cap_that_is_reached_says_until_when() -> None:
     assert "après le 7 juin 2026 à" in french.happened
 
 
-def test_who_never_agreed_has_refused_and_withdrawn_nothing() -> None:
+def test_a_person_without_consent_has_refused_and_withdrawn_nothing() -> None:
     refused = replace(SUBSCRIBER, acts=(WITHDRAWN,))
     assert "the person refused “offers” on 2 March 2025." in of(refused).happened
     assert (
@@ -147,19 +147,19 @@ def test_who_never_agreed_has_refused_and_withdrawn_nothing() -> None:
     assert "la personne a retiré son consentement" in of(withdrew, lang="fr").happened
 
 
-def test_only_an_unsubscribe_or_an_erasure_is_lifted_by_a_newer_consent() -> None:
+def test_newer_consent_lifts_only_an_unsubscribe_or_an_erasure() -> None:
     for origin in Origin:
         account = of(SUBSCRIBER, suppression("marketing", origin, since=NOW - DAY))
         by_consent = any("again, after" in change for change in account.changes)
         assert by_consent is (origin in (Origin.UNSUBSCRIBE, Origin.ERASURE))
 
 
-def test_an_order_of_the_future_is_told_as_what_it_is() -> None:
+def test_a_suppression_dated_in_the_future_is_described_as_such() -> None:
     account = of(SUBSCRIBER, suppression(since=NOW + DAY))
     assert texts("en").date(NOW + DAY) in account.happened
 
 
-def test_a_record_that_the_rules_no_longer_agree_with_is_told_with_that() -> None:
+def test_a_record_that_todays_rules_contradict_says_so() -> None:
     stream = OFFERS
     case = RecipientCase(ADDRESS, stream, RecipientFacts(), BOOK, NOW)
     steps = trace(Transaction((stream,), (ADDRESS,)), 0, {}, BOOK, NOW)
@@ -169,7 +169,7 @@ def test_a_record_that_the_rules_no_longer_agree_with_is_told_with_that() -> Non
     assert account.notes[0].startswith("The verdict on record holds.")
 
 
-def test_a_rulebook_that_is_gone_leaves_the_reason() -> None:
+def test_a_removed_rulebook_leaves_the_reason() -> None:
     stream = replace(OFFERS, rulebook="ours")
     recorded = Verdict(Action.REFUSE, Reason.NO_RECORD, rule="no_record")
     account = recipient_account(ADDRESS, recorded, stream, (), None, "was", "fr")
@@ -187,7 +187,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("fault", "advice"), BAD)
-def test_a_refused_message_says_what_its_developer_must_do(
+def test_a_refused_message_says_what_its_developer_must_fix(
     fault: dict[str, object], advice: str
 ) -> None:
     message: MessageFeatures = replace(GOOD_MESSAGE, **fault)
@@ -247,7 +247,7 @@ CHANGES: list[tuple[Contact, tuple[Suppression, ...], str, list[str]]] = [
 
 
 @pytest.mark.parametrize(("contact", "orders", "rulebook", "changes"), CHANGES)
-def test_any_one_of_these_would_change_it(
+def test_any_one_of_the_suggestions_would_change_the_verdict(
     contact: Contact, orders: tuple[Suppression, ...], rulebook: str, changes: list[str]
 ) -> None:
     stream, book = replace(OFFERS, rulebook=rulebook), builtin(rulebook)
@@ -257,7 +257,7 @@ def test_any_one_of_these_would_change_it(
     )
 
 
-def test_an_order_on_a_stream_without_a_purpose_is_lifted_by_nobodys_consent() -> None:
+def test_consent_lifts_no_suppression_on_a_stream_without_a_purpose() -> None:
     facts = RecipientFacts((suppression("all"),), PERSON)
     assert [text[: len(LIFTS)] for text in told((ADDRESS, RECEIPTS, facts), "en")[2].changes] == [
         LIFTS
@@ -272,13 +272,13 @@ def test_an_order_on_a_stream_without_a_purpose_is_lifted_by_nobodys_consent() -
         (Verdict(Action.REFUSE, Reason.UNSUBSCRIBE_MISSING, rule="unsubscribe_present"), 1),
     ],
 )
-def test_a_message_is_told_as_it_is_on_record(recorded: Verdict, notes: int) -> None:
+def test_a_message_is_described_as_recorded(recorded: Verdict, notes: int) -> None:
     steps = message_trace(OFFERS, GOOD_MESSAGE, BOOK)
     account = message_account(recorded, OFFERS, steps, "was", "en")
     assert len(account.notes) == notes
 
 
-def test_who_was_not_judged_yet_has_nothing_but_that_told() -> None:
+def test_a_recipient_not_judged_yet_is_described_as_that_only() -> None:
     account = recipient_account(ADDRESS, Verdict(Action.ALLOW), OFFERS, (), None, "was", "en")
     assert (account.happened, account.changes, len(account.notes)) == ("", (), 1)
     uncertain = Verdict(Action.ALLOW, rule="stream_uncertain")

@@ -1,4 +1,4 @@
-"""Why a header cannot be read is told in the reader's language."""
+"""Why a header is unreadable, in the reader's language."""
 
 import pytest
 from msgspec.structs import replace
@@ -102,7 +102,7 @@ def test_each_reason_is_recognised(key: str) -> None:
     assert found.key == f"malformed.{key}"
 
 
-def test_no_reason_is_left_out() -> None:
+def test_every_reason_is_covered() -> None:
     known = {key for key in texts("en").phrases if key.startswith("malformed.")}
     assert known == {f"malformed.{key}" for key in (*HEADERS, *PARTS, *TEXTS)}
 
@@ -111,7 +111,7 @@ def told(said: str | None, lang: str) -> str:
     return message_trace(OFFERS, MessageFeatures(malformed=said), lang=lang)[-1].text
 
 
-def test_it_is_told_in_french() -> None:
+def test_reasons_in_french() -> None:
     assert (
         told(malformed("nul"), "fr") == "l’en-tête est illisible (la ligne 1 contient un octet nul)"
     )
@@ -121,6 +121,6 @@ def test_it_is_told_in_french() -> None:
     assert told("an older text", "fr") == "l’en-tête est illisible (an older text)"
 
 
-def test_in_english_it_is_as_recorded() -> None:
+def test_reasons_in_english_are_as_recorded() -> None:
     for key in (*HEADERS, *PARTS):
         assert told(malformed(key), "en") == f"the header cannot be read: {malformed(key)}"

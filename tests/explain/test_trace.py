@@ -1,4 +1,4 @@
-"""What people read when they ask why."""
+"""The steps that people read when they ask why."""
 
 from datetime import datetime
 from typing import Any
@@ -71,7 +71,7 @@ def _told(steps: tuple[TraceStep, ...], rule: str) -> tuple[str, str]:
     return next((step.outcome, step.text) for step in steps if step.rule == rule)
 
 
-def test_every_rule_that_was_asked_is_told_in_order() -> None:
+def test_every_rule_asked_is_listed_in_order() -> None:
     steps = _steps(SUBSCRIBER)
     assert [(step.rule, step.outcome, step.text) for step in steps] == [
         ("suppression", "passed", "no suppression covers stream offers"),
@@ -98,7 +98,7 @@ def test_every_rule_that_was_asked_is_told_in_order() -> None:
     ]
 
 
-def test_every_rule_names_where_it_comes_from() -> None:
+def test_every_rule_names_its_source() -> None:
     sources = [
         rule.source for rule in (*tables.recipient_rules(Rulebook("").bases), *tables.DEFERRALS)
     ]
@@ -180,7 +180,7 @@ ENDINGS = [
     ),
     (SILENT, APPEAL, "last activity on 31 May 2023; mail must stop after 3 years without any"),
     (
-        replace(PERSON, collected_at=None),  # nothing shows that the notice was in time
+        replace(PERSON, collected_at=None),  # nothing proves that the notice was in time
         APPEAL,
         "there is no record that the person was told at collection",
     ),
@@ -201,12 +201,12 @@ ENDINGS = [
 
 
 @pytest.mark.parametrize(("contact", "stream", "text"), ENDINGS)
-def test_the_last_step_says_why(contact: Contact | None, stream: Stream, text: str) -> None:
+def test_the_last_step_gives_the_reason(contact: Contact | None, stream: Stream, text: str) -> None:
     decided = [step for step in _steps(contact, streams=(stream,)) if step.outcome != "passed"]
     assert decided[-1].text.startswith(text)
 
 
-def test_why_other_bases_did_not_hold() -> None:
+def test_the_steps_say_why_other_bases_failed() -> None:
     steps = _steps(
         replace(
             BUYER,
@@ -233,7 +233,7 @@ def test_why_other_bases_did_not_hold() -> None:
         (Origin.ERASURE, "RGPD, art. 17"),
     ],
 )
-def test_a_bounce_or_an_order_is_no_right_of_the_person(origin: Origin, law: str) -> None:
+def test_only_the_persons_own_suppressions_cite_a_right(origin: Origin, law: str) -> None:
     facts = {ADDRESS: RecipientFacts((suppression(origin=origin),), SUBSCRIBER)}
     (step,) = trace(Transaction((OFFERS,), ("x@y", ADDRESS)), 1, facts, builtin("fr"), NOW)
     assert step.law == law
@@ -242,7 +242,7 @@ def test_a_bounce_or_an_order_is_no_right_of_the_person(origin: Origin, law: str
 
 
 def test_a_refusal_names_the_law_of_its_reason() -> None:
-    """CPCE art. L. 34-5 knows no three years: the CNIL does."""
+    """CPCE art. L. 34-5 has no limit of three years; the CNIL's recommendation does."""
     agreed = replace(AGREED, at=THREE_YEARS_AGO - DAY)
     contact = replace(PERSON, collected_at=agreed.at, last_activity_at=None, acts=(agreed,))
     facts = {ADDRESS: RecipientFacts((), contact)}
@@ -251,7 +251,7 @@ def test_a_refusal_names_the_law_of_its_reason() -> None:
     assert step.law == "CNIL, délib. n° 2021-131"
 
 
-def test_why_an_address_is_not_generic() -> None:
+def test_the_steps_say_why_an_address_is_not_generic() -> None:
     assert _told(_steps(None), "generic_address")[1] == "the local part is not on the role list"
     steps = _steps(None, address="contact@gmail.com")
     assert (
@@ -259,27 +259,27 @@ def test_why_an_address_is_not_generic() -> None:
     )
 
 
-def test_a_source_that_was_handed_on() -> None:
+def test_the_steps_about_an_address_handed_on() -> None:
     steps = _steps(replace(SUBSCRIBER, source=Source.PARTNER, provenance=DISCLOSED))
     assert (
         _told(steps, "source")[1] == "the source is partner, and its supplier disclosed this sender"
     )
 
 
-def test_suppressions() -> None:
+def test_the_steps_about_suppressions() -> None:
     steps = _steps(SUBSCRIBER, suppression("marketing", Origin.OBJECTION))
     assert [(step.rule, step.outcome) for step in steps] == [("suppression", "refuse")]
     assert steps[0].text == "the person objected on 2 March 2025 to all marketing mail"
 
 
-def test_an_unsubscribe_that_yields_is_told_where_it_yields_and_where_mail_is_allowed() -> None:
+def test_a_lifted_unsubscribe_is_mentioned_where_lifted_and_where_mail_is_allowed() -> None:
     steps = _steps(SUBSCRIBER, suppression(since=COLLECTED - DAY))
     yields = "the unsubscribe of 28 February 2025 yields to the consent given on 1 March 2025"
     assert yields in _told(steps, "suppression")[1]
     assert yields in _told(steps, "consent")[1]
 
 
-def test_candidates_that_do_not_agree_and_that_do() -> None:
+def test_candidate_streams_that_disagree_and_that_agree() -> None:
     news = replace(OFFERS, name="news", purpose="news")
     steps = _steps(SUBSCRIBER, streams=(news, OFFERS))
     assert [step.text for step in steps] == [
@@ -462,7 +462,9 @@ MESSAGES = [
 
 
 @pytest.mark.parametrize(("stream", "changes", "rule", "text"), MESSAGES)
-def test_the_message(stream: Stream, changes: dict[str, Any], rule: str, text: str) -> None:
+def test_the_steps_about_the_message(
+    stream: Stream, changes: dict[str, Any], rule: str, text: str
+) -> None:
     message: MessageFeatures = replace(GOOD_MESSAGE, **changes)
     steps = message_trace(stream, message)
     assert (steps[-1].rule, steps[-1].text) == (rule, text)
@@ -471,7 +473,7 @@ def test_the_message(stream: Stream, changes: dict[str, Any], rule: str, text: s
     assert all(step.outcome == "passed" for step in steps[:-1])
 
 
-def test_what_a_good_message_has() -> None:
+def test_the_steps_about_a_good_message() -> None:
     optional = replace(OFFERS, one_click_required=False)
     message = replace(GOOD_MESSAGE, unsubscribe_encoded=True, unsubscribe_mailto=MAILTO)
     told = {step.rule: step.text for step in message_trace(optional, message)}
@@ -512,7 +514,9 @@ PASSED = [
 
 
 @pytest.mark.parametrize(("stream", "changes", "rule", "text"), PASSED)
-def test_why_a_rule_passed(stream: Stream, changes: dict[str, Any], rule: str, text: str) -> None:
+def test_the_steps_say_why_a_rule_passed(
+    stream: Stream, changes: dict[str, Any], rule: str, text: str
+) -> None:
     outcome, said = _told(message_trace(stream, replace(GOOD_MESSAGE, **changes)), rule)
     assert outcome == "passed"
     assert said.startswith(text)
@@ -594,7 +598,7 @@ FACTS = [
 
 
 @pytest.mark.parametrize(("facts", "stream", "text"), FACTS)
-def test_the_last_step_tells_the_facts(facts: RecipientFacts, stream: Stream, text: str) -> None:
+def test_the_last_step_states_the_facts(facts: RecipientFacts, stream: Stream, text: str) -> None:
     message = replace(GOOD_MESSAGE, content=NEW if stream is ON_TRIAL else None)
     asked = Transaction((stream,), (ADDRESS,), message)
     steps = trace(asked, 0, {ADDRESS: facts}, BOOK, NOW)

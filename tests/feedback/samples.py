@@ -1,4 +1,4 @@
-"""Reports as they come, in the words of the MTAs and providers that write them."""
+"""Reports in the words of the MTAs and providers that write them."""
 
 ORIGINAL = """\
 Return-Path: <bounces@shop.example>
@@ -70,7 +70,7 @@ def plain(
     sender: str = "MAILER-DAEMON@mx.example",
     more: str = "Return-Path: <>\n",
 ) -> bytes:
-    """A mail of text alone."""
+    """A plain-text mail."""
     return f"""\
 {more}From: {sender}
 To: bounces@shop.example

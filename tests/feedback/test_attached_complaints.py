@@ -1,4 +1,4 @@
-"""Complaints in no form of a report: a provider attaches the message, and says nothing else."""
+"""Complaints that are no formal report: a provider only attaches the message."""
 
 import pytest
 
@@ -22,13 +22,13 @@ PERSON = "Jeanne <jeanne@people.example>"
         attached_complaint(f"X-HmXmrOriginalRecipient: {JEANNE}"),
     ],
 )
-def test_our_own_token_says_whom_it_is_about(mail: bytes) -> None:
+def test_our_token_says_whom_the_complaint_is_about(mail: bytes) -> None:
     report = read_report(mail, tokens=Tokens(OURS), require_token=True)
     assert report.kind is Kind.COMPLAINT
     assert summary(report) == [("paul@people.example", "complaint", "suppress", "brand:shop")]
 
 
-def test_without_a_token_it_is_as_a_report_that_hides_the_recipient() -> None:
+def test_without_a_token_it_is_like_a_report_that_hides_the_recipient() -> None:
     (nobody,) = read_report(attached_complaint()).events
     assert (nobody.address, nobody.event_class, nobody.action) == (
         None,
@@ -53,6 +53,6 @@ def test_without_a_token_it_is_as_a_report_that_hides_the_recipient() -> None:
     ],
     ids=["person", "another", "lookalike", "two", "two fields", "nothing attached"],
 )
-def test_who_only_forwards_a_message_of_ours_complains_of_nothing(mail: bytes) -> None:
+def test_forwarding_our_message_is_not_a_complaint(mail: bytes) -> None:
     report = read_report(mail, tokens=Tokens(OURS), require_token=False)
     assert (report.kind, report.events) == (Kind.OTHER, ())

@@ -1,4 +1,4 @@
-"""Bounces without fields: who is named, and why the mail did not arrive, told from their text."""
+"""Bounces without machine-readable fields: recipient and cause, read from the text."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.feedback.samples import plain
 
 JEANNE = "jeanne@people.example"
 
-# What is refused without a word on whether somebody has the address.
+# Refusals that do not say whether the address exists.
 REFUSALS = {
     "blocked": [
         "554 Message refused",
@@ -74,7 +74,7 @@ REFUSALS = {
     "dead": ["550 message rejected: user unknown", "550 Mail refused: no such user here"],
 }
 
-# The forms that have no fields, each as its MTA writes it: text, and what is understood.
+# Formats without fields, as written by each MTA: the text and its meaning.
 SHAPES = {
     "qmail": (
         """Hi. This is the qmail-send program at mx.example.
@@ -251,13 +251,13 @@ def test_a_bounce_without_fields_is_read_by_its_text(name: str) -> None:
 @pytest.mark.parametrize(
     ("expected", "said"), [(kind, said) for kind, texts in REFUSALS.items() for said in texts]
 )
-def test_a_refusal_of_the_message_is_nobody_s_fault_who_was_mailed(
+def test_a_refusal_of_the_message_does_not_count_against_the_recipient(
     expected: str, said: str
 ) -> None:
     assert classify("5.0.0", said) == expected
 
 
-def test_a_sender_that_a_command_names_is_no_recipient() -> None:
+def test_the_sender_in_a_quoted_command_is_not_a_recipient() -> None:
     text = """This message was created automatically by mail delivery software.
 A message that you sent could not be delivered. The following address(es) failed:
 

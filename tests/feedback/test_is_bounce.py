@@ -1,4 +1,4 @@
-"""What makes a mail a bounce: two signs, one of which a person would not leave by chance."""
+"""A mail is a bounce if it has two signs, one of which no person produces by chance."""
 
 import pytest
 
@@ -24,12 +24,12 @@ def parts(text: str, *, returned: bool = False) -> str:
         (DAEMON, HELLO, False),
         (DAEMON + SUBJECT, HELLO, True),
         (DAEMON, WORDS, True),
-        (PERSON + SUBJECT, WORDS, False),  # who writes about a bounce
+        (PERSON + SUBJECT, WORDS, False),  # a person who writes about a bounce
         ("Return-Path: <>\n" + PERSON + SUBJECT, HELLO, True),
         ("Return-Path: <bea@people.example>\n" + PERSON + SUBJECT, HELLO, False),
-        ("Return-Path: <>\n" + PERSON + REPLY, WORDS, False),  # as RFC 3834 3.3 asks of them
+        ("Return-Path: <>\n" + PERSON + REPLY, WORDS, False),  # as RFC 3834 3.3 requires
         ("Return-Path: <>\n" + DAEMON + REPLY, WORDS, True),
-        (SUBJECT, HELLO, True),  # of nobody
+        (SUBJECT, HELLO, True),  # without a sender
         ("From: <>\n" + REPLY, WORDS, True),
         (DAEMON + "Subject: A bounced mail\n", HELLO, True),
         (PERSON + REPORT, parts(HELLO), False),

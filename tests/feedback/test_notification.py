@@ -1,4 +1,4 @@
-"""What Amazon writes by mail: JSON (SES, by way of SNS), as it is or inside of SNS's own."""
+"""Amazon's JSON notifications by mail: from SES through SNS, bare or wrapped by SNS."""
 
 import json
 from typing import Any
@@ -40,7 +40,7 @@ def summary(content: bytes) -> tuple[Kind, list[tuple[str | None, str, str]]]:
     return report.kind, [(e.address, e.event_class, e.action) for e in report.events]
 
 
-def test_a_bounce_is_read_alone_with_a_footer_and_wrapped() -> None:
+def test_a_bounce_is_read_bare_with_a_footer_and_wrapped() -> None:
     expected = (Kind.DSN, [(JEANNE, "dead", "suppress")])
     text = notification(**DEAD)
     assert summary(sns(text)) == expected
@@ -81,14 +81,14 @@ def test_a_bounce_is_read_alone_with_a_footer_and_wrapped() -> None:
         ({"open": {}}, Kind.OTHER, []),
     ],
 )
-def test_each_notification_is_what_it_tells(
+def test_the_meaning_of_each_notification(
     told: dict[str, Any], kind: Kind, expected: list[tuple[str, str, str]]
 ) -> None:
     assert summary(sns(notification(**told))) == (kind, expected)
 
 
 class Tokens:
-    """Keeps what it was shown."""
+    """Keeps what it was given."""
 
     clues = Clues()
 
@@ -97,14 +97,14 @@ class Tokens:
         return None
 
 
-def test_tokens_are_found_in_the_message_s_fields() -> None:
+def test_tokens_are_found_in_the_fields_of_the_message() -> None:
     tokens = Tokens()
     read_report(sns(notification(**DEAD)), tokens=tokens)
     assert tokens.clues.message_ids == ("<one@shop.example>",)
     assert tokens.clues.reverse_paths == ("news@shop.example",)
 
 
-def test_values_do_not_become_fields() -> None:
+def test_values_cannot_become_fields() -> None:
     told = bounced(emailAddress=f"{JEANNE}\r\n\r\nFinal-Recipient: rfc822; victim@people.example")
     _, events = summary(sns(notification(**told)))
     assert "victim@people.example" not in [address for address, *_ in events]
@@ -120,5 +120,5 @@ def test_values_do_not_become_fields() -> None:
         notification(mail={"headers": [{"name": "a\r\nb", "value": "\ud800"}]}, **DEAD),
     ],
 )
-def test_broken_ones_do_no_harm(text: str) -> None:
-    read_report(sns(text))
+def test_malformed_notifications_do_no_harm(text: str) -> None:
+    assert read_report(sns(text)).events == ()

@@ -1,4 +1,4 @@
-"""Into what a report is split, however it was put together."""
+"""Splitting a report into its parts, however it was assembled."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What reports say, told from mails as MTAs, providers and people write them."""
+"""The meaning of reports written by MTAs, providers and people."""
 
 import pytest
 
@@ -87,20 +87,20 @@ def test_a_failure_is_judged_by_words_before_codes(status: str, said: str, expec
     assert summary(report) == [(JEANNE, expected, action, scope)]
 
 
-def test_a_bounce_inside_of_a_bounce_is_read() -> None:
+def test_a_bounce_inside_a_bounce_is_read() -> None:
     inner = bounce(fields=failed("5.1.1", "550 5.1.1 User unknown")).decode()
     outer = bounce(original=inner).replace(b"message/delivery-status", b"text/plain", 1)
     assert summary(read_report(outer)) == [(JEANNE, "dead", "suppress", "all")]
 
 
-def test_a_status_that_no_server_said_does_not_outweigh_words_that_say_something_else() -> None:
+def test_a_status_no_server_gave_does_not_outweigh_the_text() -> None:
     said = "550 see the rules of this host"
     assert read_report(bounce(fields=failed("5.1.1", said))).events[0].event_class == "unknown"
     said = "550 5.1.1 see the rules of this host"
     assert read_report(bounce(fields=failed("5.1.1", said))).events[0].event_class == "dead"
 
 
-def test_the_address_that_was_mailed_counts_and_not_where_it_was_forwarded() -> None:
+def test_the_address_mailed_counts_and_not_where_it_was_forwarded() -> None:
     fields = "Original-Recipient: rfc822; Jeanne@People.example\n" + failed(
         "5.1.1", recipient="jeanne@elsewhere.example"
     )
@@ -135,7 +135,7 @@ Content-Type: message/rfc822
         (LETTER, "other"),
     ],
 )
-def test_a_bounce_that_somebody_complains_about_reads_or_forwards_is_none(
+def test_a_bounce_complained_about_read_or_forwarded_does_not_count(
     mail: bytes, expected: str
 ) -> None:
     report = read_report(mail)
@@ -143,13 +143,13 @@ def test_a_bounce_that_somebody_complains_about_reads_or_forwards_is_none(
     assert JEANNE not in [event.address for event in report.events]
 
 
-def test_a_gateway_s_own_name_for_the_recipient_is_found_in_the_message_itself() -> None:
+def test_a_recipient_named_by_a_gateway_is_found_in_the_message() -> None:
     fields = "Final-Recipient: x400; /G=Jeanne/\nAction: failed\nStatus: 5.1.1\n"
     assert summary(read_report(bounce(fields=fields))) == [(JEANNE, "dead", "suppress", "all")]
 
 
 @pytest.mark.parametrize("action", ["delivered", "relayed", "expanded", "deliverable"])
-def test_a_notice_of_success_is_nothing(action: str) -> None:
+def test_a_success_notice_has_no_effect(action: str) -> None:
     report = read_report(bounce(fields=failed("2.0.0", action=action)))
     assert (report.kind, report.events) == (Kind.DSN, ())
 
@@ -159,7 +159,7 @@ def test_a_delay_is_transient_whatever_its_reason() -> None:
     assert summary(report) == [(JEANNE, "transient", "count", None)]
 
 
-def test_each_recipient_of_a_report_is_judged_alone() -> None:
+def test_each_recipient_of_a_report_is_judged_separately() -> None:
     fields = "\n".join(
         [
             failed("5.1.1"),
@@ -230,7 +230,7 @@ def test_a_complaint_may_be_labelled_as_text() -> None:
         (ARF.replace("abuse", "not-spam"), Kind.COMPLAINT),
     ],
 )
-def test_a_report_in_which_nobody_complains_does_nothing(fields: str, kind: Kind) -> None:
+def test_a_report_without_a_complaint_has_no_effect(fields: str, kind: Kind) -> None:
     report = read_report(complaint(f"{fields}Original-Rcpt-To: {JEANNE}"))
     assert (report.kind, report.events) == (kind, ())
 
@@ -246,7 +246,7 @@ def test_a_report_in_which_nobody_complains_does_nothing(fields: str, kind: Kind
         ("x400; /G=Jeanne/", None),
     ],
 )
-def test_the_address_of_a_field(value: str, address: str | None) -> None:
+def test_the_address_in_a_field(value: str, address: str | None) -> None:
     assert of_field(value) == address
 
 
@@ -259,12 +259,12 @@ def test_a_dead_mailbox_without_a_name_suppresses_nobody() -> None:
 @pytest.mark.parametrize(
     "sender", [f"{JEANNE}, paul@people.example", f"{JEANNE}\nFrom: b@x.example"]
 )
-def test_a_wish_from_two_is_nobodys(sender: str) -> None:
+def test_an_unsubscribe_mail_from_two_senders_has_no_effect(sender: str) -> None:
     report = read_report(plain("", subject="unsubscribe", sender=sender, more=""))
     assert (report.kind, report.events) == (Kind.UNSUBSCRIBE, ())
 
 
-def test_a_long_subject_is_no_wish() -> None:
+def test_a_long_subject_is_not_an_unsubscribe() -> None:
     subject = "Stop emailing me about " + "your other offers " * 5
     mail = plain("Hello", subject=subject, sender=JEANNE, more="")
     assert read_report(mail).kind is Kind.OTHER
@@ -285,7 +285,7 @@ def test_a_long_subject_is_no_wish() -> None:
         ("Our offers", 'Apple Mail sent this email to unsubscribe from the message "Our offers"'),
     ],
 )
-def test_a_wish_to_unsubscribe(subject: str, text: str) -> None:
+def test_unsubscribe_mails(subject: str, text: str) -> None:
     mail = plain(text, subject=subject, sender="Jeanne <Jeanne@people.example>", more="")
     report = read_report(mail)
     assert report.kind is Kind.UNSUBSCRIBE
@@ -304,7 +304,7 @@ def test_a_program_may_unsubscribe_its_user_by_an_answer() -> None:
     assert summary(read_report(mail)) == [(JEANNE, "unsubscribe", "suppress", "marketing")]
 
 
-def test_a_receipt_is_no_bounce() -> None:
+def test_a_read_receipt_is_not_a_bounce() -> None:
     fields = "Final-Recipient: rfc822; jeanne@people.example\nDisposition: x; failed"
     mail = bounce("The mailbox is disabled: user unknown", fields).replace(
         b"message/delivery-status", b"message/disposition-notification"
@@ -330,20 +330,20 @@ def test_a_receipt_is_no_bounce() -> None:
         ),
     ],
 )
-def test_an_automatic_reply_does_nothing(subject: str, more: str) -> None:
+def test_an_automatic_reply_has_no_effect(subject: str, more: str) -> None:
     text = "I am away. My old address has moved, the user is unknown. unsubscribe"
     mail = plain(text, subject=subject, sender="Jeanne <jeanne@people.example>", more=more)
     report = read_report(mail)
     assert (report.kind, report.events) == (Kind.AUTO_REPLY, ())
 
 
-def test_other_mail_does_nothing() -> None:
+def test_other_mail_has_no_effect() -> None:
     text = "Hello, I saw that the user is unknown and does not exist, 550 5.1.1 <x@y.example>."
     mail = plain(text, subject="A question", sender="Jeanne <jeanne@people.example>", more="")
     assert (read_report(mail).kind, read_report(mail).events) == (Kind.OTHER, ())
 
 
-def test_a_person_who_asks_about_a_bounce_reports_none() -> None:
+def test_a_person_asking_about_a_bounce_does_not_report_one() -> None:
     text = "Hello, I got: 550 5.1.1 <x@y.example> User unknown, mail could not be delivered. Why?"
     mail = plain(
         text, subject="Mail delivery failed?", sender="Jeanne <jeanne@people.example>", more=""
@@ -352,7 +352,7 @@ def test_a_person_who_asks_about_a_bounce_reports_none() -> None:
 
 
 class Tokens:
-    """Finds whatever it is told to."""
+    """Finds what the test says."""
 
     def __init__(self, sent: Sent | None) -> None:
         self.sent = sent
@@ -381,7 +381,7 @@ def test_a_token_may_name_neither_brand_nor_scope() -> None:
     assert summary(wish) == [(JEANNE, "unsubscribe", "suppress", "marketing")]
 
 
-def test_a_token_is_looked_for_wherever_one_may_be() -> None:
+def test_a_token_is_searched_wherever_it_may_be() -> None:
     tokens = Tokens(None)
     delivered = b"Delivered-To: b=Abc@bounces.shop.example\r\n"
     read_report(delivered + bounce(fields=failed("5.1.1")), tokens=tokens)
@@ -402,7 +402,7 @@ def test_a_token_is_looked_for_wherever_one_may_be() -> None:
         plain("", subject="unsubscribe", sender="a@b.example", more=""),
     ],
 )
-def test_without_the_token_that_is_asked_for_nobody_is_suppressed(mail: bytes) -> None:
+def test_nobody_is_suppressed_without_a_required_token(mail: bytes) -> None:
     (event,) = read_report(mail, tokens=Tokens(None), require_token=True).events
     assert (event.action, event.scope) == (Action.COUNT, None)
     assert "token" in event.why
@@ -437,8 +437,8 @@ LARGE = 1024 * 1024
     ],
     ids=range(15),
 )
-@pytest.mark.timeout(20)  # a second, where nothing else runs
-def test_no_mail_is_too_much(mail: bytes) -> None:
+@pytest.mark.timeout(20)  # takes a second on an idle machine
+def test_no_mail_takes_too_long(mail: bytes) -> None:
     report = read_report(mail)
     assert len(report.events) <= 200
 
@@ -451,7 +451,7 @@ def test_no_mail_is_too_much(mail: bytes) -> None:
         complaint("Feedback-Type: ab\0use\nOriginal-Rcpt-To: jeanne@people.example\n"),
     ],
 )
-def test_what_is_kept_of_a_report_has_no_nul(mail: bytes) -> None:
-    """Not every database keeps one, and a report that cannot be kept would come again and again."""
+def test_the_stored_part_of_a_report_has_no_nul(mail: bytes) -> None:
+    """Some databases reject NUL, and a report that cannot be stored would return for ever."""
     report = read_report(mail)
     assert "\0" not in report.why + "".join(one.why for one in report.events)

@@ -11,7 +11,7 @@ with atheris.instrument_imports(include=["smtpproxy.mail", "smtpproxy.policy"]):
 
 
 def mime(raw: bytes) -> None:
-    """The first octet says how the rest is to be read."""
+    """The first octet chooses how the rest is read."""
     header = HEADERS[raw[0] % len(HEADERS)] if raw else b""
     read_message(header + raw[1:], MimeLimits())
 

@@ -1,4 +1,4 @@
-"""Octets that nobody means well: pieces of mail, put together as they should not be."""
+"""Hostile octets: pieces of mail assembled in the wrong way."""
 
 from hypothesis import strategies as st
 

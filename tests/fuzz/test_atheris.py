@@ -1,6 +1,6 @@
-"""Invariant: that of `test_headers` and `test_mime`, looked for by coverage (atheris).
+"""The invariants of `test_headers` and `test_mime`, fuzzed by coverage (atheris).
 
-For longer: `python -m tests.fuzz.coverage headers` or `mime`, with libFuzzer's options.
+For longer runs: `python -m tests.fuzz.coverage headers` or `mime`, with libFuzzer's options.
 """
 
 import subprocess

@@ -48,7 +48,7 @@ TESTS = {
     "max_errors": "test_dialog",
     "[auth] max_failures_per_session": "test_three_failures_end_a_session",
     "[auth] max_failures_per_address": "test_an_address_that_guesses_is_barred_for_a_while",
-    "[auth] max_failures_per_user": "test_a_user_is_barred_but_not_where_they_are_at_home",
+    "[auth] max_failures_per_user": "test_a_user_is_barred_except_from_their_usual_addresses",
     "message_rate": "test_the_message_rate_of_an_address",
     "[[credential]] message_rate": "test_the_rates_of_a_credential",
     "max_recipients": "test_the_limit_of_recipients_of_a_message",

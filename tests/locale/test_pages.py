@@ -1,4 +1,4 @@
-"""Pages in every language from the same templates."""
+"""Pages in every language share their templates."""
 
 import jinja2
 import pytest
@@ -9,7 +9,7 @@ from smtpproxy.locale.pages import environment
 
 
 def test_a_template_is_compiled_once_for_all_languages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compiled for each, templates would be most of what a start of the web process costs."""
+    """Compiled for each language, templates would dominate the start of the web process."""
     compiled: list[str] = []
     compile = jinja2.Environment.compile
 
@@ -27,8 +27,8 @@ def test_a_template_is_compiled_once_for_all_languages(monkeypatch: pytest.Monke
     assert compiled == ["unsubscribe.html"]
 
 
-def test_what_escapes_is_compiled_apart() -> None:
-    """The code of a template that escapes nothing must not be that of a page."""
+def test_escaping_templates_are_compiled_separately() -> None:
+    """The code of a template that does not escape must never serve a page."""
     codes = compiled_templates()
     for escapes, text in ((True, "&lt;b&gt;"), (False, "<b>"), (True, "&lt;b&gt;")):
         made = jinja2.Environment(

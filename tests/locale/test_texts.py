@@ -1,4 +1,4 @@
-"""Everything that can be said has words, in every language; a language is one file."""
+"""Every text exists in every language; a language is one file."""
 
 import re
 import string
@@ -58,17 +58,17 @@ KEYS = [
 
 
 @pytest.mark.parametrize("key", sorted(KEYS))
-def test_everything_that_can_be_said_has_words(key: str) -> None:
+def test_every_text_exists(key: str) -> None:
     assert key in texts(REFERENCE).phrases, f"add {key!r} to each smtpproxy/locale/*.toml"
 
 
 @pytest.mark.parametrize("lang", PAGE_LANGS)
-def test_every_language_says_the_same_things_of_the_same_things(lang: Lang) -> None:
+def test_every_language_has_the_same_texts_and_placeholders(lang: Lang) -> None:
     assert faults(texts(lang)) == []
 
 
 def faults(spoken: Texts) -> list[str]:
-    """What a language file lacks, has beside, or fills in otherwise than `en.toml`."""
+    """Texts that a language file lacks, adds, or fills in differently from `en.toml`."""
     wanted, found, file = texts(REFERENCE).phrases, spoken.phrases, f"{spoken.lang}.toml"
     if spoken.lang in PAGE_LANGS and spoken.lang not in LANGS:
         wanted = {key: text for key, text in wanted.items() if key.startswith(FOR_PEOPLE)}
@@ -86,13 +86,13 @@ def faults(spoken: Texts) -> list[str]:
 
 
 def fields(text: Text) -> set[str]:
-    """The placeholders. `count` may be left to the form: `one line`, `{count} lines`."""
+    """The placeholders; `count` is optional, as in `one line`, `{count} lines`."""
     if isinstance(text, Plural):
         return (fields(text.one) | fields(text.other)) - {"count"}
     return {name for _, name, _, _ in string.Formatter().parse(text) if name} - {"count"}
 
 
-def test_a_third_language_is_one_file_and_what_it_lacks_is_named() -> None:
+def test_another_language_is_one_file_and_missing_texts_are_reported() -> None:
     danish = read(
         "da",
         """
@@ -124,21 +124,21 @@ def test_a_third_language_is_one_file_and_what_it_lacks_is_named() -> None:
      ("[reason]\nno_record = { one = '', other = '', few = '' }", "one and other"),
      ("reason", "not TOML: expected = between key and value")],
 )  # fmt: skip
-def test_what_is_no_text_is_a_fault(file: str, wrong: str) -> None:
+def test_a_value_that_is_not_a_text_is_a_fault(file: str, wrong: str) -> None:
     head = "[language]\nname=''\nmonths=[]\ndate=''\nshort_date=''\ntime=''\nconjunctions={}\n"
     with pytest.raises(ValueError, match=wrong):
         read("de", head + file)
 
 
 @pytest.mark.parametrize("word", [*Reason, *Basis, *Origin, *Action, *Source, *Audience])
-def test_the_closed_sets_have_words(word: str) -> None:
+def test_every_value_of_an_enumeration_has_words(word: str) -> None:
     if word != "none":
         assert f"term.{word}" in texts(REFERENCE).phrases
 
 
 @pytest.mark.parametrize("lang", PAGE_LANGS)
-def test_people_are_told_in_their_own_words(lang: Lang) -> None:
-    """No text is left as it is in another language."""
+def test_every_text_is_translated(lang: Lang) -> None:
+
     spoken, others = texts(lang).phrases, [texts(other) for other in PAGE_LANGS if other != lang]
     same = [
         key
@@ -159,15 +159,15 @@ def every_french_text() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("key", "text"), every_french_text())
-def test_french_is_written_as_french_is(key: str, text: str) -> None:
+def test_french_typography_is_correct(key: str, text: str) -> None:
     text = re.sub(r"`[^`]*`", "", text)
-    assert "'" not in text, "the apostrophe is ’"
-    assert '"' not in text, "the quotation marks are « »"
+    assert "'" not in text, "French uses ’"
+    assert '"' not in text, "French uses « »"
     assert not re.search(r"(?<!\u202f)[:;?!»](?=\s|$)", text), text
     assert not re.search(r"«(?!\u202f)", text)
 
 
-def test_one_is_told_as_one() -> None:
+def test_counts_of_one_use_the_singular() -> None:
     for count, en, fr in (
         (0, "0 usable URIs", "0 adresse utilisable"),
         (1, "1 usable URI", "1 adresse utilisable"),
@@ -188,11 +188,11 @@ def test_one_is_told_as_one() -> None:
         (datetime(2026, 12, 2, tzinfo=UTC), "en", "2 December 2026"),
     ],
 )
-def test_days(moment: datetime, lang: Lang, day: str) -> None:
+def test_dates_in_words(moment: datetime, lang: Lang, day: str) -> None:
     assert texts(lang).date(moment) == day
 
 
-def test_hours_say_their_zone_and_are_in_it() -> None:
+def test_times_are_shown_with_their_zone() -> None:
     moment = datetime.fromisoformat("2026-03-01T00:30:00+02:00")
     assert texts("en").time(moment) == "28 February 2026 at 22:30:00 UTC"
     assert texts("fr").time(moment) == "28 février 2026 à 22:30:00 UTC"
@@ -205,7 +205,7 @@ def test_every_unit_is_counted_in_french(unit: Unit) -> None:
     assert not texts("fr").period(Period(1, unit)).endswith("jours")
 
 
-def test_lists() -> None:
+def test_lists_in_words() -> None:
     assert texts("en").listed([]) == ""
     assert texts("fr").listed(["a"]) == "a"
     assert texts("en").listed(["a", "b", "c"]) == "a, b and c"
@@ -215,7 +215,7 @@ def test_lists() -> None:
 
 
 @pytest.mark.parametrize("lang", LANGS)
-def test_for_want_of_a_word_or_a_value_nothing_fails(lang: Lang) -> None:
+def test_a_missing_text_or_value_causes_no_error(lang: Lang) -> None:
     assert say(Phrase("reason.never_heard_of"), lang).replace("_", " ") == "never heard of"
     said = say(Phrase("reason.consent_withdrawn"), lang)
     assert "None" not in said
@@ -231,7 +231,7 @@ AVOIDED = {
 
 
 @pytest.mark.parametrize("lang", AVOIDED)
-def test_what_no_native_would_write_is_not_written(lang: Lang) -> None:
+def test_no_text_uses_unidiomatic_phrases(lang: Lang) -> None:
     said = {
         key: f"{text.one} {text.other}" if isinstance(text, Plural) else text
         for key, text in texts(lang).phrases.items()

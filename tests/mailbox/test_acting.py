@@ -1,4 +1,4 @@
-"""What follows from a report: the suppression, the count, the bounce for the app; and only once."""
+"""The effects of a report, each only once: suppression, count, bounce for the application."""
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -39,7 +39,7 @@ OFFERS = Stream(name="offers", purpose="offers", verp=True, brand="shop")
 
 
 class Mailbox:
-    """The acting part of one, over a store of its own."""
+    """The acting part of a mailbox, over its own store."""
 
     def __init__(self, folder: Path, store: Store, settings: FeedbackSettings) -> None:
         ensure_link_keys(folder, date(2026, 1, 1))
@@ -89,7 +89,7 @@ async def mailbox(tmp_path: Path) -> AsyncIterator[Mailbox]:
     await store.close()
 
 
-async def test_a_dead_mailbox_gets_no_more_mail_at_all(mailbox: Mailbox) -> None:
+async def test_a_dead_mailbox_gets_no_more_mail(mailbox: Mailbox) -> None:
     (done,) = await mailbox.take(bounce(ANN, to=mailbox.path(ANN)))
     (standing,) = await mailbox.standing(ANN)
     assert (standing.scope, standing.origin, standing.since) == ("all", Origin.BOUNCE, NOW)
@@ -99,8 +99,8 @@ async def test_a_dead_mailbox_gets_no_more_mail_at_all(mailbox: Mailbox) -> None
     assert [due.decision for due in await mailbox.log.due(NOW, 9)] == [ID]
 
 
-async def test_kinds_put_together_are_handed_on_as_the_gravest_of_them(mailbox: Mailbox) -> None:
-    """Else whoever has one return path makes 63 bounces of six kinds."""
+async def test_a_report_of_several_kinds_is_handed_on_as_the_gravest(mailbox: Mailbox) -> None:
+    """Otherwise a single return path could yield 63 bounces of six kinds."""
     full = "552 5.2.2 mailbox full"
     also = f"Action: failed\r\nStatus: 5.2.2\r\nDiagnostic-Code: smtp; {full}"
     both = f"550 5.1.1 no such user\r\n\r\nFinal-Recipient: rfc822; {BOB}\r\n{also}"
@@ -120,16 +120,16 @@ async def test_kinds_put_together_are_handed_on_as_the_gravest_of_them(mailbox: 
         ("4.4.1", "connection timed out", "transient"),
     ],
 )
-async def test_other_failures_count_against_the_stream_alone(
+async def test_other_failures_count_only_against_the_stream(
     mailbox: Mailbox, status: str, said: str, kind: str
 ) -> None:
     await mailbox.take(bounce(ANN, to=mailbox.path(ANN), status=status, said=said))
     assert await mailbox.suppressed(ANN) == []
     assert await mailbox.log.totals() == {(kind, "offers"): 1}
-    assert len(await mailbox.log.due(NOW, 9)) == 1, "the app hears of it"
+    assert len(await mailbox.log.due(NOW, 9)) == 1, "the application gets it"
 
 
-async def test_the_same_report_again_does_nothing(mailbox: Mailbox) -> None:
+async def test_a_repeated_report_has_no_effect(mailbox: Mailbox) -> None:
     report = bounce(ANN, to=mailbox.path(ANN))
     await mailbox.take(report, report)
     await mailbox.take(b"Received: by another way\r\n" + report, at=NOW + timedelta(days=1))
@@ -139,12 +139,12 @@ async def test_the_same_report_again_does_nothing(mailbox: Mailbox) -> None:
     assert len(await mailbox.log.due(NOW, 9)) == 1
     await mailbox.store.remove_suppression(ANN, at=NOW, reason="mailbox works again")
     await mailbox.take(report, at=NOW + timedelta(days=2))
-    assert await mailbox.suppressed(ANN) == [], "what a person lifted stays lifted"
+    assert await mailbox.suppressed(ANN) == [], "a suppression lifted by hand stays lifted"
     await mailbox.take(bounce(ANN, to=mailbox.path(ANN, ANOTHER)), at=NOW + timedelta(days=3))
-    assert await mailbox.suppressed(ANN) == [("all", Origin.BOUNCE)], "another message's counts"
+    assert await mailbox.suppressed(ANN) == [("all", Origin.BOUNCE)], "another report counts"
 
 
-async def test_forged_reports_change_nothing(mailbox: Mailbox) -> None:
+async def test_forged_reports_have_no_effect(mailbox: Mailbox) -> None:
     other = ReturnPaths({1: b"x" * 64}, DOMAIN).make(ID, "offers", ANN)
     token = mailbox.token(ANN)
     storm = [
@@ -164,7 +164,7 @@ async def test_forged_reports_change_nothing(mailbox: Mailbox) -> None:
     assert {stream for _, stream in totals} == {"unknown"}
 
 
-async def test_a_token_of_ones_own_suppresses_nobody_else(mailbox: Mailbox) -> None:
+async def test_a_token_suppresses_only_its_own_recipient(mailbox: Mailbox) -> None:
     await mailbox.take(bounce(BOB, to=mailbox.path(ANN)))
     assert await mailbox.suppressed(BOB) == []
     assert await mailbox.suppressed(ANN) == []
@@ -174,19 +174,19 @@ async def test_a_token_of_ones_own_suppresses_nobody_else(mailbox: Mailbox) -> N
     await written.commit(record)
     written.close()
     await mailbox.take(bounce(BOB, to=mailbox.path(ANN, record.id)))
-    assert await mailbox.suppressed(BOB) == [], "an address that it was forwarded to"
-    assert await mailbox.suppressed(ANN) == [("all", Origin.BOUNCE)], "by the record"
+    assert await mailbox.suppressed(BOB) == [], "an address the mail was forwarded to"
+    assert await mailbox.suppressed(ANN) == [("all", Origin.BOUNCE)], "known from the record"
     assert traffic.OFFERS.name == "offers"
 
 
-async def test_the_path_that_it_came_to_outweighs_those_in_the_report(mailbox: Mailbox) -> None:
+async def test_the_return_path_addressed_outweighs_those_in_the_report(mailbox: Mailbox) -> None:
     paths = f"Return-Path: <{mailbox.path(BOB)}>", f"X-Other: {BOB}"
     await mailbox.take(bounce(ANN, *paths, to=mailbox.path(ANN)))
     assert await mailbox.suppressed(ANN) == [("all", Origin.BOUNCE)]
     assert await mailbox.suppressed(BOB) == []
 
 
-async def test_a_stream_or_a_purpose_may_be_gone(mailbox: Mailbox) -> None:
+async def test_a_stream_or_purpose_may_have_been_removed(mailbox: Mailbox) -> None:
     breaker = HeardBy()
     mailbox.actor = replace(mailbox.actor, breaker=cast(Breaker, breaker))
     await mailbox.take(bounce(ANN, to=mailbox.paths.make(ID, "gone", ANN)))
@@ -197,14 +197,14 @@ async def test_a_stream_or_a_purpose_may_be_gone(mailbox: Mailbox) -> None:
     assert await mailbox.suppressed(BOB) == [("purpose:offers", Origin.UNSUBSCRIBE)]
 
 
-def test_addresses_of_our_own_and_repeated_ones_take_no_room(mailbox: Mailbox) -> None:
+def test_own_and_repeated_addresses_do_not_use_up_the_limit(mailbox: Mailbox) -> None:
     ours = " ".join(f"b={number}@{DOMAIN}" for number in range(300))
     others = " ".join(f"{number}@people.example" for number in range(300))
     named = list(mailbox.reader.tokens.named(f"{ours} {f'{ANN} ' * 300} a@-.example {others}"))
     assert (named[0], named[1], len(named)) == (ANN, "0@people.example", 199)
 
 
-async def test_without_tokens_reports_are_believed_where_that_is_set(mailbox: Mailbox) -> None:
+async def test_reports_without_tokens_are_believed_only_if_configured(mailbox: Mailbox) -> None:
     mailbox.set(FeedbackSettings(DOMAIN, require_token=False))
     wish = letter("unsubscribe", to=f"stop@{DOMAIN}", sender="eve@people.example")
     await mailbox.take(bounce(ANN), complaint(BOB), wish)
@@ -224,7 +224,7 @@ async def test_a_complaint_is_about_the_brand_of_its_stream(mailbox: Mailbox) ->
 
 
 @pytest.mark.parametrize("field", ["Message-ID: <{}>", "Feedback-ID: {}::offers:smtpproxy"])
-async def test_a_complaint_is_known_by_what_is_left_of_the_message(
+async def test_a_complaint_is_traced_by_what_is_left_of_the_message(
     mailbox: Mailbox, field: str
 ) -> None:
     path = mailbox.path(ANN)
@@ -243,7 +243,7 @@ async def test_a_complaint_is_known_by_what_is_left_of_the_message(
         "List-Unsubscribe: <https://unsubscribe.example/u/{link}>",
     ],
 )
-async def test_a_complaint_that_only_attaches_the_message_is_known_by_it(
+async def test_a_complaint_that_only_attaches_the_message_is_traced(
     mailbox: Mailbox, field: str
 ) -> None:
     path = mailbox.path(ANN)
@@ -254,7 +254,7 @@ async def test_a_complaint_that_only_attaches_the_message_is_known_by_it(
     assert await mailbox.suppressed(BOB) == []
 
 
-async def test_a_mail_with_the_token_of_a_link_unsubscribes_as_the_link_does(
+async def test_mail_with_the_token_of_a_link_unsubscribes_like_the_link(
     mailbox: Mailbox,
 ) -> None:
     wish = f"unsubscribe {mailbox.token(ANN)}"
@@ -266,11 +266,11 @@ async def test_a_mail_with_the_token_of_a_link_unsubscribes_as_the_link_does(
     again = letter(wish, "Message-ID: <2@x>", to=f"stop@{DOMAIN}", sender=ANN)
     await mailbox.take(again, at=later)
     (standing,) = await mailbox.standing(ANN)
-    assert standing.since == later, "it outweighs a consent in between"
+    assert standing.since == later, "it outweighs consent given in between"
 
 
-async def test_a_wish_that_comes_again_is_no_new_one(mailbox: Mailbox) -> None:
-    """A mailbox is restored, an MTA delivers once more: a consent in between holds."""
+async def test_an_unsubscribe_mail_delivered_again_has_no_effect(mailbox: Mailbox) -> None:
+    """When a mailbox is restored or an MTA delivers twice, consent given in between stays."""
     fields = ("Message-ID: <wish@people.example>", "Date: Sat, 28 Nov 2026 12:00:00 +0000")
     wish = letter(f"unsubscribe {mailbox.token(ANN)}", *fields, to=f"stop@{DOMAIN}", sender=ANN)
     await mailbox.take(wish)
@@ -285,13 +285,13 @@ async def test_a_wish_that_comes_again_is_no_new_one(mailbox: Mailbox) -> None:
     assert await mailbox.log.totals() == {("unsubscribe", "offers"): 1}
     await mailbox.take(wish.replace(b"<wish@", b"<second@"), at=later)
     (standing,) = await mailbox.standing(ANN)
-    assert standing.since == later, "who writes again wants it again"
+    assert standing.since == later, "a new mail is a new wish"
 
 
 @pytest.mark.parametrize(
     "fields", [(), ("Message-ID: odd",), ("Message-ID: <1@x.example>", "Message-ID: <2@x.example>")]
 )
-async def test_a_wish_without_a_name_is_known_by_its_words(
+async def test_an_unsubscribe_mail_without_message_id_is_identified_by_its_text(
     mailbox: Mailbox, fields: Sequence[str]
 ) -> None:
     for day in range(3):
@@ -303,7 +303,7 @@ async def test_a_wish_without_a_name_is_known_by_its_words(
         assert standing.since == NOW + timedelta(days=2 * (day // 2))
 
 
-async def test_a_report_that_cannot_be_read_holds_no_other_up(
+async def test_an_unreadable_report_does_not_hold_up_others(
     mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def faulty(content: bytes, **more: Any) -> FeedbackReport:
@@ -319,7 +319,9 @@ async def test_a_report_that_cannot_be_read_holds_no_other_up(
     assert "fault of the program" in kept.why
 
 
-async def test_nor_does_one_whose_signatures_cannot_be_checked(mailbox: Mailbox) -> None:
+async def test_a_report_whose_signatures_cannot_be_checked_does_not_hold_up_others(
+    mailbox: Mailbox,
+) -> None:
     class Faulty:
         async def checked(self, content: bytes, report: FeedbackReport) -> FeedbackReport:
             if content == b"odd":
@@ -333,8 +335,10 @@ async def test_nor_does_one_whose_signatures_cannot_be_checked(mailbox: Mailbox)
     assert "fault of the program" in kept.why
 
 
-async def test_a_wish_is_about_the_person_and_the_mail_of_its_token(mailbox: Mailbox) -> None:
-    """Whoever forwards it, to whatever address."""
+async def test_an_unsubscribe_mail_is_about_the_person_and_mail_of_its_token(
+    mailbox: Mailbox,
+) -> None:
+    """No matter who forwards it, or where."""
     forwarded = letter(f"Fwd: {mailbox.token(ANN)}", to=mailbox.path(BOB), sender=BOB)
     await mailbox.take(forwarded)
     assert await mailbox.suppressed(BOB) == []
@@ -344,15 +348,15 @@ async def test_a_wish_is_about_the_person_and_the_mail_of_its_token(mailbox: Mai
     assert await mailbox.suppressed(BOB) == [("brand:shop", Origin.UNSUBSCRIBE)]
 
 
-async def test_one_letter_with_the_tokens_of_two_is_two_wishes(mailbox: Mailbox) -> None:
-    """Whoever writes chooses the Message-ID: one that was used says nothing of others."""
+async def test_reusing_a_message_id_does_not_hide_another_unsubscribe(mailbox: Mailbox) -> None:
+    """Writers choose the Message-ID, so a used one proves nothing about other mail."""
     for who in (ANN, BOB):
         wish = f"unsubscribe {mailbox.token(who)}"
         await mailbox.take(letter(wish, "Message-ID: <same@x>", to=f"stop@{DOMAIN}", sender=who))
         assert await mailbox.suppressed(who) == [("purpose:offers", Origin.UNSUBSCRIBE)]
 
 
-async def test_full_mailboxes_are_suppressed_when_that_happens_often(mailbox: Mailbox) -> None:
+async def test_repeatedly_full_mailboxes_are_suppressed(mailbox: Mailbox) -> None:
     mailbox.set(FeedbackSettings(DOMAIN, suppress_full=parse_cap("3/30d")))
     for day in range(3):
         assert await mailbox.suppressed(ANN) == []
@@ -369,7 +373,7 @@ async def test_full_mailboxes_are_suppressed_when_that_happens_often(mailbox: Ma
     ("require_token", "authenticate", "believed"),
     [(True, "optional", False), (False, "required", False), (False, "optional", True)],
 )
-async def test_a_full_mailbox_is_believed_as_a_dead_one_is(
+async def test_reports_of_full_mailboxes_need_the_same_proof(
     mailbox: Mailbox,
     require_token: bool,
     authenticate: Literal["required", "optional"],
@@ -391,7 +395,7 @@ async def told(mailbox: Mailbox) -> list[dict[str, object]]:
     return [dict(one.data) for one in logged if isinstance(one, LoggedEvent)]
 
 
-async def test_webhooks_are_told_once_and_without_an_address(mailbox: Mailbox) -> None:
+async def test_webhooks_get_each_report_once_without_the_address(mailbox: Mailbox) -> None:
     tells = wants_feedback([WebhookSettings("crm", "", Path(), frozenset({"feedback"}))])
     mailbox.actor = replace(mailbox.actor, tells=tells)
     full = bounce(ANN, to=mailbox.path(ANN), status="5.2.2", said="552 5.2.2 mailbox full")
@@ -410,10 +414,10 @@ async def test_webhooks_are_told_once_and_without_an_address(mailbox: Mailbox) -
     assert (found[0]["stream"], found[0]["decision"]) == ("offers", ID)
     assert "people.example" not in str(found)
     await mailbox.take(*reports[:3])
-    assert await told(mailbox) == found, "the same again is nothing new"
+    assert await told(mailbox) == found, "a repeated report is not news"
 
 
-async def test_who_dies_before_it_is_noted_tells_it_once(
+async def test_a_crash_before_the_note_causes_one_event(
     mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tell = mailbox.store.log_events
@@ -433,13 +437,13 @@ async def test_who_dies_before_it_is_noted_tells_it_once(
     assert [one["heard"] for one in await told(mailbox)] == ["dead"]
 
 
-def test_nothing_is_logged_where_no_webhook_wants_it() -> None:
+def test_nothing_is_logged_when_no_webhook_wants_it() -> None:
     hook = WebhookSettings("crm", "", Path())
     assert not wants_feedback([hook])
 
 
 class HeardBy:
-    """A breaker that only listens."""
+    """A breaker that only records what it is told."""
 
     def __init__(self) -> None:
         self.heard_of: list[tuple[str, str, str, str]] = []
@@ -449,7 +453,7 @@ class HeardBy:
         return True
 
 
-async def test_the_breaker_hears_what_a_token_proves_and_nothing_else(mailbox: Mailbox) -> None:
+async def test_the_breaker_counts_only_reports_proven_by_a_token(mailbox: Mailbox) -> None:
     breaker = HeardBy()
     mailbox.actor = replace(mailbox.actor, breaker=cast(Breaker, breaker))
     path = mailbox.path(ANN)
@@ -464,13 +468,13 @@ async def test_the_breaker_hears_what_a_token_proves_and_nothing_else(mailbox: M
     assert breaker.heard_of == [(kind, "offers", ID, ANN) for kind in kinds]
 
 
-async def test_whom_a_report_concerns_finds_it_when_they_are_erased(mailbox: Mailbox) -> None:
+async def test_an_erasure_finds_reports_about_the_person(mailbox: Mailbox) -> None:
     answer = letter("Out of office", to=mailbox.path(ANN), sender=ANN)
     await mailbox.take(bounce(ANN), answer, complaint(BOB))
     assert sorted(await mailbox.log.forget(ANN)) == ["r1", "r2"]
 
 
-async def test_only_a_wish_outlives_the_other_reports(mailbox: Mailbox) -> None:
+async def test_unsubscribe_mails_are_kept_longer_than_other_reports(mailbox: Mailbox) -> None:
     dead = bounce(ANN, to=mailbox.path(ANN))
     wish = letter(f"unsubscribe {mailbox.token(BOB)}", to=f"stop@{DOMAIN}", sender=BOB)
     await mailbox.take(dead, wish)
@@ -479,7 +483,7 @@ async def test_only_a_wish_outlives_the_other_reports(mailbox: Mailbox) -> None:
     assert [len(each.news) for each in done] == [1, 0]
 
 
-async def test_what_tells_nothing_is_kept_for_a_person(mailbox: Mailbox) -> None:
+async def test_mail_without_a_meaning_is_kept_for_a_person(mailbox: Mailbox) -> None:
     strange = letter("Hello", to=mailbox.path(ANN), sender=BOB, body="How are you?")
     away = letter("Out of office", "Auto-Submitted: auto-replied", to="x@y.example", sender=BOB)
     await mailbox.take(strange, away, b"", b"\xff\0\r\n" * 1000)
@@ -490,4 +494,4 @@ async def test_what_tells_nothing_is_kept_for_a_person(mailbox: Mailbox) -> None
         ("auto_reply", "unknown"): 1,
         ("other", "unknown"): 2,
     }
-    assert await mailbox.log.due(NOW, 9) == [], "the app gets bounces, not letters"
+    assert await mailbox.log.due(NOW, 9) == [], "the application gets bounces but no letters"

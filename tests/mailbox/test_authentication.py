@@ -1,4 +1,4 @@
-"""Reports without a token of ours suppress whom their writer may speak for, by DKIM."""
+"""Reports without our token need a DKIM signature that may speak for the person."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +30,7 @@ async def verdict(
     dkimpy: Dkimpy | None = None,
     tokens: TokenReader | None = None,
 ) -> tuple[Action, str | None]:
-    """What becomes of the one event of a report."""
+    """The outcome of a report's single event."""
     records = {key.name: str(key.record).encode() for key in keys}
 
     async def texts(name: str) -> Answer:
@@ -46,7 +46,7 @@ async def verdict(
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory: pytest.TempPathFactory) -> KeyFile:
-    """The key of the provider whose mailbox it is."""
+    """The key of the mailbox's own provider."""
     return KeyFile(tmp_path_factory.mktemp("keys"), domain="people.example")
 
 
@@ -66,25 +66,25 @@ async def test_a_provider_speaks_for_its_own_mailboxes(people: KeyFile) -> None:
     assert await verdict(dead, people) == (Action.SUPPRESS, "all")
 
 
-async def test_a_maildir_may_have_other_line_ends(people: KeyFile) -> None:
+async def test_a_maildir_may_use_other_line_ends(people: KeyFile) -> None:
     report = by(complaint(ARF, sender="feedback@people.example"), people)
     assert (await verdict(report.replace(b"\r\n", b"\n"), people))[0] is Action.SUPPRESS
 
 
-async def test_a_service_that_is_known_speaks_for_others(tmp_path: Path) -> None:
+async def test_a_known_service_speaks_for_others(tmp_path: Path) -> None:
     service = KeyFile(tmp_path, domain="senderscore.net")
     report = by(complaint(ARF, sender="feedbackloop@x.senderscore.net"), service)
     assert (await verdict(report, service))[0] is Action.SUPPRESS
 
 
-async def test_what_is_not_signed_is_counted(people: KeyFile) -> None:
+async def test_an_unsigned_report_only_counts(people: KeyFile) -> None:
     report = crlf(complaint(ARF, sender="feedback@people.example"))
     assert await verdict(report, people) == (Action.COUNT, None)
     nobodys = report.replace(b"From: ", b"X-From: ", 1)
     assert await verdict(nobodys, people) == (Action.COUNT, None)
 
 
-def test_only_what_would_suppress_lacks_a_signature() -> None:
+def test_only_a_report_that_would_suppress_needs_a_signature() -> None:
     both = failed("5.1.1") + "\n" + failed("5.2.2", "mailbox full", recipient="b@x.example")
     dead, full = vouched(read_report(bounce(fields=both)), None, ()).events
     assert "no valid signature of a domain that speaks for jeanne@people.example" in dead.why
@@ -92,7 +92,7 @@ def test_only_what_would_suppress_lacks_a_signature() -> None:
 
 
 class Token:
-    """A token of ours, wherever it is."""
+    """Finds a token of ours everywhere."""
 
     def __call__(self, clues: Clues) -> Sent:
         return Sent(JEANNE, "offers", "shop")
@@ -112,13 +112,13 @@ async def test_no_key_is_looked_up_for_a_report_that_suppresses_nobody(people: K
         await authentication.close()
 
 
-async def test_what_was_changed_is_counted(people: KeyFile) -> None:
+async def test_a_changed_report_only_counts(people: KeyFile) -> None:
     report = by(complaint(ARF, sender="feedback@people.example"), people)
     assert await verdict(report.replace(b"jeanne@", b"victim@"), people) == (Action.COUNT, None)
 
 
 class Recorded(Dkimpy):
-    """dkimpy that gives an answer of its own, and remembers what it was asked."""
+    """A stand-in for dkimpy with a fixed answer that records its questions."""
 
     def __init__(self, answer: bool) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class Recorded(Dkimpy):
         self.closed = True
 
 
-async def test_what_dkimpy_does_not_confirm_is_counted(people: KeyFile) -> None:
+async def test_a_report_dkimpy_does_not_confirm_only_counts(people: KeyFile) -> None:
     report = by(complaint(ARF, sender="feedback@people.example"), people)
     assert await verdict(report, people, dkimpy=(no := Recorded(False))) == (Action.COUNT, None)
     assert no.asked == [(0, "people.example")]
@@ -142,7 +142,7 @@ async def test_what_dkimpy_does_not_confirm_is_counted(people: KeyFile) -> None:
     assert (await verdict(report, people, dkimpy=Recorded(True)))[0] is Action.SUPPRESS
 
 
-async def test_dkimpy_is_spared_what_would_suppress_nobody(
+async def test_dkimpy_is_not_asked_if_nobody_would_be_suppressed(
     people: KeyFile, anybody: KeyFile
 ) -> None:
     for report in (
@@ -163,7 +163,7 @@ async def test_dkimpy_is_asked_about_the_writers_own_signature(
     assert (await verdict(twice, people, anybody))[0] is Action.SUPPRESS
 
 
-async def test_nobody_speaks_for_people_elsewhere(anybody: KeyFile) -> None:
+async def test_a_provider_does_not_speak_for_people_elsewhere(anybody: KeyFile) -> None:
     report = by(complaint(ARF, sender="feedback@elsewhere.example"), anybody)
     assert await verdict(report, anybody) == (Action.COUNT, None)
 
@@ -180,7 +180,7 @@ async def test_whoever_unsubscribes_speaks_for_themselves(people: KeyFile) -> No
     assert await verdict(forged, people) == (Action.COUNT, None)
 
 
-async def test_a_signature_of_a_part_of_the_body_proves_nothing(people: KeyFile) -> None:
+async def test_a_signature_over_part_of_the_body_proves_nothing(people: KeyFile) -> None:
     mail = crlf(complaint(ARF, sender="feedback@people.example"))
     names = (people.selector.encode(), people.domain.encode(), people.pem)
     limited = dkim.sign(mail, *names, include_headers=[b"From"], length=True) + mail
@@ -191,7 +191,7 @@ async def test_a_signature_of_a_part_of_the_body_proves_nothing(people: KeyFile)
 @pytest.mark.parametrize(
     "before",
     [
-        f"From: {JEANNE}\r\nSubject: unsubscribe\r\nX-Odd: a\r\r",  # two bare CR: an empty line
+        f"From: {JEANNE}\r\nSubject: unsubscribe\r\nX-Odd: a\r\r",  # two bare CRs: an empty line
         f"From: {JEANNE}\r\nSubject: unsubscribe\r\nX-Odd: a\r \r\r",
         f"From: {JEANNE}\r\nSubject: unsubscribe\r\nX-Long: {'a' * 65_536}\r\n",
         f"From: {JEANNE}\r\nSubject: unsubscribe\r\n\r\n",
@@ -200,7 +200,7 @@ async def test_a_signature_of_a_part_of_the_body_proves_nothing(people: KeyFile)
     ],
     ids=["bare-cr", "folded", "long", "empty-line", "mixed", "no-field"],
 )
-async def test_a_signed_mail_is_no_proof_for_a_from_put_above_it(
+async def test_a_signature_proves_nothing_about_a_from_put_above_it(
     people: KeyFile, before: str
 ) -> None:
     mail = by(plain("", subject="unsubscribe", sender="mallory@people.example", more=""), people)

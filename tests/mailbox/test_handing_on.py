@@ -1,4 +1,4 @@
-"""Handing bounces on: as they came, for as long as there is somebody to hand them to."""
+"""Handing bounces on to the application, unchanged and only while it exists."""
 
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -31,7 +31,7 @@ CONTENT = b"Return-Path: <>\nDelivered-To: b@bounces.example\nSubject: bounce\n\
 
 
 class Surroundings:
-    """Stands for the services of a process: nothing but the clock is asked."""
+    """Stands in for the services of a process, of which only the clock is used."""
 
     hostname = "relay.example"
 
@@ -43,7 +43,7 @@ class Surroundings:
 
 
 class App:
-    """Takes what is handed on, or does what it was told to."""
+    """Accepts what is handed on, or fails as told."""
 
     def __init__(self) -> None:
         self.got: list[tuple[str, bytes]] = []
@@ -87,7 +87,7 @@ class Mailbox:
     async def bounced(
         self, reverse_path: str = APP, *, recorded: bool = True, id: str = "r1"
     ) -> str:
-        """Somebody's message came back; return the id of the decision on it."""
+        """Bounce somebody's message; return the id of its decision."""
         decided = journal.decided(self.clock, ANN, reverse_path=reverse_path)
         if recorded:
             written = journal.journal(self.audit, self.clock)
@@ -101,7 +101,7 @@ class Mailbox:
         return decided.id
 
     async def why(self) -> list[str]:
-        """What the list for people says."""
+        """The reason shown to people in the list."""
         return [each.why for each in await self.log.kept()]
 
     async def hand_on(self, **later: float) -> None:
@@ -119,7 +119,9 @@ async def mailbox(tmp_path: Path) -> AsyncIterator[Mailbox]:
     mailbox.log.close()
 
 
-async def test_as_it_came_under_a_trace_field(mailbox: Mailbox, app: App) -> None:
+async def test_a_bounce_is_handed_on_unchanged_below_a_trace_field(
+    mailbox: Mailbox, app: App
+) -> None:
     await mailbox.bounced()
     await mailbox.hand_on()
     await mailbox.hand_on(days=1)
@@ -133,15 +135,15 @@ async def test_as_it_came_under_a_trace_field(mailbox: Mailbox, app: App) -> Non
     assert not await mailbox.waits()
 
 
-async def test_what_is_not_settled_yet_is_handed_on_too(mailbox: Mailbox, app: App) -> None:
-    """It is on record before its file moves: somebody may be quick, or killed in between."""
+async def test_a_report_still_in_progress_is_handed_on_too(mailbox: Mailbox, app: App) -> None:
+    """It is recorded before its file moves, and a kill may come in between."""
     await mailbox.bounced()
     mailbox.maildir.give_back("r1")
     await mailbox.hand_on()
     assert [path for path, _ in app.got] == [APP]
 
 
-async def test_it_waits_for_the_upstream_and_is_given_up_after_days(
+async def test_a_bounce_waits_for_the_upstream_and_is_given_up_after_days(
     mailbox: Mailbox, app: App
 ) -> None:
     await mailbox.bounced()
@@ -149,7 +151,7 @@ async def test_it_waits_for_the_upstream_and_is_given_up_after_days(
     await mailbox.hand_on()
     app.failure = None
     await mailbox.hand_on(seconds=4)
-    assert app.got == [], "not before its time"
+    assert app.got == [], "not before it is due"
     app.failure = UpstreamError("down")
     await mailbox.hand_on(seconds=2)
     await mailbox.hand_on(days=4)
@@ -160,7 +162,7 @@ async def test_it_waits_for_the_upstream_and_is_given_up_after_days(
 
 
 @pytest.mark.parametrize("failure", [NoticeDeferred("452"), RuntimeError("a fault")])
-async def test_whatever_puts_it_off_does_so_for_days_only(
+async def test_a_bounce_is_deferred_only_for_days_whatever_the_cause(
     mailbox: Mailbox, app: App, failure: Exception
 ) -> None:
     await mailbox.bounced()
@@ -172,7 +174,7 @@ async def test_whatever_puts_it_off_does_so_for_days_only(
     assert await mailbox.why() == [f"not handed on: {failure}"]
 
 
-async def test_while_the_upstream_is_down_only_the_first_is_tried(
+async def test_only_the_first_bounce_is_tried_while_the_upstream_is_down(
     mailbox: Mailbox, app: App
 ) -> None:
     await mailbox.bounced(id="r1")
@@ -181,10 +183,10 @@ async def test_while_the_upstream_is_down_only_the_first_is_tried(
     await mailbox.hand_on()
     app.failure = None
     await mailbox.hand_on()
-    assert len(app.got) == 1, "the other at once, as it was not tried"
+    assert len(app.got) == 1, "the other goes at once, as it was not tried"
 
 
-async def test_what_was_put_off_while_the_clock_was_ahead_is_tried_once_it_is_right(
+async def test_a_bounce_deferred_while_the_clock_was_ahead_is_tried_once_it_is_right(
     mailbox: Mailbox, app: App
 ) -> None:
     await mailbox.hand_on(days=1_800)
@@ -196,7 +198,7 @@ async def test_what_was_put_off_while_the_clock_was_ahead_is_tried_once_it_is_ri
     assert [path for path, _ in app.got] == [APP]
 
 
-async def test_a_refusal_for_good_ends_it(mailbox: Mailbox, app: App) -> None:
+async def test_a_permanent_refusal_ends_the_attempts(mailbox: Mailbox, app: App) -> None:
     await mailbox.bounced()
     app.failure = NoticeRefused("the sender may not be mailed")
     await mailbox.hand_on()
@@ -204,14 +206,16 @@ async def test_a_refusal_for_good_ends_it(mailbox: Mailbox, app: App) -> None:
 
 
 @pytest.mark.parametrize("path", ["", "app@bounces.example", "app@BOUNCES.example"])
-async def test_nobody_is_there_to_hand_it_to(mailbox: Mailbox, app: App, path: str) -> None:
+async def test_a_bounce_without_a_sender_is_not_handed_on(
+    mailbox: Mailbox, app: App, path: str
+) -> None:
     await mailbox.bounced(path)
     await mailbox.hand_on()
     assert (app.got, await mailbox.waits()) == ([], False)
 
 
 async def test_a_second_try_comes_within_seconds(mailbox: Mailbox, app: App) -> None:
-    """The upstream is often only late, where all of it was just started."""
+    """The upstream is often just a little late when everything was restarted."""
     await mailbox.bounced()
     app.failure = UpstreamError("down")
     await mailbox.hand_on()
@@ -221,10 +225,10 @@ async def test_a_second_try_comes_within_seconds(mailbox: Mailbox, app: App) -> 
 
 
 @pytest.mark.parametrize("also_late", [True, False], ids=["nothing is written", "only at the end"])
-async def test_a_store_that_can_only_be_read_has_nothing_handed_on_twice(
+async def test_nothing_is_handed_on_twice_while_the_store_is_read_only(
     mailbox: Mailbox, app: App, monkeypatch: pytest.MonkeyPatch, also_late: bool
 ) -> None:
-    """A full disk of the database: what is due is found, and cannot be ticked off."""
+    """With a full disk, due bounces are found but cannot be marked as done."""
 
     async def full(*_: object) -> None:
         raise StoreUnavailable("the disk of the database is full")
@@ -244,7 +248,7 @@ async def test_a_store_that_can_only_be_read_has_nothing_handed_on_twice(
     assert not await mailbox.waits()
 
 
-async def test_a_record_that_is_out_of_reach_for_a_while(mailbox: Mailbox, app: App) -> None:
+async def test_a_record_that_is_unreachable_for_a_while(mailbox: Mailbox, app: App) -> None:
     await mailbox.bounced()
     away = mailbox.audit.rename(mailbox.audit.with_name("away"))
     await mailbox.hand_on()
@@ -254,7 +258,7 @@ async def test_a_record_that_is_out_of_reach_for_a_while(mailbox: Mailbox, app: 
     assert [path for path, _ in app.got] == [APP]
 
 
-async def test_the_record_of_the_message_is_gone(mailbox: Mailbox, app: App) -> None:
+async def test_a_bounce_whose_record_is_gone(mailbox: Mailbox, app: App) -> None:
     id = await mailbox.bounced(recorded=False)
     await mailbox.hand_on(minutes=59)
     assert await mailbox.waits()
@@ -281,10 +285,10 @@ def sent(reverse_path: str = APP) -> SentMessage:
     return SentMessage(Client("apps", "192.0.2.1", "app.example"), reverse_path, (ANN,))
 
 
-async def test_another_relay_sent_the_message(
+async def test_a_bounce_of_another_relays_message(
     one_of_many: Mailbox, others: OtherRelays, app: App
 ) -> None:
-    """It tells once it is there again, and is asked often enough for that to be of use."""
+    """That relay answers once it is back, and is asked often enough."""
     mailbox = one_of_many
     id = await mailbox.bounced(recorded=False)
     await mailbox.hand_on()
@@ -295,11 +299,11 @@ async def test_another_relay_sent_the_message(
     others.told[id] = sent()
     await mailbox.hand_on(minutes=5)
     assert [path for path, _ in app.got] == [APP]
-    assert others.open == set(), "nothing of it is left in the store"
+    assert others.open == set(), "nothing about it is left in the store"
     assert not await mailbox.waits()
 
 
-async def test_the_relay_that_sent_the_message_is_gone(
+async def test_a_bounce_of_a_relay_that_is_gone(
     one_of_many: Mailbox, others: OtherRelays, app: App
 ) -> None:
     id = await one_of_many.bounced(recorded=False)
@@ -311,10 +315,10 @@ async def test_the_relay_that_sent_the_message_is_gone(
     assert await one_of_many.why() == [f"not handed on: the record of message {id} is not found"]
 
 
-async def test_a_bounce_that_came_long_ago_is_asked_about_too(
+async def test_an_old_bounce_is_asked_about_too(
     one_of_many: Mailbox, others: OtherRelays, app: App
 ) -> None:
-    """A mailbox that was put back."""
+    """It may come from a restored mailbox."""
     id = await one_of_many.bounced(recorded=False)
     await one_of_many.hand_on(days=20)
     others.told[id] = sent()
@@ -323,7 +327,7 @@ async def test_a_bounce_that_came_long_ago_is_asked_about_too(
 
 
 @pytest.mark.parametrize("path", ["", "app@bounces.example"])
-async def test_what_another_relay_tells_goes_where_it_would_go_there(
+async def test_a_bounce_goes_where_the_other_relay_would_send_it(
     one_of_many: Mailbox, others: OtherRelays, app: App, path: str
 ) -> None:
     id = await one_of_many.bounced(recorded=False)
@@ -333,7 +337,7 @@ async def test_what_another_relay_tells_goes_where_it_would_go_there(
 
 
 @pytest.mark.parametrize("fault", ["no record", "a fault of the program"])
-async def test_one_that_cannot_go_keeps_no_other_waiting(
+async def test_a_bounce_that_fails_does_not_hold_up_others(
     mailbox: Mailbox, app: App, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     await mailbox.bounced(recorded=fault != "no record", id="r1")
@@ -351,7 +355,7 @@ async def test_one_that_cannot_go_keeps_no_other_waiting(
     assert await mailbox.waits()
 
 
-async def test_an_app_whose_mailbox_is_full_keeps_no_other_waiting(
+async def test_a_full_application_mailbox_does_not_hold_up_others(
     mailbox: Mailbox, app: App
 ) -> None:
     app.failures["full@shop.example"] = NoticeDeferred("not accepted: 452")
@@ -366,7 +370,7 @@ async def test_an_app_whose_mailbox_is_full_keeps_no_other_waiting(
     assert len(app.got) == 4
 
 
-async def test_who_was_erased_gets_none(mailbox: Mailbox, app: App) -> None:
+async def test_no_bounce_goes_to_an_erased_sender(mailbox: Mailbox, app: App) -> None:
     await mailbox.bounced()
     pseudonymise(mailbox.audit, APP)
     pseudonymise(mailbox.audit, ANN)
@@ -374,9 +378,7 @@ async def test_who_was_erased_gets_none(mailbox: Mailbox, app: App) -> None:
     assert (app.got, await mailbox.waits()) == ([], False)
 
 
-async def test_a_report_that_goes_round_in_circles_goes_no_further(
-    mailbox: Mailbox, app: App
-) -> None:
+async def test_a_looping_report_is_stopped(mailbox: Mailbox, app: App) -> None:
     await mailbox.bounced()
     mailbox.maildir.remove(["r1"])
     mailbox.maildir.keep("r1", b"Received: x\n" * handing_on.RECEIVED_LIMIT + CONTENT)

@@ -1,5 +1,4 @@
-"""Working off what came: what takes another relay's record of the message waits for that, and for
-nothing else."""
+"""Processing the inbox: reports that need another relay's record wait for it, others do not."""
 
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, date, datetime, timedelta
@@ -49,7 +48,7 @@ class Mailbox:
         self.start()
 
     def start(self) -> None:
-        """Or start again: nothing but the maildir and the stores is left."""
+        """Start, or restart with only the maildir and the stores left."""
         settings = FeedbackSettings(DOMAIN)
         messages = Messages(self.folder / "audit", self.others, now=lambda: self.time)
         streams = {"offers": OFFERS}
@@ -65,7 +64,7 @@ class Mailbox:
         self.maildir.deliver(name.rjust(26, "0"), content)
 
     async def look(self, **later: float) -> list[str]:
-        """Return the ids of what was acted on."""
+        """Process the inbox; return the ids of the reports acted on."""
         self.time += timedelta(**later)
         found = []
         while done := await self.inbox.work_through(lambda: False):
@@ -76,7 +75,7 @@ class Mailbox:
         return [each.origin for each in await self.store.suppressions(person)]
 
     def hidden(self, id: str) -> bytes:
-        """A complaint that names nobody, by a field that the relay wrote."""
+        """A complaint that names nobody but has a field written by the relay."""
         token = self.path(id).partition("@")[0]
         return complaint("", f"Feedback-ID: {token}::offers:smtpproxy")
 
@@ -115,9 +114,9 @@ async def test_a_complaint_that_names_nobody_waits_for_the_relay_that_sent_the_m
     id = mailbox.clock.new_id()
     mailbox.deliver("A", mailbox.hidden(id))
     assert await mailbox.look() == []
-    assert others.open == {id}, "it is asked at once"
+    assert others.open == {id}, "the relay is asked at once"
     mailbox.deliver("B", bounce("bob@people.example"))
-    assert await mailbox.look() == ["B"], "it holds nothing else up"
+    assert await mailbox.look() == ["B"], "nothing else is held up"
     mailbox.start()
     assert await mailbox.look() == []
     others.told[id] = SENT
@@ -127,7 +126,9 @@ async def test_a_complaint_that_names_nobody_waits_for_the_relay_that_sent_the_m
     assert (await mailbox.log.totals())["complaint", "offers"] == 1
 
 
-async def test_who_is_named_is_suppressed_at_once(mailbox: Mailbox, others: Others) -> None:
+async def test_a_person_named_in_the_report_is_suppressed_at_once(
+    mailbox: Mailbox, others: Others
+) -> None:
     id = mailbox.clock.new_id()
     mailbox.deliver("A", bounce(ANN, to=mailbox.path(id)))
     assert await mailbox.look() == ["A"]
@@ -135,7 +136,7 @@ async def test_who_is_named_is_suppressed_at_once(mailbox: Mailbox, others: Othe
     assert others.open == set()
 
 
-async def test_what_nobody_can_tell_is_kept_for_a_person_after_days(
+async def test_a_report_nobody_can_trace_is_kept_for_a_person_after_days(
     mailbox: Mailbox, others: Others
 ) -> None:
     id = mailbox.clock.new_id()
@@ -145,14 +146,14 @@ async def test_what_nobody_can_tell_is_kept_for_a_person_after_days(
     assert await mailbox.look(days=2) == ["A"]
     (kept,) = await mailbox.log.kept()
     assert f"the record of message {id} is not found" in kept.why
-    assert others.open == set(), "and asked no more"
+    assert others.open == set(), "and no longer asked about"
     assert await mailbox.suppressed() == []
 
 
-async def test_of_whom_was_erased_meanwhile_nothing_is_left(
+async def test_nothing_is_left_of_a_person_erased_meanwhile(
     mailbox: Mailbox, others: Others
 ) -> None:
-    """Their address may be in it, in some encoding, where no erasure finds it."""
+    """The report may hold the address in an encoding that no erasure finds."""
     id = mailbox.clock.new_id()
     mailbox.deliver("A", mailbox.hidden(id))
     assert await mailbox.look() == []
@@ -164,7 +165,7 @@ async def test_of_whom_was_erased_meanwhile_nothing_is_left(
     assert others.open == set()
 
 
-async def test_that_another_recipient_was_erased_hides_nothing(
+async def test_the_erasure_of_another_recipient_hides_nothing(
     mailbox: Mailbox, others: Others
 ) -> None:
     id = mailbox.clock.new_id()
@@ -176,8 +177,8 @@ async def test_that_another_recipient_was_erased_hides_nothing(
     assert len(list(mailbox.maildir.settled())) == 1
 
 
-async def test_what_came_long_ago_waits_a_moment_too(mailbox: Mailbox, others: Others) -> None:
-    """A mailbox that was put back: nobody was asked yet."""
+async def test_an_old_report_still_waits_a_moment(mailbox: Mailbox, others: Others) -> None:
+    """In a restored mailbox nobody has been asked yet."""
     id = mailbox.clock.new_id()
     mailbox.deliver("A", mailbox.hidden(id))
     mailbox.time += timedelta(days=9)
@@ -187,9 +188,7 @@ async def test_what_came_long_ago_waits_a_moment_too(mailbox: Mailbox, others: O
     assert await mailbox.suppressed() == [Origin.COMPLAINT]
 
 
-async def test_more_than_are_read_at_once_come_one_after_the_other(
-    mailbox: Mailbox, others: Others
-) -> None:
+async def test_a_large_inbox_is_read_in_batches(mailbox: Mailbox, others: Others) -> None:
     ids = [mailbox.clock.new_id() for _ in range(130)]
     for number, id in enumerate(ids):
         mailbox.deliver(f"A{number:03}", mailbox.hidden(id))
@@ -200,7 +199,9 @@ async def test_more_than_are_read_at_once_come_one_after_the_other(
     assert others.open == set()
 
 
-async def test_while_the_store_does_not_answer_it_stays(mailbox: Mailbox, others: Others) -> None:
+async def test_reports_stay_while_the_store_does_not_answer(
+    mailbox: Mailbox, others: Others
+) -> None:
     id = mailbox.clock.new_id()
     mailbox.deliver("A", mailbox.hidden(id))
     others.failure = StoreUnavailable("down")
@@ -212,20 +213,20 @@ async def test_while_the_store_does_not_answer_it_stays(mailbox: Mailbox, others
     assert await mailbox.look() == ["A"]
 
 
-async def test_no_more_wait_than_are_remembered(
+async def test_the_number_of_waiting_reports_is_limited(
     mailbox: Mailbox, others: Others, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever has a token of their own can send it as often as they like."""
+    """Anybody with a token can send it as often as they like."""
     monkeypatch.setattr(inbox, "_MAX_WAITING", 3)
     content = mailbox.hidden(mailbox.clock.new_id())
     for number in range(5):
         mailbox.deliver(f"A{number}", content)
     assert await mailbox.look() == ["A3", "A4"]
     assert len(others.open) == 1, "asked once"
-    assert len(await mailbox.log.kept()) == 1, "and the same is kept once"
+    assert len(await mailbox.log.kept()) == 1, "and the same report is kept once"
 
 
-async def test_a_token_sent_often_takes_the_room_of_few(
+async def test_a_token_sent_often_takes_little_room(
     mailbox: Mailbox, others: Others, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inbox, "_MAX_WAITING", 20)
@@ -234,7 +235,7 @@ async def test_a_token_sent_often_takes_the_room_of_few(
         mailbox.deliver(f"A{number:02}", mailbox.hidden(own) + b"%d\r\n" % number)
     mailbox.deliver("B", mailbox.hidden(others_own))
     assert await mailbox.look() == [f"A{number:02}" for number in range(5, 30)]
-    assert len(await mailbox.log.kept()) == 25, "a person may look at the others"
+    assert len(await mailbox.log.kept()) == 25, "the others are left for a person"
     others.told[others_own] = SENT
     assert await mailbox.look() == ["B"]
     assert await mailbox.suppressed() == [Origin.COMPLAINT]
@@ -243,11 +244,13 @@ async def test_a_token_sent_often_takes_the_room_of_few(
     assert len(await mailbox.look()) == 6
     mailbox.deliver("D", mailbox.hidden(own) + b"D\r\n")
     del others.told[own]
-    assert await mailbox.look() == [], "those that wait no more take no room"
+    assert await mailbox.look() == [], "reports that no longer wait take no room"
 
 
 @pytest.mark.parametrize("why", ["one relay", "older than the index"])
-async def test_nobody_is_asked_who_cannot_know(opened: Opened, others: Others, why: str) -> None:
+async def test_relays_that_cannot_know_are_not_asked(
+    opened: Opened, others: Others, why: str
+) -> None:
     mailbox = opened(None if why == "one relay" else others)
     mailbox.clock.tick(days=-100 if why == "older than the index" else 0)
     mailbox.deliver("A", mailbox.hidden(mailbox.clock.new_id()))

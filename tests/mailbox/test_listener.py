@@ -1,4 +1,4 @@
-"""The door of the mailbox: one recipient in a transaction, durable before the 250."""
+"""The mailbox's listener: one recipient per transaction, on disk before the 250."""
 
 import asyncio
 import re
@@ -67,7 +67,7 @@ def deliver(client: smtplib.SMTP, content: bytes = BOUNCE, *, sender: str = "") 
 
 
 @pytest.mark.parametrize("protocol", ["smtp", "lmtp"])
-async def test_one_recipient_and_the_second_is_told_to_come_again(
+async def test_a_second_recipient_is_deferred(
     maildir: Maildir, protocol: Literal["smtp", "lmtp"]
 ) -> None:
     async with door(maildir, protocol) as port:
@@ -80,7 +80,9 @@ async def test_one_recipient_and_the_second_is_told_to_come_again(
     assert second.content.startswith(b"Return-Path: <a@b.example>\r\n")
 
 
-async def test_what_cannot_be_written_is_the_mtas_still(maildir: Maildir, tmp_path: Path) -> None:
+async def test_a_report_that_cannot_be_written_stays_with_the_mta(
+    maildir: Maildir, tmp_path: Path
+) -> None:
     (tmp_path / "feedback/tmp").rmdir()
     failures: list[int] = []
     async with door(maildir, "lmtp", failed=lambda: failures.append(451)) as port:
@@ -92,7 +94,7 @@ async def test_what_cannot_be_written_is_the_mtas_still(maildir: Maildir, tmp_pa
 
 
 def said(client: smtplib.SMTP, content: bytes) -> int:
-    """What is answered to the end of a message that is sent as it is, in uneven pieces."""
+    """The answer to the end of a message sent raw in uneven pieces."""
     client.mail("")
     client.rcpt("b123@bounces.example")
     client.putcmd("DATA")
@@ -127,7 +129,7 @@ LONG = 99_000  # octets; a report may have 100,000
     ],
 )
 async def test_a_line_may_be_as_long_as_a_report(maildir: Maildir, body: bytes) -> None:
-    """An MTA that is told 500 bounces the report, to nobody: it would be lost."""
+    """After a 500 the MTA would bounce the report to nobody, and it would be lost."""
     mail = b"Subject: x\r\n\r\n" + body
     async with door(maildir, "lmtp") as port:
         assert await talk(port, "lmtp", lambda c: [said(c, mail), said(c, mail)]) == [250, 250]
@@ -136,14 +138,14 @@ async def test_a_line_may_be_as_long_as_a_report(maildir: Maildir, body: bytes) 
 
 
 @pytest.mark.parametrize("content", [b"x\r\n" * 50_000, b"x" * 150_000 + b"\r\n"])
-async def test_what_is_too_large_is_refused(maildir: Maildir, content: bytes) -> None:
+async def test_a_report_that_is_too_large_is_refused(maildir: Maildir, content: bytes) -> None:
     async with door(maildir, "lmtp") as port:
         assert await talk(port, "lmtp", lambda c: [said(c, content), said(c, BOUNCE)]) == [552, 250]
     assert len(maildir.arrived(9, 1000)) == 1
 
 
 def endless(client: smtplib.SMTP) -> int:
-    """What is answered to a line of 8 MB."""
+    """The answer to a line of 8 MB."""
     client.mail("")
     client.rcpt("b123@bounces.example")
     client.putcmd("DATA")
@@ -156,7 +158,7 @@ def endless(client: smtplib.SMTP) -> int:
     return client.getreply()[0]
 
 
-async def test_a_line_without_an_end_takes_no_more_memory_than_a_report(maildir: Maildir) -> None:
+async def test_an_endless_line_takes_no_more_memory_than_a_report(maildir: Maildir) -> None:
     async with door(maildir, "lmtp") as port:
         tracemalloc.start()
         try:

@@ -1,4 +1,4 @@
-"""What a report counts is what the journal says, however it is cut into pieces."""
+"""A report counts what the journal says, however the journal is divided."""
 
 import asyncio
 import tempfile
@@ -50,16 +50,16 @@ what_came = st.lists(
         st.sampled_from(MESSAGES),
         st.lists(st.sampled_from(VERDICTS), min_size=1, max_size=4),
         st.sampled_from(["data", "rcpt", "notice", "again"]),
-        st.booleans(),  # observed
+        st.booleans(),  # observed only
         st.sampled_from(["News <news@shop.example>", '"a, b" <X@SHOP.example>', "?", None]),
-        st.integers(0, 90_000),  # seconds until the next
+        st.integers(0, 90_000),  # seconds until the next one
     ),
     max_size=30,
 )
 
 
 def write(folder: Path, came: Sequence[Any], workers: int = 2) -> None:
-    """Put it on record, by turns of some workers."""
+    """Record it, with several workers taking turns."""
     clock = Clock()
 
     async def act() -> None:
@@ -89,7 +89,7 @@ def write(folder: Path, came: Sequence[Any], workers: int = 2) -> None:
 
 
 def slow_count(entries: Sequence[Decided]) -> tuple[Counter[Any], Counter[Any], Counter[Any]]:
-    """Days, applications and faults of messages, one after the other, as the words say."""
+    """Count days, applications and faults of messages one by one, as defined in words."""
     days: Counter[Any] = Counter()
     apps: Counter[Any] = Counter()
     faults: Counter[Any] = Counter()
@@ -160,7 +160,7 @@ def recipients(*addresses: str, **over: Any) -> list[Any]:
 
 
 def recorded(folder: Path, *messages: tuple[str, dict[str, Any]]) -> Path:
-    """Messages to one recipient each, an hour apart."""
+    """Record messages to one recipient each, an hour apart."""
     clock = Clock()
 
     async def act() -> None:
@@ -174,7 +174,9 @@ def recorded(folder: Path, *messages: tuple[str, dict[str, Any]]) -> Path:
     return folder
 
 
-def test_processes_count_what_one_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_count_the_same_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     people = [f"p{n}@firm{n % 3}.example" for n in range(60)]
     folder = recorded(tmp_path, *recipients(*people))
     selection = Selection(senders=True, domains=True)
@@ -220,7 +222,7 @@ def test_memory_is_bounded_and_nothing_is_lost(tmp_path: Path) -> None:
     assert sum(sum(row.values()) for row in told.values()) == 2_000
 
 
-def test_what_is_torn_erased_or_no_line_is_left_out(tmp_path: Path) -> None:
+def test_torn_erased_and_malformed_lines_are_skipped(tmp_path: Path) -> None:
     folder = recorded(tmp_path, *recipients("a@b.example", "c@d.example"))
     (file,) = segments(folder)
     content = file.read_bytes()
@@ -231,17 +233,17 @@ def test_what_is_torn_erased_or_no_line_is_left_out(tmp_path: Path) -> None:
     assert count(tmp_path / "nothing", Selection()) == Counts()
 
 
-def test_two_streams_are_told_apart_by_name(tmp_path: Path) -> None:
+def test_streams_are_distinguished_by_name(tmp_path: Path) -> None:
     letters = Decision(Stream("letters"), "fr", (ALLOWED,))
     folder = recorded(tmp_path, ("a@b.example", {}), ("a@b.example", {"decision": letters}))
     assert set(count(folder, Selection()).classes) == {"offers", "letters"}
     assert count(folder, Selection(stream="letters")).decisions == 1
 
 
-def test_a_fault_of_messages_names_its_application_though_nobody_was_refused_for_it(
+def test_a_fault_names_its_application_though_it_refused_nobody(
     tmp_path: Path,
 ) -> None:
-    """Their recipients are refused anyway, for a reason of their own."""
+    """Their recipients are refused anyway, for other reasons."""
     no = Verdict(Action.REFUSE, Reason.SUPPRESSED_UNSUBSCRIBE)
     fault = Verdict(Action.REFUSE, Reason.UNSUBSCRIBE_MISSING)
     over = {
@@ -258,7 +260,7 @@ def test_a_fault_of_messages_names_its_application_though_nobody_was_refused_for
     assert len(found.examples) == 2
 
 
-def test_a_message_whose_recipients_are_refused_has_no_fault_of_its_own(tmp_path: Path) -> None:
+def test_a_message_with_refused_recipients_has_no_fault_itself(tmp_path: Path) -> None:
     no = Verdict(Action.REFUSE, Reason.NO_RECORD)
     whole = Verdict(Action.REFUSE, Reason.RECIPIENTS_REFUSED)
     judged = (JudgedRecipient("a@b.example", "a@b.example", no),)
@@ -268,7 +270,7 @@ def test_a_message_whose_recipients_are_refused_has_no_fault_of_its_own(tmp_path
     assert [one.reason for one in report.figures] == [Reason.NO_RECORD]
 
 
-def test_those_who_would_have_been_mailed_alone_are_counted_where_mail_is_only_observed(
+def test_in_observe_mode_only_permitted_recipients_count_as_mailed(
     tmp_path: Path,
 ) -> None:
     no = Verdict(Action.REFUSE, Reason.NO_RECORD)
@@ -296,8 +298,8 @@ def test_the_newest_examples_are_kept() -> None:
     assert counts.examples == {("offers", "no_record"): ["E", "D", "C"]}
 
 
-def test_who_is_refused_after_all_counts_once(tmp_path: Path) -> None:
-    """An MTA that asked about two was told yes, and at DATA no: one of them was suppressed."""
+def test_a_recipient_refused_after_all_counts_once(tmp_path: Path) -> None:
+    """An MTA asked about two was told yes, and no at DATA since one was suppressed."""
     clock = Clock()
     no = Verdict(Action.REFUSE, Reason.SUPPRESSED_UNSUBSCRIBE)
     whole = Verdict(Action.REFUSE, Reason.RECIPIENTS_REFUSED)

@@ -1,4 +1,4 @@
-"""What others may have written into the journal, in the page of a report: text, nothing else."""
+"""Text from others in the journal stays plain text in the page of a report."""
 
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -21,7 +21,7 @@ HOSTILE = [
 
 
 class Page(HTMLParser):
-    """Which elements and attributes a page has, and what it says."""
+    """The elements, attributes and text of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ def page(name: str, lang: str) -> Page:
 
 @pytest.mark.parametrize("lang", LANGS)
 @pytest.mark.parametrize("name", HOSTILE)
-def test_what_others_wrote_is_text(name: str, lang: str) -> None:
+def test_text_written_by_others_is_escaped(name: str, lang: str) -> None:
     usual, hostile = page("offers", lang), page(name, lang)
     assert hostile.tags - {"code"} == usual.tags - {"code"}
     assert hostile.attributes == usual.attributes

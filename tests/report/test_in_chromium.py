@@ -1,4 +1,4 @@
-"""The report as a browser shows it: readable in light and dark, and nothing sticks out."""
+"""The report in a browser: readable in light and dark mode, and within the window."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.needs("chromium", "axe")
 
 
 def report() -> Report:
-    """Something of everything, with long names."""
+    """A report with everything in it, and long names."""
     counts = Counts(decisions=1234567, unreadable=2)
     for day in range(1, 10):
         row = counts.days[f"2026-03-0{day}"] = {}
@@ -36,7 +36,7 @@ def report() -> Report:
     return Report.of(counts, Selection(), datetime(2026, 3, 10, tzinfo=UTC), modes, classes)
 
 
-def test_nothing_sticks_out(tmp_path: Path) -> None:
+def test_the_report_fits_the_window(tmp_path: Path) -> None:
     with Chromium(tmp_path / "profile") as browser:
         for lang in LANGS:
             file = tmp_path / f"report-{lang}.html"
@@ -45,6 +45,6 @@ def test_nothing_sticks_out(tmp_path: Path) -> None:
             for width, dark in ((1280, False), (1280, True), (360, True)):
                 browser.resize(width, dark=dark)
                 assert browser.run("document.documentElement.scrollWidth") <= width, lang
-                if width == 1280 and lang == "en":  # what axe looks at is no matter of language
+                if width == 1280 and lang == "en":  # axe's checks do not depend on the language
                     assert axe.faults(browser, *[axe.COLOURS] * dark) == []
         assert {url.partition(":")[0] for url in browser.requested()} == {"file"}

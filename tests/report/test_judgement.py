@@ -1,4 +1,4 @@
-"""When a stream is ready to be enforced, and what stands in the way."""
+"""When a stream is ready to be enforced, and what prevents it."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ def stream(
     of: StreamClass = StreamClass.MARKETING,
     mode: Mode | None = Mode.OBSERVE,
 ) -> StreamReport:
-    """A stream with so much mail a day; reasons and faults of messages are by day."""
+    """A stream with that much mail a day; reasons and faults of messages are per day."""
     counts = Counts()
     for day in days:
         row = counts.days[day] = {RecipientOutcome("offers", True, Action.ALLOW, "consent"): passed}
@@ -52,15 +52,15 @@ def told(report: StreamReport) -> tuple[str, Told, Told]:
     ("report", "verdict", "obstacles", "notes"),
     [
         (stream({}), "ready", [], []),
-        # people who said no are what enforcing is for, however many
+        # enforcing exists for people who said no, however many
         (stream({"suppressed_unsubscribe": {"": 900}}), "ready", [], []),
         (stream({"consent_withdrawn": {"": 500}, "frequency_cap": {"": 500}}), "ready", [], []),
-        # what is missing on record
+        # missing records
         (stream({"no_record": {"": 50}}), "ready", [], []),
         (stream({"no_record": {"": 300}}), "blocked", [("gap", "no_record")], []),
         (stream({"no_record": {"": 80}, "consent_missing": {"": 80}}), "blocked",
          [("gap", "consent_missing"), ("gap", "no_record")], []),
-        # what applications have to mend
+        # faults for applications to fix
         (stream({}, faults={"unsubscribe_missing": {"": 100}}), "blocked",
          [("fault", "unsubscribe_missing")], []),
         (stream({}, faults={"unsubscribe_missing": {"": 2}}), "ready", [],
@@ -75,7 +75,7 @@ def told(report: StreamReport) -> tuple[str, Told, Told]:
         # the relay itself
         (stream({"temporary_failure": {"": 10}}), "blocked",
          [("undecided", "temporary_failure")], []),
-        # too little to tell
+        # too little mail to tell
         (stream({}, passed=1, days=DAYS[:8]), "blocked", [("few", None)], []),
         (stream({}, days=DAYS[:3]), "ready", [], [("short", None)]),
         # nothing to judge
@@ -106,7 +106,7 @@ def test_trends(by_day: dict[str, int], trend: str) -> None:
     assert figure.trend == trend
 
 
-def test_what_may_be_mended_by_whom() -> None:
+def test_who_can_fix_which_reason() -> None:
     kinds = {reason: kind_of(reason) for reason in Reason}
     assert kinds[Reason.SUPPRESSED_BOUNCE] is kinds[Reason.NULL_MX] is Kind.PERSON
     assert kinds[Reason.UNSUBSCRIBE_MISSING] is kinds[Reason.HEADER_MALFORMED] is Kind.MESSAGE

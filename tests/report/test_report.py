@@ -1,4 +1,4 @@
-"""The report as JSON has it: what each count is, and by what."""
+"""The report in JSON: the meaning and grouping of each count."""
 
 from datetime import UTC, datetime
 
@@ -37,18 +37,18 @@ def counted() -> Report:
     return Report.of(counts, Selection(), NOW, {"offers": Mode.ENFORCE}, classes)
 
 
-def test_what_passed_and_what_did_not_or_would_not() -> None:
+def test_mail_that_passed_or_was_or_would_be_refused() -> None:
     assert outcomes(ROW) == SUMS
     earlier = {RecipientOutcome("offers", False, Action.ALLOW, "consent"): -2}
     assert outcomes(earlier)["passed"] == 0, "permitted before the period"
 
 
 def test_the_most_frequent_reason() -> None:
-    assert mostly(ROW) == "no_record", "of two, the first in the alphabet"
+    assert mostly(ROW) == "no_record", "of two equals, the alphabetically first"
     assert mostly({RecipientOutcome("offers", False, Action.ALLOW, "consent"): 1}) == ""
 
 
-def test_a_report_by_reason_and_by_what_else_there_is() -> None:
+def test_a_report_grouped_by_reason_and_other_keys() -> None:
     found = counted().as_object("reason", "en")
     assert (found["since"], found["until"]) == (None, NOW)
     assert (found["decisions"], found["unreadable"]) == (60, 1)
@@ -57,7 +57,7 @@ def test_a_report_by_reason_and_by_what_else_there_is() -> None:
         rows = counted().as_object(by, "en")["rows"]
         assert rows == [
             {by: name, **SUMS, "reasons": REASONS} for name in ("crm/billing", None)
-        ]  # the last: all others
+        ]  # the last row has all others
     days = [row["day"] for row in counted().as_object("day", "en")["rows"]]
     assert days == ["2026-03-01", "2026-03-02"]
 
@@ -93,8 +93,8 @@ def test_a_stream_with_its_reasons() -> None:
     }
 
 
-def test_streams_are_told_apart() -> None:
-    """One has twice the mail of the other, on one day, and other faults of its messages."""
+def test_streams_are_reported_separately() -> None:
+    """One has twice as much mail, on a single day, with different faults."""
     counts, day = Counts(), "2026-03-01"
     row = counts.days[day] = {}
     for times, name in ((1, "offers"), (2, "news")):

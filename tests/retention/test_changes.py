@@ -1,4 +1,4 @@
-"""The purge trims the log of changes, and nothing that a webhook has not been told yet."""
+"""The purge trims the log of changes, except those a webhook has not received yet."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.kit.toml import to_toml
 HOOK = {"name": "crm", "url": "https://crm.example/hook", "secret_file": "/etc/crm.secret"}
 
 
-async def test_what_is_older_than_its_period_goes(tmp_path: Path) -> None:
+async def test_changes_older_than_their_period_are_removed(tmp_path: Path) -> None:
     text = to_toml(relay_config(tmp_path, "127.0.0.1:1", {"webhook": [HOOK]}))
     settings = parse(text, "relay.toml")
     (settings.server.state_dir / "audit").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The record of the runs outlives crashes, and is what metrics show."""
+"""The record of purge runs survives crashes and feeds the metrics."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +13,7 @@ T0 = datetime(2026, 3, 1, 3, 30, tzinfo=UTC)
 DAY = timedelta(days=1)
 
 
-def test_nothing_yet(tmp_path: Path) -> None:
+def test_there_is_no_history_at_first(tmp_path: Path) -> None:
     assert purge_runs.newest_run(tmp_path) is None
     assert purge_runs.run_metrics(tmp_path) == Snapshot()
 
@@ -41,7 +41,7 @@ def test_totals_add_up(tmp_path: Path) -> None:
     assert (len(path.read_text().splitlines()), path.stat().st_mode & 0o777) == (3, 0o600)
 
 
-def test_a_line_that_was_cut_short_never_counted(tmp_path: Path) -> None:
+def test_a_truncated_line_does_not_count(tmp_path: Path) -> None:
     first = purge_runs.note_run(tmp_path, T0, T0, {"contacts": Removed(3)})
     with (tmp_path / purge_runs.FILE_NAME).open("a") as file:
         file.write('{"began":"2026')
@@ -61,10 +61,10 @@ def test_a_line_that_was_cut_short_never_counted(tmp_path: Path) -> None:
         (timedelta(days=-2), "it is 2026-02-27, 2 days before the last purge"),
     ],
 )
-def test_a_clock_far_from_the_last_run_is_doubtful(
+def test_a_clock_far_from_the_last_run_is_doubted(
     tmp_path: Path, after: timedelta, said: str | None
 ) -> None:
-    purge_runs.check_clock(tmp_path, T0)  # nothing to compare it with
+    purge_runs.check_clock(tmp_path, T0)  # nothing to compare with
     purge_runs.note_run(tmp_path, T0, T0, {})
     if said is None:
         purge_runs.check_clock(tmp_path, T0 + after)

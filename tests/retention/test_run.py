@@ -1,4 +1,4 @@
-"""A whole run over a store and a journal: what goes, what is renewed, and what stays provable."""
+"""A whole purge over store and journal: what goes, what is renewed, what stays provable."""
 
 import fcntl
 import sqlite3
@@ -79,7 +79,7 @@ async def mailed(
     matched: bool = True,
     domain: str | None = None,
 ) -> None:
-    """Decisions of that time, in a file of their own."""
+    """Decisions of that time, in a separate file."""
     clock = Clock()
     clock.time = at
     log = journal(audit(settings), clock)
@@ -94,7 +94,7 @@ def order(address: str, since: datetime = EDGE - DAY) -> SuppressionEntry:
     return SuppressionEntry(address, "all", Origin.COMPLAINT, since)
 
 
-async def test_each_kind_by_its_own_period_and_the_record_of_it(
+async def test_each_kind_is_purged_by_its_own_period_and_recorded(
     settings: Settings, store: Store
 ) -> None:
     old = Contact(ANNA, source=Source.DIRECT, collected_at=EDGE - DAY)
@@ -115,7 +115,7 @@ async def test_each_kind_by_its_own_period_and_the_record_of_it(
         "lifted_suppressions": 1,
         "mailings": 0,
         "reports": 0,
-        "audit": 2,  # the file of the first day, with its first line
+        "audit": 2,  # the first day's file with its first line
     }
     assert wet.removed["contacts"].oldest == EDGE - DAY
     last = purge_runs.newest_run(settings.server.state_dir)
@@ -128,7 +128,7 @@ async def test_each_kind_by_its_own_period_and_the_record_of_it(
     assert [note.kind for note in report.notes()] == [Found.EXPIRED]
 
 
-async def test_who_was_matched_in_recorded_mail_is_renewed_even_if_the_record_goes(
+async def test_suppressions_matched_by_mail_are_renewed_even_if_the_record_goes(
     settings: Settings, store: Store
 ) -> None:
     await store.add_suppressions([order(ANNA), order(EVE)])
@@ -140,7 +140,7 @@ async def test_who_was_matched_in_recorded_mail_is_renewed_even_if_the_record_go
     assert (wet.removed["suppressions"].rows, wet.matched) == (1, 2)
     assert len(await store.suppressions(ANNA)) == 1
     assert await store.suppressions(EVE) == ()
-    # The next run reads on from there; the record may go.
+    # The next run continues from there; the record may go.
     await mailed(settings, NOW - DAY, ANNA)
     later = await run(settings, store, NOW + DAY)
     assert (later.matched, later.removed["suppressions"].rows) == (1, 0)
@@ -152,10 +152,10 @@ async def test_who_was_matched_in_recorded_mail_is_renewed_even_if_the_record_go
     assert gone.removed["suppressions"].rows == 1
 
 
-async def test_suppressions_wait_until_every_relay_of_a_store_told_of_its_matches(
+async def test_suppressions_wait_until_every_relay_has_reported_its_matches(
     settings: Settings, store: Store, tmp_path: Path
 ) -> None:
-    """The slots of the journals have the same numbers, and their host names are alike."""
+    """Their journals have the same slot numbers and similar host names."""
     other = replace(settings, server=replace(settings.server, state_dir=tmp_path / "other"))
     other.server.state_dir.mkdir()
     for _ in range(3):
@@ -174,10 +174,10 @@ async def test_suppressions_wait_until_every_relay_of_a_store_told_of_its_matche
     assert second.removed["suppressions"].rows == 1
     assert len(await store.suppressions(ANNA)) == 1
     gone = await run(settings, store, NOW + timedelta(days=40))
-    assert gone.behind == [], "nobody waits for a relay that was taken away"
+    assert gone.behind == [], "a removed relay is not waited for"
 
 
-async def test_a_relay_whose_clock_was_ahead_has_reported_nothing_since(
+async def test_a_report_dated_by_a_fast_clock_does_not_count(
     settings: Settings, store: Store, tmp_path: Path
 ) -> None:
     other = replace(settings, server=replace(settings.server, state_dir=tmp_path / "other"))
@@ -190,8 +190,10 @@ async def test_a_relay_whose_clock_was_ahead_has_reported_nothing_since(
     assert (await run(settings, store)).behind == []
 
 
-async def test_who_was_matched_is_moved_to_a_new_key(settings: Settings, store: Store) -> None:
-    """Their addresses are known from the record, and from nowhere else."""
+async def test_suppressions_matched_by_mail_are_moved_to_a_new_key(
+    settings: Settings, store: Store
+) -> None:
+    """Their addresses are known only from the record."""
     await store.add_suppressions([order(ANNA, NOW - DAY), order(EVE, NOW - DAY)])
     await store.start_rekey(at=NOW)
     await mailed(settings, NOW - DAY, ANNA)
@@ -202,7 +204,7 @@ async def test_who_was_matched_is_moved_to_a_new_key(settings: Settings, store: 
     assert await store.suppressions(ANNA)
 
 
-async def test_who_matched_a_whole_domain_renews_and_moves_it(
+async def test_mail_that_matches_a_whole_domain_renews_and_moves_its_suppression(
     settings: Settings, store: Store
 ) -> None:
     await store.add_suppressions([order("@people.example"), order("*.old.example")])
@@ -214,7 +216,9 @@ async def test_who_matched_a_whole_domain_renews_and_moves_it(
     assert [key.suppressions for key in await store.keys()] == [0, 1]
 
 
-async def test_for_ever_is_for_ever(settings: Settings, store: Store, tmp_path: Path) -> None:
+async def test_a_period_of_for_ever_never_ends(
+    settings: Settings, store: Store, tmp_path: Path
+) -> None:
     keep = {"suppressions": "forever", "lifted_suppressions": "forever"}
     text = to_toml(relay_config(tmp_path, "127.0.0.1:25", {"retention": keep}))
     await store.add_suppressions([order(ANNA, NOW - DAY), order(EVE, NOW - DAY)])
@@ -224,7 +228,7 @@ async def test_for_ever_is_for_ever(settings: Settings, store: Store, tmp_path: 
     assert len(await store.suppressions(ANNA)) == 1
 
 
-async def test_never_two_at_once(settings: Settings, store: Store) -> None:
+async def test_two_runs_never_overlap(settings: Settings, store: Store) -> None:
     path = settings.server.state_dir / "purge.lock"
     with path.open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
@@ -234,7 +238,7 @@ async def test_never_two_at_once(settings: Settings, store: Store) -> None:
     await run(settings, store)
 
 
-async def test_messages_go_when_no_cap_counts_them(settings: Settings, store: Store) -> None:
+async def test_counted_messages_go_when_no_cap_needs_them(settings: Settings, store: Store) -> None:
     offers = Stream("offers", purpose="offers", frequency_cap=parse_cap("3/60d"))
     settings = replace(settings, streams={"offers": offers})
     log = open_mailings(settings.store)
@@ -249,7 +253,7 @@ async def test_messages_go_when_no_cap_counts_them(settings: Settings, store: St
     log.close()
 
 
-async def test_what_no_longer_counts_goes_where_nothing_more_is_counted(
+async def test_expired_counts_are_removed_though_nothing_more_is_counted(
     settings: Settings, store: Store
 ) -> None:
     day = NOW - 6 * DAY
@@ -271,7 +275,7 @@ async def test_what_no_longer_counts_goes_where_nothing_more_is_counted(
     assert left == {(at, part): at == day for at in (day, NOW) for part in COUNTS}
 
 
-async def test_messages_counted_while_a_clock_was_ahead_defer_nobody_until_that_day(
+async def test_messages_counted_by_a_fast_clock_do_not_defer_until_that_day(
     settings: Settings, store: Store
 ) -> None:
     offers = Stream("offers", purpose="offers", frequency_cap=parse_cap("1/7d"))
@@ -287,7 +291,7 @@ async def test_messages_counted_while_a_clock_was_ahead_defer_nobody_until_that_
 
 
 def asking(tmp_path: Path, **retention: str) -> Settings:
-    """With a stream that asks people whether to go on."""
+    """Settings with a stream for permission requests."""
     renewal = {**STREAMS[0], "name": "renewal", "class": "permission"}
     more = {
         "stream": [*STREAMS, renewal],
@@ -301,12 +305,12 @@ def asking(tmp_path: Path, **retention: str) -> Settings:
 @pytest.mark.parametrize(
     ("kept", "oldest"),
     [
-        ({}, datetime(2037, 5, 2, 12, tzinfo=UTC)),  # three years before the window of 30 days
+        ({}, datetime(2037, 5, 2, 12, tzinfo=UTC)),  # three years and a window of 30 days earlier
         ({"prospects": "5 years"}, datetime(2035, 6, 1, 12, tzinfo=UTC)),
-        ({"prospects": "1y"}, datetime(2039, 6, 1, 12, tzinfo=UTC)),  # their time never ends here
+        ({"prospects": "1y"}, datetime(2039, 6, 1, 12, tzinfo=UTC)),  # their basis never ends here
     ],
 )
-async def test_people_stay_while_they_may_be_asked_whether_to_go_on(
+async def test_people_stay_while_they_may_be_asked_for_permission(
     tmp_path: Path, store: Store, kept: dict[str, str], oldest: datetime
 ) -> None:
     settings = asking(tmp_path, **kept)
@@ -318,13 +322,13 @@ async def test_people_stay_while_they_may_be_asked_whether_to_go_on(
     assert await store.contact(EVE) is not None
 
 
-def test_check_warns_where_there_is_nobody_left_to_ask(tmp_path: Path) -> None:
+def test_check_warns_if_nobody_would_be_left_to_ask(tmp_path: Path) -> None:
     (warned,) = [one for one in warnings(asking(tmp_path, prospects="1y")) if "renewal" in one][:1]
     assert "retention.prospects (1 year) removes them before" in warned
     assert not [one for one in warnings(asking(tmp_path)) if "removes them" in one]
 
 
-async def test_customers_stay_as_long(tmp_path: Path, store: Store) -> None:
+async def test_customers_stay_equally_long(tmp_path: Path, store: Store) -> None:
     bought = datetime(2037, 5, 2, 12, tzinfo=UTC)
     people = [
         Contact(address, collected_at=EDGE - 999 * DAY, purchases=(Purchase("shoes", at),))
@@ -336,7 +340,9 @@ async def test_customers_stay_as_long(tmp_path: Path, store: Store) -> None:
     assert await store.contact(EVE) is not None
 
 
-async def test_that_somebody_was_asked_is_known_as_long(tmp_path: Path, store: Store) -> None:
+async def test_the_record_that_somebody_was_asked_stays_equally_long(
+    tmp_path: Path, store: Store
+) -> None:
     settings = asking(tmp_path)
     log = open_mailings(settings.store)
     await log.reserve("1", settings.streams["renewal"], [ANNA], NOW - 30 * DAY)

@@ -31,23 +31,23 @@ LATEST = [
     (utc(10, 1, 30), time(3, 30), utc(10, 1, 30)),
     (utc(10, 1, 29), time(3, 30), utc(9, 1, 30)),
     (utc(10, 23, 0), time(3, 30), utc(10, 1, 30)),
-    # local midnight is another day in UTC
+    # local midnight falls on another day in UTC
     (utc(9, 22, 10), time(0, 5), utc(9, 22, 5)),
     (utc(9, 22, 4), time(0, 5), utc(8, 22, 5)),
-    # 29 March: 02:30 is not there, it is taken for 01:30
+    # 29 March: 02:30 does not exist and is taken as 01:30
     (utc(29, 1, 30, month=3), time(2, 30), utc(29, 0, 30, month=3)),
-    # 25 October: 02:30 comes twice, and the first counts
+    # 25 October: 02:30 occurs twice, and the first counts
     (utc(25, 1, 45, month=10), time(2, 30), utc(25, 0, 30, month=10)),
 ]
 
 
 @pytest.mark.parametrize(("now", "at", "expected"), LATEST)
-def test_the_latest_moment_for_it(now: datetime, at: time, expected: datetime) -> None:
+def test_the_latest_due_moment(now: datetime, at: time, expected: datetime) -> None:
     assert latest(now, at) == expected
 
 
 @pytest.mark.parametrize("month", [3, 6, 10])
-def test_it_is_due_once_on_each_day(month: int) -> None:
+def test_a_run_is_due_once_a_day(month: int) -> None:
     at, last, now, runs = time(2, 30), utc(20, 0, month=month), utc(20, 0, month=month), 0
     while now < utc(30, 0, month=month):
         if is_due(last, now, at):
@@ -56,7 +56,7 @@ def test_it_is_due_once_on_each_day(month: int) -> None:
     assert runs == 10
 
 
-def test_what_was_missed_is_made_up_for_once() -> None:
+def test_missed_runs_are_made_up_once() -> None:
     at, last = time(3, 30), utc(1, 2)
     after_a_week = utc(8, 9)
     assert is_due(last, after_a_week, at)
@@ -65,6 +65,6 @@ def test_what_was_missed_is_made_up_for_once() -> None:
 
 
 def test_after_a_run_dated_in_the_future_one_is_due() -> None:
-    """Not only once that day has come: either clock was wrong, and somebody has to be told."""
+    """One of the clocks was wrong, and somebody must be told before that day."""
     assert is_due(utc(10, 9), utc(9, 8), time(3, 30))
-    assert not is_due(utc(9, 8, 30), utc(9, 8), time(3, 30)), "small steps back are none"
+    assert not is_due(utc(9, 8, 30), utc(9, 8), time(3, 30)), "small steps back are ignored"

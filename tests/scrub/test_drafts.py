@@ -1,4 +1,4 @@
-"""Output files are there whole or not at all."""
+"""Output files are complete or absent."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from smtpproxy.scrub.run import Drafts
 
 
-def test_a_file_appears_at_the_end_and_for_its_owner_alone(tmp_path: Path) -> None:
+def test_a_file_appears_at_the_end_readable_only_by_its_owner(tmp_path: Path) -> None:
     place = tmp_path / "out.csv"
     place.write_text("old")
     with Drafts() as drafts:
@@ -19,7 +19,7 @@ def test_a_file_appears_at_the_end_and_for_its_owner_alone(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == [place]
 
 
-def test_nothing_is_left_of_what_was_not_finished(tmp_path: Path) -> None:
+def test_nothing_is_left_of_an_unfinished_file(tmp_path: Path) -> None:
     place = tmp_path / "out.csv"
 
     def interrupted() -> None:
@@ -32,7 +32,7 @@ def test_nothing_is_left_of_what_was_not_finished(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_link_names_is_replaced_and_not_the_link(tmp_path: Path) -> None:
+def test_the_target_of_a_link_is_replaced_and_the_link_stays(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "real")
     with Drafts() as drafts:
         drafts.open(tmp_path / "link").write(b"x")
@@ -41,7 +41,7 @@ def test_what_a_link_names_is_replaced_and_not_the_link(tmp_path: Path) -> None:
     assert (tmp_path / "link").is_symlink()
 
 
-def test_what_is_no_file_is_written_to(tmp_path: Path) -> None:
+def test_a_device_or_pipe_is_written_to_directly(tmp_path: Path) -> None:
     with Drafts() as drafts:
         drafts.open(Path("/dev/null")).write(b"x")
         drafts.commit()

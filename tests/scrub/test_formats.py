@@ -1,4 +1,4 @@
-"""Every form of a list: where the address is found, and what is written behind it."""
+"""Every format of a list: where the address is, and what is added to each line."""
 
 import io
 import json
@@ -31,7 +31,7 @@ def faults(found: AddressList) -> list[tuple[int, str]]:
 
 
 def written(text: str | bytes, judged: LineVerdict = ALLOWED, **options: Any) -> list[str]:
-    """The lines of the output, when all get the same verdict."""
+    """The lines of output if all get the same verdict."""
     found = opened(text, **options)
     lines = [] if found.header is None else [found.header.decode()]
     for item in found.items:
@@ -140,7 +140,7 @@ def test_columns_of_an_earlier_version_are_replaced_too() -> None:
     assert written(earlier) == written("email\na@x.example\n")
 
 
-def test_an_object_that_has_one_of_the_added_fields_is_put_aside() -> None:
+def test_an_object_with_one_of_the_added_fields_is_rejected() -> None:
     found = opened('{"address":"a@x.example","since":"2020"}\n{"address":"b@x.example"}\n')
     assert [fault for _, fault in faults(found)] == [
         "there is a field since, a name that scrub adds itself; rename it"
@@ -164,20 +164,20 @@ def test_an_object_that_has_one_of_the_added_fields_is_put_aside() -> None:
         (b'{"address":"a@x.example"}\n[1]\n', 2, "not a JSON object"),
     ],
 )
-def test_a_line_that_cannot_be_read_costs_itself_alone(text: bytes, number: int, part: str) -> None:
+def test_an_unreadable_line_loses_only_itself(text: bytes, number: int, part: str) -> None:
     ((at, reason),) = faults(opened(text + text.splitlines(keepends=True)[-2]))
     assert at == number
     assert part in reason
-    assert "x.example" not in reason  # it goes to the log of whoever runs it
+    assert "x.example" not in reason  # the reason goes to the operator's log
     first = text.splitlines(keepends=True)[-2]
     assert addresses(opened(text + first)) == ["a@x.example", "a@x.example"]
 
 
-def test_lines_of_old_spreadsheets_end_with_cr_alone() -> None:
+def test_lines_that_end_with_a_lone_cr_are_read() -> None:
     text = "email,n\ra@x.example,1\r" + "b@x.example,2\r" * 50_000
     assert len(addresses(opened(text))) == 50_001
     assert addresses(opened("\ufeffa@x.example\rb@x.example")) == ["a@x.example", "b@x.example"]
 
 
-def test_an_empty_list_is_one() -> None:
+def test_an_empty_list_is_valid() -> None:
     assert written("\n\n") == [f"address,{HEAD}"]

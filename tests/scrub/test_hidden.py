@@ -1,4 +1,4 @@
-"""A verdict for somebody who may not see the contact: true, whatever its reason."""
+"""A verdict for somebody who may not see the contact is right even with its reason hidden."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""What was said of an address is found again, with little memory."""
+"""The verdict on an address is found again, using little memory."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ from smtpproxy.scrub.marked import MarkedAddresses
 
 
 @pytest.mark.parametrize("kind", ["B", "L"])
-def test_it_knows_what_was_there_before_through_every_growth(kind: Literal["B", "L"]) -> None:
+def test_every_verdict_survives_growth_of_the_table(kind: Literal["B", "L"]) -> None:
     marked = MarkedAddresses(kind)
     addresses = [f"{i}@people.example" for i in range(20_000)]
     assert all(marked.put(address, i % 250) is None for i, address in enumerate(addresses))

@@ -1,4 +1,4 @@
-"""The report and its words."""
+"""The scrub report and its words."""
 
 import re
 from datetime import UTC, datetime
@@ -54,7 +54,7 @@ def findings(name: str = "list.csv", **lines: int) -> Findings:
 
 
 class Tags(HTMLParser):
-    """What would be fetched from elsewhere, the labels of pictures, and the text."""
+    """The external resources, the labels of pictures, and the text."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Tags(HTMLParser):
         self.text += data
 
 
-def test_the_report_tells_all_and_needs_nothing_else() -> None:
+def test_the_report_is_complete_and_self_contained() -> None:
     page = html(findings(consent=6, no_record=3, consent_expired=1, unreadable=2))
     tags = Tags(page)
     assert tags.fetched == []
@@ -92,32 +92,32 @@ def test_the_report_tells_all_and_needs_nothing_else() -> None:
     assert re.search(r"Rulebook\s*fr", tags.text)
 
 
-def test_the_name_of_the_list_is_text_whatever_it_holds() -> None:
+def test_the_name_of_the_list_is_escaped() -> None:
     page = html(findings("<script>alert(1)</script>\x1b.csv", consent=1))
     assert Tags(page).fetched == []
     assert "\x1b" not in page
 
 
-def test_an_empty_list_and_a_good_one_are_told_as_such() -> None:
+def test_empty_and_faultless_lists_are_reported_as_such() -> None:
     assert "The list is empty" in html(findings())
     assert "Everyone on this list may be mailed" in html(findings(consent=2))
 
 
 @pytest.mark.parametrize("lang", LANGS)
 @pytest.mark.parametrize("reason", sorted(set(Reason) - NEVER_OF_A_LIST))
-def test_every_reason_of_a_recipient_has_its_words(reason: str, lang: str) -> None:
+def test_every_reason_of_a_recipient_has_words(reason: str, lang: str) -> None:
     assert of_reason(reason, lang).endswith(".")
     assert "docs/" not in of_reason(reason, lang)
 
 
 @pytest.mark.parametrize("basis", Basis)
-def test_every_basis_has_its_words(basis: str) -> None:
+def test_every_basis_has_words(basis: str) -> None:
     for lang in LANGS:
         assert f"scrub.basis.{basis}" in texts(lang).phrases
 
 
 def test_the_charts_share_one_scale() -> None:
-    """A bar of half the lines is half as long, whichever chart it is in."""
+    """A bar for half of the lines is half as long in every chart."""
     page = html(findings(consent=8, existing_customer=4, no_record=2))
     assert re.findall(r'rect width="([\d.]+)"', page) == ["25.0", "100.0", "50.0"]
 
@@ -133,9 +133,7 @@ def test_the_charts_share_one_scale() -> None:
         (1, 3, "33.3%"),
     ],
 )
-def test_a_share_never_says_all_or_none_where_it_is_not_so(
-    part: int, whole: int, shown: str
-) -> None:
+def test_a_share_is_never_rounded_to_all_or_none(part: int, whole: int, shown: str) -> None:
     assert texts("en").percent(share(part, whole)) == shown
 
 

@@ -1,4 +1,4 @@
-"""Invariant tested: people of one shape stand alike, and the same facts would free them."""
+"""Invariant: people of one shape get the same verdict and would be freed by the same facts."""
 
 from datetime import datetime, timedelta
 from random import Random
@@ -51,8 +51,7 @@ ACT_FIELDS = (
 
 
 class Moving:
-    """Moves moments, the same one always to the same place: mostly not far, or all of them to
-    moments that differ in nothing but their order."""
+    """Moves moments consistently: mostly a little, or all so that only their order remains."""
 
     def __init__(self, random: Random, *, recent: bool) -> None:
         self._random = random
@@ -94,7 +93,7 @@ class Moving:
 
 
 def other(random: Random, known: RecipientFacts) -> RecipientFacts:
-    """Change one thing that is no moment."""
+    """Change one thing other than a moment."""
     _, _, elsewhere = random_case(random)
     contact, another = known.contact, elsewhere.contact
     if contact is None or another is None or random.random() < 0.2:
@@ -108,7 +107,7 @@ def other(random: Random, known: RecipientFacts) -> RecipientFacts:
     return replace(known, contact=replace(contact, **{name: getattr(another, name)}))
 
 
-def test_people_of_one_shape_stand_alike() -> None:
+def test_people_of_one_shape_get_the_same_verdict() -> None:
     shapes = Shapes(BOOKS, NOW)
     alike = 0
     for seed in range(12_000):
@@ -134,7 +133,7 @@ def test_people_of_one_shape_stand_alike() -> None:
 @pytest.mark.parametrize(
     "period", ["consent_period", "customer_period", "inquiry_period", "activity_period"]
 )
-def test_each_period_of_a_rulebook_makes_shapes(period: str) -> None:
+def test_each_period_of_a_rulebook_separates_shapes(period: str) -> None:
     two_years = builtin("ca").customer_period
     book = replace(builtin("uk"), **{"activity_period": None, period: two_years})
     people = [
@@ -146,7 +145,7 @@ def test_each_period_of_a_rulebook_makes_shapes(period: str) -> None:
     assert one == same != other == like
 
 
-def test_what_only_some_people_have_makes_no_shape() -> None:
+def test_irrelevant_differences_do_not_separate_shapes() -> None:
     shapes = Shapes(BOOKS, NOW)
     assert shapes.of("contact@firm.example", RecipientFacts(), ()) is None
     assert shapes.of("anna@firm.example", RecipientFacts(), ()) is not None
@@ -158,8 +157,8 @@ def test_what_only_some_people_have_makes_no_shape() -> None:
 
 
 @pytest.mark.parametrize("evidence", [Evidence("\u200b"), Evidence("form v3", recorded_by="crm")])
-def test_evidence_that_states_other_things_makes_another_shape(evidence: Evidence) -> None:
-    """Invisible characters state nothing, and a rulebook may require any field."""
+def test_different_evidence_separates_shapes(evidence: Evidence) -> None:
+    """Invisible characters count as nothing, and a rulebook may require any field."""
     book = builtin("fr")
     needs_author = replace(book, required_evidence=frozenset({"recorded_by"}))
     shapes = Shapes([book, needs_author], NOW)
@@ -178,7 +177,7 @@ def test_evidence_that_states_other_things_makes_another_shape(evidence: Evidenc
         ({"collected_at": None, "never_informed": True, "informed_at": None}, ()),
     ],
 )
-def test_a_notice_needs_its_day_and_that_of_collection(
+def test_a_notice_needs_its_date_and_that_of_collection(
     lacking: dict[str, Any], frees: tuple[str, ...]
 ) -> None:
     known = RecipientFacts(contact=replace(CUSTOMER, **lacking))

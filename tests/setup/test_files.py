@@ -1,4 +1,4 @@
-"""The files that `init` writes: those that docs/deploy shows, over none, all or none."""
+"""The files that `init` writes: like those in docs/deploy, never over others, all or none."""
 
 import errno
 import os
@@ -39,7 +39,7 @@ def answers(route: Route) -> Answers:
 def written(
     route: Route, places: tuple[TcpAddress, TcpAddress] | None = None, **postfix: str
 ) -> dict[str, str]:
-    """What is written by name; `places`: where it listens for mail, and for the web."""
+    """The files written, by name; `places` are the addresses for mail and for the web."""
     given = answers(route)
     if places is not None:
         given = replace(given, listen=places[0], web=places[1])
@@ -53,13 +53,13 @@ def without_comments(text: str) -> str:
 
 
 @pytest.mark.parametrize("route", PAGES)
-def test_the_lines_for_postfix_are_those_of_the_page(route: Route) -> None:
+def test_the_lines_for_postfix_match_the_document(route: Route) -> None:
     _, *shown = blocks(f"deploy/postfix-{route}.md")
     made = written(route)
     assert [without_comments(made[name]) for name in PAGES[route]] == shown[: len(PAGES[route])]
 
 
-def test_apps_need_no_lines_and_the_usual_machine_no_drop_in() -> None:
+def test_applications_need_no_lines_and_an_ordinary_machine_no_drop_in() -> None:
     assert set(written(Route.APPS)) == {"smtpproxy.toml"}
 
 
@@ -74,13 +74,13 @@ def test_the_unit_may_bind_the_ports_of_the_configuration(listen: int, web: int,
     assert ("\nAmbientCapabilities=CAP_NET_BIND_SERVICE\n" in lines) is bool(low)
 
 
-def test_other_milters_come_after() -> None:
+def test_other_milters_come_later() -> None:
     milters = "inet:127.0.0.1:8892, inet:127.0.0.1:8891"
     lines = written(Route.MILTER, smtpd_milters=milters)["main.cf"]
     assert "\nsmtpd_milters = inet:127.0.0.1:8891, inet:127.0.0.1:8892\n" in lines
 
 
-def test_policy_is_asked_before_anything_permits() -> None:
+def test_the_policy_service_precedes_everything_that_permits() -> None:
     lines = written(Route.POLICY, smtpd_recipient_restrictions="permit_mynetworks, reject")
     asked = "smtpd_recipient_restrictions = check_policy_service inet:127.0.0.1:8892, permit_my"
     assert asked in lines["main.cf"]
@@ -101,7 +101,7 @@ def test_the_origin_of_short_addresses(tmp_path: Path, origin: str, is_said: str
     assert f'\norigin = "{is_said}"\n' in text
 
 
-def test_all_files_or_none(tmp_path: Path) -> None:
+def test_all_files_are_written_or_none(tmp_path: Path) -> None:
     state = tmp_path / "state"
     blocked = tmp_path / "file"
     blocked.write_text("mine")

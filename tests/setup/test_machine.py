@@ -1,4 +1,4 @@
-"""What the machine shows may be wrong, slow or hostile: it is left out, and soon."""
+"""Information about the machine that is wrong, slow or hostile is omitted quickly."""
 
 import asyncio
 import os
@@ -34,18 +34,18 @@ def looked(timeout: float = 5.0) -> Machine:
     return asyncio.run(look(timeout))
 
 
-def test_what_it_knows_is_read(postconf: Postconf) -> None:
+def test_information_is_read(postconf: Postconf) -> None:
     postconf("echo 'myhostname = mx.shop.example'; echo 'relayhost ='; echo 'mynetworks = x'")
     assert looked().postfix == {"myhostname": "mx.shop.example"}
 
 
-def test_another_sign_for_tags_than_plus_is_told(postconf: Postconf) -> None:
+def test_a_recipient_delimiter_other_than_plus_is_reported(postconf: Postconf) -> None:
     for signs, told in (("", False), ("+", False), ("-", True), ("+-", True)):
         postconf(f"echo 'recipient_delimiter = {signs}'")
         assert any("anna-news is not the same person" in note for note in looked().notes) is told
 
 
-def test_control_characters_are_left_out_and_told(postconf: Postconf) -> None:
+def test_control_characters_are_dropped_and_reported(postconf: Postconf) -> None:
     postconf(r"printf 'myhostname = a\033]0;b\007\nmyorigin = shop.example\n'")
     machine = looked()
     assert machine.postfix == {"myorigin": "shop.example"}
@@ -58,13 +58,13 @@ def test_control_characters_are_left_out_and_told(postconf: Postconf) -> None:
     ["head -c 200000 /dev/urandom", "yes 'myhostname = x' | tr -d '\\n'", "exit 3", "kill -9 $$"],
     ids=["noise", "endless line", "failure", "killed"],
 )
-def test_any_output_ends_soon(postconf: Postconf, script: str) -> None:
+def test_any_output_is_cut_off_soon(postconf: Postconf, script: str) -> None:
     postconf(script)
-    for _ in range(20):  # a pipe that is full now and then must not keep it from ending
+    for _ in range(20):  # an occasionally full pipe must not keep it from ending
         assert looked().postfix == {}
 
 
-def test_silence_ends_and_so_does_what_it_started(postconf: Postconf, tmp_path: Path) -> None:
+def test_a_silent_program_is_ended_with_its_children(postconf: Postconf, tmp_path: Path) -> None:
     postconf(f"sleep 1000 & echo $! >{tmp_path}/child; sleep 1000")
     machine = looked(0.5)
     assert machine.postfix == {}
@@ -85,7 +85,7 @@ def _lives(pid: int) -> bool:
 
 
 @pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, LOOPBACK), (socket.AF_INET6, "::1")])
-def test_ports_that_are_taken(family: socket.AddressFamily, host: str) -> None:
+def test_used_ports_are_reported(family: socket.AddressFamily, host: str) -> None:
     with socket.socket(family) as taken:
         taken.bind((host, 0))
         port = taken.getsockname()[1]
@@ -104,14 +104,14 @@ def asked(names: NameServer, *domains: str, web: str | None = None, timeout: flo
     return asyncio.run(ask())
 
 
-def test_only_public_addresses_are_those_that_mail_leaves_from() -> None:
+def test_only_public_addresses_count_as_sending_ones() -> None:
     records = ("relay.shop.example. A 10.0.0.1", "relay.shop.example. A 93.184.216.34")
     with NameServer(*records, "shop.example. MX 10 a.example.", "u.example. A 10.0.0.1") as names:
         found = asked(names, "shop.example", web="u.example")
     assert found == Names(("93.184.216.34",), ())
 
 
-def test_what_is_not_in_the_dns_is_told() -> None:
+def test_names_missing_from_the_dns_are_reported() -> None:
     with NameServer() as names:
         found = asked(names, "shop.example", web="u.example")
     assert [note.partition(":")[0] for note in found.notes] == [
@@ -122,7 +122,7 @@ def test_what_is_not_in_the_dns_is_told() -> None:
 
 
 @pytest.mark.parametrize("fault", ["servfail", "refused", "silence", "garbage"])
-def test_trouble_of_the_dns_is_a_note(fault: str) -> None:
+def test_a_failing_dns_gives_a_note(fault: str) -> None:
     with NameServer() as names:
         for name in ("relay.shop.example", "shop.example"):
             names.fail(name, fault)  # type: ignore[arg-type]
@@ -131,7 +131,7 @@ def test_trouble_of_the_dns_is_a_note(fault: str) -> None:
         assert len(found.notes) == 2
 
 
-def test_a_null_mx_is_no_mail() -> None:
+def test_a_null_mx_means_no_mail() -> None:
     async def ask(address: str, domain: str) -> bool:
         resolver = Resolver(DnsSettings((nameserver(address),), 5.0), time.monotonic)
         return await takes_mail(domain, resolver.lookup, 5.0)

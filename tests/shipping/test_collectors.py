@@ -1,4 +1,4 @@
-"""The lines of an audit log at a collector: each at least once, and nobody's name."""
+"""Audit log lines sent to a collector: each at least once, without personal data."""
 
 import json
 import socket
@@ -21,7 +21,7 @@ ANNA = "anna@people.example"
 
 
 class Collector:
-    """Takes lines over HTTP; `codes` are its next answers, instead of 200."""
+    """Accepts lines over HTTP; `codes` are its next answers instead of 200."""
 
     def __init__(self) -> None:
         self.lines: list[dict[str, Any]] = []
@@ -82,7 +82,7 @@ def ship(folder: Path, target: LineTarget) -> Sent:
         target.close()
 
 
-async def test_each_line_comes_with_its_place_and_without_a_name(
+async def test_each_line_has_its_place_and_no_personal_data(
     folder: Path, collector: Collector
 ) -> None:
     clock = Clock()
@@ -97,13 +97,13 @@ async def test_each_line_comes_with_its_place_and_without_a_name(
 
     previous = START.hash.encode()
     for raw, each in zip(collector.raw, collector.lines, strict=True):
-        if each["file"] != "anchors.ndjson":  # the chain can be followed there
+        if each["file"] != "anchors.ndjson":  # so that the chain can be followed there
             sealed = take_apart(raw[raw.index(b'"line":') + 7 : -1] + b"\n")
             assert sealed.hash_after(previous) == sealed.hash
             previous = sealed.hash
 
 
-async def test_the_token_of_the_environment_comes_along(
+async def test_the_token_from_the_environment_is_sent(
     folder: Path, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(TOKEN, "s3cret")
@@ -112,7 +112,7 @@ async def test_the_token_of_the_environment_comes_along(
     assert collector.tokens == {"Bearer s3cret"}
 
 
-async def test_it_goes_on_where_it_was_taken(folder: Path, collector: Collector) -> None:
+async def test_shipping_resumes_where_it_was_accepted(folder: Path, collector: Collector) -> None:
     clock = Clock()
     await fill(folder, clock, ANNA)
     collector.codes = [503]
@@ -128,10 +128,10 @@ async def test_it_goes_on_where_it_was_taken(folder: Path, collector: Collector)
     next((folder.parent / "shipped").glob("*.json")).unlink()
     ship(folder, HttpTarget(collector.url))
     keys = [(each["file"], each["row"]) for each in collector.lines]
-    assert len(keys) == 2 * len(set(keys)), "doubles can be told by their place"
+    assert len(keys) == 2 * len(set(keys)), "duplicates are recognisable by their place"
 
 
-async def test_anchors_that_were_not_taken_are_sent_with_the_next_look(
+async def test_anchors_that_were_not_accepted_are_sent_next_time(
     folder: Path, collector: Collector
 ) -> None:
     await fill(folder, Clock(), ANNA)
@@ -147,7 +147,7 @@ async def test_anchors_that_were_not_taken_are_sent_with_the_next_look(
     assert collector.lines[-1]["file"] == "anchors.ndjson"
 
 
-async def test_an_anchor_that_is_being_written_is_sent_once_it_is_whole(
+async def test_an_anchor_being_written_is_sent_once_complete(
     folder: Path, collector: Collector
 ) -> None:
     await fill(folder, Clock(), ANNA)
@@ -165,7 +165,7 @@ async def test_an_anchor_that_is_being_written_is_sent_once_it_is_whole(
     target.close()
 
 
-async def test_nothing_is_sent_of_a_line_whose_personal_parts_cannot_be_told(
+async def test_a_line_whose_personal_parts_are_unknown_is_not_sent(
     folder: Path, collector: Collector
 ) -> None:
     await fill(folder, Clock(), ANNA)
@@ -181,7 +181,7 @@ def _longest_line(folder: Path) -> int:
     return max(map(len, file.read_bytes().splitlines()))
 
 
-async def test_a_request_has_no_more_than_web_servers_take(
+async def test_a_request_is_no_larger_than_web_servers_accept(
     folder: Path, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(folder, Clock(), *(f"person{n}@people.example" for n in range(20)))
@@ -195,10 +195,10 @@ async def test_a_request_has_no_more_than_web_servers_take(
     next((folder.parent / "shipped").glob("*.json")).unlink()
     collector.sizes.clear()
     ship(folder, HttpTarget(collector.url))
-    assert len(collector.sizes) == sent.rows + sent.anchors, "each alone, however large"
+    assert len(collector.sizes) == sent.rows + sent.anchors, "each by itself, however large"
 
 
-async def test_syslog_has_a_message_for_each_line_and_a_lost_one_is_no_success(
+async def test_syslog_gets_a_message_per_line_and_a_lost_one_is_a_failure(
     folder: Path,
 ) -> None:
     await fill(folder, Clock(), ANNA)
@@ -219,11 +219,11 @@ async def test_syslog_has_a_message_for_each_line_and_a_lost_one_is_no_success(
         ship(folder, SyslogTarget(host, port, "mx1.example"))
 
 
-def test_what_a_syslog_collector_that_has_closed_would_lose_is_no_success() -> None:
+def test_a_syslog_collector_that_has_closed_is_a_failure() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         host, port = server.getsockname()
         target = SyslogTarget(host, port, "mx1.example")
-        for _ in range(2):  # it connects anew
+        for _ in range(2):  # it reconnects
             target.send([b"{}\n"])
             connection, _ = server.accept()
             with connection:
@@ -232,7 +232,7 @@ def test_what_a_syslog_collector_that_has_closed_would_lose_is_no_success() -> N
                 target.send([b"{}\n"])
 
 
-def test_a_syslog_collector_that_reads_nothing_is_given_up(
+def test_a_syslog_collector_that_reads_nothing_times_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("smtpproxy.shipping.collectors._TIMEOUT", 0.2)
@@ -243,6 +243,6 @@ def test_a_syslog_collector_that_reads_nothing_is_given_up(
             target.send([b"x" * 1_000_000] * 20)
 
 
-def test_lines_go_nowhere_unencrypted() -> None:
+def test_lines_are_never_sent_unencrypted() -> None:
     with pytest.raises(TargetWrong, match="https"):
         HttpTarget("http://collector.example/audit")

@@ -1,5 +1,7 @@
-"""Copies of an audit log in a folder and in an object store: whole, provable at each moment, and
-rid of whom the log is rid of."""
+"""Copies of an audit log in a folder or an object store.
+
+They are complete, verifiable at every moment, and free of erased people.
+"""
 
 import asyncio
 import io
@@ -41,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[Any]:
-    """An object store, to which boto3 is led by its own variables."""
+    """An object store that boto3 finds through its environment variables."""
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -64,7 +66,7 @@ def store() -> Iterator[Any]:
 
 
 class InFolder:
-    """A target, and what it has as a folder."""
+    """A target, and its content as a folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root / "target"
@@ -87,7 +89,7 @@ class InObjects:
         return S3Target("record", self._prefix, RELAY)
 
     def copy(self) -> Path:
-        """What a tool for synchronizing would fetch."""
+        """Download everything, as a synchronization tool would."""
         shutil.rmtree(self._copies, ignore_errors=True)
         folder = self._copies / RELAY
         folder.mkdir(parents=True)
@@ -106,7 +108,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> InFolder | InObject
 
 
 def ship(folder: Path, target: FileTarget, rounds: int = 1) -> Shipped:
-    """As a run of the command does, which forgets all but its position."""
+    """Ship like one run of the command, which remembers only its position."""
     done = Shipped()
     with held(folder.parent, "x") as position:
         for _ in range(rounds):
@@ -122,14 +124,14 @@ async def write(log: Journal, clock: Clock, *people: str) -> None:
 
 
 def alike(folder: Path, copy: Path) -> bool:
-    """Whether every whole line is there, and nothing else."""
+    """Check that the copy has every complete line and nothing else."""
     files = [*segments(folder), folder / "anchors.ndjson"]
     return {path.name: path.read_bytes() for path in files} == {
         path.name: path.read_bytes() for path in copy.glob("*.ndjson")
     }
 
 
-async def test_what_is_added_is_added_there_too(
+async def test_new_lines_are_added_to_the_copy(
     folder: Path, clock: Clock, place: InFolder | InObjects
 ) -> None:
     log = journal(folder, clock)
@@ -172,7 +174,7 @@ async def test_an_erasure_and_the_end_of_a_period_reach_the_copy(
 async def test_an_erasure_is_noticed_though_the_file_looks_like_the_one_before(
     folder: Path, clock: Clock
 ) -> None:
-    """File systems give the number of a file that is gone to the next one."""
+    """File systems reuse the inode number of a deleted file."""
     place = InFolder(folder.parent)
     log = journal(folder, clock)
     await write(log, clock, ANNA)
@@ -191,7 +193,7 @@ async def test_an_erasure_is_noticed_though_the_file_looks_like_the_one_before(
     assert alike(folder, place.copy())
 
 
-async def test_what_happens_while_files_are_opened_is_shipped_as_a_copy_that_verifies(
+async def test_a_copy_taken_during_changes_verifies(
     folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = InFolder(folder.parent)
@@ -237,7 +239,7 @@ async def test_what_happens_while_files_are_opened_is_shipped_as_a_copy_that_ver
     assert alike(folder, place.copy())
 
 
-async def test_what_somebody_deletes_here_stays_there(folder: Path, clock: Clock) -> None:
+async def test_files_deleted_here_stay_in_the_copy(folder: Path, clock: Clock) -> None:
     place = InFolder(folder.parent)
     for _ in range(2):
         log = journal(folder, clock)
@@ -251,9 +253,7 @@ async def test_what_somebody_deletes_here_stays_there(folder: Path, clock: Clock
     assert verify(folder).wrong
 
 
-async def test_a_copy_that_is_cut_does_not_agree_with_the_anchors_there(
-    folder: Path, clock: Clock
-) -> None:
+async def test_a_truncated_copy_contradicts_its_anchors(folder: Path, clock: Clock) -> None:
     place = InFolder(folder.parent)
     log = journal(folder, clock)
     await write(log, clock, ANNA, "paul@people.example")
@@ -266,11 +266,13 @@ async def test_a_copy_that_is_cut_does_not_agree_with_the_anchors_there(
     assert list(verify(place.copy()).faults()) == []
 
 
-async def test_the_copy_is_one_that_verifies_whatever_was_written_meanwhile(
+async def test_the_copy_verifies_whatever_is_written_meanwhile(
     folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows and anchors come while files are read: no anchor is there before what it saw, and no row
-    that names an anchor before that one."""
+    """Rows and anchors arrive while files are read.
+
+    No anchor may be copied before its rows, and no row before the anchor it names.
+    """
     place = InFolder(folder.parent)
     logs = [journal(folder, clock, worker) for worker in (0, 1)]
     target: Any = place.open()
@@ -304,7 +306,7 @@ async def test_the_copy_is_one_that_verifies_whatever_was_written_meanwhile(
 
 
 def broken_after(octets: int) -> Callable[..., Iterator[bytes]]:
-    """A source, network or disk that ends within a file."""
+    """A source, network or disk that fails inside a file."""
 
     def some(source: Any, begin: int, end: int) -> Iterator[bytes]:
         source.seek(begin)
@@ -314,7 +316,7 @@ def broken_after(octets: int) -> Callable[..., Iterator[bytes]]:
     return some
 
 
-async def test_what_was_broken_off_is_neither_there_nor_said_to_be(
+async def test_an_interrupted_upload_is_neither_present_nor_reported(
     folder: Path, clock: Clock, place: InFolder | InObjects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = journal(folder, clock)
@@ -332,7 +334,7 @@ async def test_what_was_broken_off_is_neither_there_nor_said_to_be(
     assert alike(folder, place.copy())
 
 
-async def test_a_target_that_lost_something_gets_it_again(folder: Path, clock: Clock) -> None:
+async def test_a_target_that_lost_files_gets_them_again(folder: Path, clock: Clock) -> None:
     place = InFolder(folder.parent)
     log = journal(folder, clock)
     await write(log, clock, ANNA)
@@ -352,13 +354,13 @@ async def test_a_target_that_lost_something_gets_it_again(folder: Path, clock: C
     await write(log, clock, ANNA)
     log.close()
     ship(folder, place.open())
-    assert alike(folder, place.copy()), "it is not appended to what is left"
-    shutil.rmtree(folder.parent / "shipped")  # nobody knows any more what is there
+    assert alike(folder, place.copy()), "nothing is appended to the remains"
+    shutil.rmtree(folder.parent / "shipped")  # the position is lost
     ship(folder, place.open())
     assert alike(folder, place.copy())
 
 
-async def test_a_target_that_was_away_is_looked_at_again(folder: Path, clock: Clock) -> None:
+async def test_a_target_that_was_away_is_examined_again(folder: Path, clock: Clock) -> None:
     place = InFolder(folder.parent)
     log = journal(folder, clock)
     await write(log, clock, ANNA)
@@ -388,20 +390,20 @@ async def test_only_their_owner_may_read_the_copies(folder: Path, clock: Clock) 
         os.umask(mask)
     copies = [place.copy(), *place.copy().iterdir()]
     assert [path.name for path in copies if path.stat().st_mode & 0o077] == []
-    (place.copy() / ".0.ndjson.shipping").touch()  # of a run that was killed
+    (place.copy() / ".0.ndjson.shipping").touch()  # left by a killed run
     ship(folder, place.open())
     assert list(place.copy().glob(".*")) == []
 
 
-def test_a_file_that_became_shorter_is_not_taken_for_whole() -> None:
+def test_a_file_that_became_shorter_is_an_error() -> None:
     with pytest.raises(TargetUnavailable, match="shorter"):
         list(blocks(io.BytesIO(b"abc"), 0, 4))
 
 
-async def test_an_object_grows_by_what_is_new(
+async def test_only_new_lines_are_uploaded_to_an_object(
     folder: Path, clock: Clock, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Above S3's least part, the object that is there is copied by the store itself."""
+    """Above S3's minimum part size, the store itself copies the existing object."""
     for least in ("smtpproxy.shipping.s3._LEAST_PART", "moto.s3.models.S3_UPLOAD_PART_MIN_SIZE"):
         monkeypatch.setattr(least, 50_000)
     monkeypatch.setattr("smtpproxy.shipping.s3._PART", 60_000)
@@ -431,14 +433,14 @@ async def test_an_object_grows_by_what_is_new(
     assert alike(folder, place.copy())
 
 
-def test_two_do_not_ship_to_one_target(tmp_path: Path) -> None:
+def test_two_runs_cannot_ship_to_one_target(tmp_path: Path) -> None:
     held_twice = pytest.raises(AlreadyShipping)
     with held(tmp_path, "x"), held(tmp_path, "y"), held_twice, held(tmp_path, "x"):
         pass
 
 
 @needs("tmpfs")
-async def test_a_full_disk_at_the_target_is_a_failure_and_leaves_what_was_there(
+async def test_a_full_target_is_a_failure_and_keeps_what_it_had(
     folder: Path, clock: Clock, tmp_path: Path
 ) -> None:
     log = journal(folder, clock)
@@ -458,7 +460,7 @@ async def test_a_full_disk_at_the_target_is_a_failure_and_leaves_what_was_there(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
-def test_after_root_the_relays_user_can_ship(tmp_path: Path) -> None:
+def test_the_relays_user_can_ship_after_root_did(tmp_path: Path) -> None:
     os.chown(tmp_path, 65534, 65534)
     with held(tmp_path, "x") as position:
         position.save()

@@ -1,4 +1,4 @@
-"""Pauses grow, are spread, and end at an hour."""
+"""Pauses grow, are randomized, and are at most an hour."""
 
 from datetime import timedelta
 
@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from smtpproxy.webhooks.delivery import LONGEST, pause
 
 
-def test_they_double_up_to_an_hour() -> None:
+def test_pauses_double_up_to_an_hour() -> None:
     found = [pause(failures, 1.0).total_seconds() for failures in range(1, 15)]
     assert found[:4] == [1, 2, 4, 8]
     assert found[-2:] == [3600, 3600]
 
 
 @given(st.integers(1, 10_000), st.floats(0, 1, exclude_max=True))
-def test_none_is_longer_than_an_hour_or_shorter_than_half_of_the_whole(
+def test_pauses_are_at_most_an_hour_and_at_least_half_their_length(
     failures: int, random: float
 ) -> None:
     found = pause(failures, random)

@@ -1,4 +1,4 @@
-"""The dispatcher on a store in memory and a clock of the test: what is sent, and when."""
+"""The dispatcher with a store in memory and a test clock: what is sent, and when."""
 
 import json
 from collections.abc import AsyncIterator, Sequence
@@ -28,20 +28,20 @@ FAILED = Outcome("failed", "HTTP 500")
 
 
 class Bench:
-    """A dispatcher, and all that it asks of the world."""
+    """A dispatcher and everything it uses."""
 
     def __init__(self, store: TrialStore, webhook: WebhookSettings = HOOK) -> None:
         self.store = store
         self.webhook = webhook
         self.now = T0
-        self.answers: list[Outcome] = []  # then: delivered
+        self.answers: list[Outcome] = []  # afterwards: delivered
         self.sent: list[Delivery] = []
         self.counted: list[tuple[str, Kind]] = []
         self._ids = count(1)
         self.dispatcher = self.another()
 
     def another(self, relay: str = "one") -> WebhookDispatcher:
-        """A dispatcher as it is after it was killed, or that of another relay."""
+        """A dispatcher restarted after a kill, or that of another relay."""
         around = Environment(
             now=lambda: self.now,
             random=lambda: 1.0,
@@ -67,7 +67,7 @@ class Bench:
         )
 
     async def run(self) -> None:
-        """Until nothing is due now."""
+        """Run until nothing is due now."""
         for _ in range(100):
             if not await self.dispatcher.step():
                 return
@@ -95,7 +95,7 @@ async def bench(store: TrialStore) -> Bench:
     return bench
 
 
-async def test_it_begins_with_what_changes_from_now_on(store: TrialStore) -> None:
+async def test_a_webhook_begins_with_changes_from_now_on(store: TrialStore) -> None:
     bench = Bench(store)
     await bench.add("before")
     await bench.run()
@@ -104,7 +104,7 @@ async def test_it_begins_with_what_changes_from_now_on(store: TrialStore) -> Non
     assert bench.told == [[2]]
 
 
-async def test_changes_come_in_order_in_messages_of_a_batch(bench: Bench) -> None:
+async def test_changes_are_sent_in_order_in_batches(bench: Bench) -> None:
     await bench.add("a", "b", "c", "d", "e")
     await bench.run()
     assert bench.told == [[1, 2], [3, 4], [5]]
@@ -129,7 +129,7 @@ async def test_a_failure_holds_back_what_follows_until_it_is_delivered(bench: Be
     assert (first.id, first.body) == (second.id, second.body) == (third.id, third.body)
 
 
-async def test_one_that_was_killed_sends_the_same_message_again(bench: Bench) -> None:
+async def test_a_killed_dispatcher_sends_the_same_message_again(bench: Bench) -> None:
     await bench.add("a")
 
     async def die(id: str, body: bytes) -> Outcome:
@@ -139,14 +139,14 @@ async def test_one_that_was_killed_sends_the_same_message_again(bench: Bench) ->
     bench.dispatcher.post = die
     with pytest.raises(KeyboardInterrupt):
         await bench.dispatcher.step()
-    await bench.add("b")  # which must not change the message that is under way
+    await bench.add("b")  # must not change the message already under way
     bench.dispatcher = bench.another()
     await bench.run()
     assert bench.told == [[1], [1], [2]]
     assert (bench.sent[0].id, bench.sent[0].body) == (bench.sent[1].id, bench.sent[1].body)
 
 
-async def test_what_was_put_off_while_the_clock_was_ahead_is_tried_once_it_is_right(
+async def test_a_message_deferred_while_the_clock_was_ahead_is_tried_once_it_is_right(
     bench: Bench,
 ) -> None:
     bench.now += timedelta(days=1_800)
@@ -158,12 +158,12 @@ async def test_what_was_put_off_while_the_clock_was_ahead_is_tried_once_it_is_ri
     await bench.run()
     assert len(bench.sent) == 2
     (state,) = (await bench.store.webhook_progress()).states.values()
-    assert state.failing_since == bench.now, "so that it is given up in a day, not in years"
+    assert state.failing_since == bench.now, "so that it is given up after a day instead of years"
     await bench.later(seconds=3)
     assert bench.told == [[1], [1], [1]]
 
 
-async def test_a_lease_that_was_taken_while_the_clock_was_ahead_is_corrected(bench: Bench) -> None:
+async def test_a_lease_taken_while_the_clock_was_ahead_is_corrected(bench: Bench) -> None:
     one, two = bench.dispatcher, bench.another("two")
     bench.now += timedelta(days=1_800)
     await bench.add("a")
@@ -177,7 +177,7 @@ async def test_a_lease_that_was_taken_while_the_clock_was_ahead_is_corrected(ben
     assert bench.told == [[1], [2], [3]]
 
 
-async def test_of_many_relays_one_delivers_and_another_follows_when_it_is_gone(
+async def test_one_of_many_relays_delivers_and_another_takes_over(
     bench: Bench,
 ) -> None:
     await bench.start()
@@ -186,7 +186,7 @@ async def test_of_many_relays_one_delivers_and_another_follows_when_it_is_gone(
     assert not await two.step()
     assert await one.step()
     await bench.add("b")
-    assert not await two.step(), "one is still there, and has not looked yet"
+    assert not await two.step(), "another relay is there but has not looked yet"
     bench.now += timedelta(seconds=71)  # it was killed
     assert await two.step()
     assert not await one.step()
@@ -196,7 +196,7 @@ async def test_of_many_relays_one_delivers_and_another_follows_when_it_is_gone(
     assert bench.told == [[1], [2], [3]]
 
 
-async def test_a_relay_forgets_no_webhook_that_another_one_serves(bench: Bench) -> None:
+async def test_a_relay_keeps_webhooks_that_another_serves(bench: Bench) -> None:
     await bench.start()
     holdings = (await bench.store.webhook_progress()).holdings
     assert of_others(holdings, "one", bench.now) == []
@@ -208,7 +208,7 @@ async def test_a_relay_forgets_no_webhook_that_another_one_serves(bench: Bench) 
     assert (await bench.store.webhook_progress()).holdings == {}
 
 
-async def test_after_a_day_of_failures_a_message_is_kept_as_a_dead_letter(bench: Bench) -> None:
+async def test_after_a_day_of_failures_a_message_becomes_a_dead_letter(bench: Bench) -> None:
     bench.answers = [FAILED] * 100
     await bench.add("a", "b", "c")
     while not await bench.store.dead_letters():
@@ -225,7 +225,7 @@ async def test_after_a_day_of_failures_a_message_is_kept_as_a_dead_letter(bench:
     assert (await bench.store.backlog())["crm"].oldest == letter.oldest_at
 
 
-async def test_a_dead_letter_is_tried_again_when_somebody_asks(bench: Bench) -> None:
+async def test_a_dead_letter_is_retried_on_request(bench: Bench) -> None:
     bench.answers = [FAILED] * 100
     await bench.add("a")
     while not await bench.store.dead_letters():
@@ -240,7 +240,7 @@ async def test_a_dead_letter_is_tried_again_when_somebody_asks(bench: Bench) -> 
     assert (await bench.store.backlog())["crm"].oldest is None
 
 
-async def test_gone_ends_it_until_somebody_asks(bench: Bench) -> None:
+async def test_a_410_ends_delivery_until_somebody_asks(bench: Bench) -> None:
     bench.answers = [Outcome("gone", "HTTP 410")]
     await bench.add("a", "b", "c")
     await bench.later(days=9)
@@ -253,7 +253,7 @@ async def test_gone_ends_it_until_somebody_asks(bench: Bench) -> None:
     assert not (await bench.store.backlog())["crm"].disabled
 
 
-async def test_retry_after_is_heeded(bench: Bench) -> None:
+async def test_retry_after_is_obeyed(bench: Bench) -> None:
     bench.answers = [Outcome("failed", "HTTP 503", timedelta(minutes=5))]
     await bench.add("a")
     await bench.run()
@@ -263,7 +263,7 @@ async def test_retry_after_is_heeded(bench: Bench) -> None:
     assert len(bench.sent) == 2
 
 
-async def test_only_what_is_wanted_is_told_and_the_rest_passed_over(store: TrialStore) -> None:
+async def test_only_wanted_changes_are_sent(store: TrialStore) -> None:
     bench = Bench(store, replace(HOOK, scopes=frozenset({"all"}), events=frozenset({"added"})))
     await bench.start()
     await bench.add("a", "b", "c")
@@ -275,7 +275,7 @@ async def test_only_what_is_wanted_is_told_and_the_rest_passed_over(store: Trial
 
 
 @pytest.mark.parametrize(("origin", "told"), [("unsubscribe", [[1]]), ("bounce", [])])
-async def test_only_the_wanted_origins_are_told(
+async def test_only_wanted_origins_are_sent(
     store: TrialStore, origin: str, told: list[list[int]]
 ) -> None:
     bench = Bench(store, replace(HOOK, origins=frozenset({Origin(origin)})))
@@ -285,7 +285,7 @@ async def test_only_the_wanted_origins_are_told(
     assert bench.told == told
 
 
-async def test_changes_that_were_trimmed_are_said_to_be_missing(bench: Bench) -> None:
+async def test_trimmed_changes_are_reported_as_missing(bench: Bench) -> None:
     bench.answers = [Outcome("gone", "HTTP 410")]
     await bench.add("a", "b", "c")
     await bench.run()
@@ -305,7 +305,7 @@ PAUSED = StreamEvent(T0, "stream:offers", "paused", "complaint", 61, 20_000, 3_0
 RESUMED = StreamEvent(T0, "stream:offers", "resumed", "person", reason="new list")
 
 
-async def test_streams_are_told_in_their_place_in_messages_of_their_own(store: TrialStore) -> None:
+async def test_stream_changes_are_sent_in_order_in_separate_messages(store: TrialStore) -> None:
     bench = Bench(store, replace(HOOK, events=HOOK.events | {"streams"}, batch=10))
     await bench.start()
     await bench.add("anna")
@@ -335,7 +335,7 @@ HOURLY = NewEvent("1", "refusals", {"period": 3600.0, "streams": []})
 DAILY = NewEvent("2", "refusals", {"period": 86400.0, "streams": []})
 
 
-async def test_each_kind_of_event_has_messages_of_its_own(store: TrialStore) -> None:
+async def test_each_kind_of_event_has_its_own_messages(store: TrialStore) -> None:
     everything = HOOK.events | {"streams", "feedback", "refusals"}
     bench = Bench(store, replace(HOOK, events=everything, batch=10))
     await bench.start()
@@ -362,7 +362,7 @@ async def test_each_kind_of_event_has_messages_of_its_own(store: TrialStore) -> 
     ("wanted", "told"),
     [("streams", [1]), ("feedback", [2]), ("refusals", [4]), ("added", [])],
 )
-async def test_events_are_for_those_who_want_them(
+async def test_events_go_only_to_webhooks_that_want_them(
     store: TrialStore, wanted: Any, told: list[int]
 ) -> None:
     bench = Bench(store, replace(HOOK, events=frozenset({wanted}), batch=10))
@@ -373,7 +373,7 @@ async def test_events_are_for_those_who_want_them(
     assert await bench.store.changes(4, 1) == []
 
 
-async def test_who_did_not_ask_hears_nothing_of_streams(store: TrialStore) -> None:
+async def test_a_webhook_that_did_not_ask_gets_no_stream_changes(store: TrialStore) -> None:
     bench = Bench(store)
     await bench.start()
     await store.note_stream(PAUSED)
@@ -383,7 +383,7 @@ async def test_who_did_not_ask_hears_nothing_of_streams(store: TrialStore) -> No
     assert (only["type"], len(only["data"]["changes"])) == ("suppression.changes", 1)
 
 
-async def test_what_is_forgotten_of_a_stream_holds_nothing_up(store: TrialStore) -> None:
+async def test_forgotten_stream_changes_hold_nothing_up(store: TrialStore) -> None:
     bench = Bench(store, replace(HOOK, events=HOOK.events | {"streams"}))
     await bench.start()
     await store.note_stream(PAUSED)

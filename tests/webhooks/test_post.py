@@ -1,4 +1,4 @@
-"""Deliveries to a real HTTPS receiver: what each behaviour of it comes to."""
+"""Deliveries to a real HTTPS receiver, and the outcome of each of its behaviours."""
 
 import asyncio
 import ssl
@@ -46,7 +46,7 @@ async def poster(crm: Receiver, **changed: object) -> AsyncIterator[Poster]:
         await opened.close()
 
 
-async def test_it_is_signed_and_taken(crm: Receiver) -> None:
+async def test_a_delivery_is_signed_and_accepted(crm: Receiver) -> None:
     async with poster(crm) as crm_poster:
         assert await crm_poster.post("msg_1", b'{"a": 1}') == Outcome("delivered", "HTTP 204")
     (delivery,) = crm.deliveries
@@ -55,7 +55,7 @@ async def test_it_is_signed_and_taken(crm: Receiver) -> None:
     assert delivery.signed
 
 
-async def test_many_webhooks_read_the_certificates_that_they_trust_once(
+async def test_many_webhooks_load_trusted_certificates_once(
     crm: Receiver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     read: list[str | None] = []
@@ -89,7 +89,7 @@ async def test_many_webhooks_read_the_certificates_that_they_trust_once(
         (Say(503), "failed"),
     ],
 )
-async def test_what_an_answer_comes_to(crm: Receiver, say: Say, kind: str) -> None:
+async def test_the_outcome_of_each_answer(crm: Receiver, say: Say, kind: str) -> None:
     crm.answer = lambda delivery: say
     async with poster(crm) as crm_poster:
         assert (await crm_poster.post("msg_1", b"{}")).kind == kind
@@ -97,7 +97,7 @@ async def test_what_an_answer_comes_to(crm: Receiver, say: Say, kind: str) -> No
 
 
 @pytest.mark.parametrize("say", [Say(hold=True), Say(200, drip=True)])
-async def test_one_that_hangs_or_drips_ends_in_time(crm: Receiver, say: Say) -> None:
+async def test_a_receiver_that_hangs_or_drips_times_out(crm: Receiver, say: Say) -> None:
     crm.answer = lambda delivery: say
     started = asyncio.get_running_loop().time()
     async with poster(crm, timeout=0.4) as crm_poster:
@@ -118,7 +118,7 @@ async def test_retry_after_in_seconds_is_read(crm: Receiver) -> None:
             assert (await crm_poster.post("msg_1", b"{}")).retry_after == read
 
 
-async def test_a_certificate_of_somebody_else_is_not_accepted(crm: Receiver) -> None:
+async def test_a_certificate_of_another_host_is_rejected(crm: Receiver) -> None:
     async with poster(crm, ca_file=None) as crm_poster:
         outcome = await crm_poster.post("msg_1", b"{}")
     assert outcome.kind == "unreachable"
@@ -128,12 +128,12 @@ async def test_a_certificate_of_somebody_else_is_not_accepted(crm: Receiver) -> 
     assert crm.deliveries == []
 
 
-async def test_nobody_there(crm: Receiver) -> None:
+async def test_a_receiver_that_is_down(crm: Receiver) -> None:
     async with poster(crm, url=f"https://{LOOPBACK}:{free_port()}/hook") as crm_poster:
         assert (await crm_poster.post("msg_1", b"{}")).kind == "unreachable"
 
 
-async def test_the_environment_has_no_say(
+async def test_the_environment_is_ignored(
     crm: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_variable: Callable[[str, str], None] = monkeypatch.setenv

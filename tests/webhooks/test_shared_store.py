@@ -1,4 +1,4 @@
-"""Webhooks that look, read and write at once do it in one transaction."""
+"""Webhooks that read and write at the same time share a transaction."""
 
 import asyncio
 import random
@@ -26,7 +26,7 @@ MANY = 50
 
 @pytest.fixture
 def done(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How many connections were opened, and how many transactions wrote."""
+    """The number of connections opened and of transactions that wrote."""
     counts: Counter[str] = Counter()
     connect = sqlite3.connect
 
@@ -66,7 +66,7 @@ async def test_many_webhooks_cost_no_more_transactions_than_one(done: Counter[st
         assert await step() == MANY
         assert await step() == 0
         assert (len(sent), set(sent.values())) == (MANY, {1})
-        assert done["COMMIT"] <= 4, "the message's id, then the position"
+        assert done["COMMIT"] <= 4, "first the message's id, then the position"
         assert done["connections"] <= 4
         done.clear()
         assert await step() == 0
@@ -74,7 +74,7 @@ async def test_many_webhooks_cost_no_more_transactions_than_one(done: Counter[st
         await shared.close()
 
 
-async def test_who_asks_meanwhile_is_served_by_the_next_run() -> None:
+async def test_requests_during_a_run_are_served_by_the_next() -> None:
     runs: list[Sequence[int]] = []
     go_on = asyncio.Event()
 
@@ -88,14 +88,14 @@ async def test_who_asks_meanwhile_is_served_by_the_next_run() -> None:
     await asyncio.sleep(0.01)
     later = [asyncio.create_task(together(n)) for n in (3, 4)]
     await asyncio.sleep(0)
-    first[0].cancel()  # which stops neither the work nor the others
+    first[0].cancel()  # must stop neither the work nor the others
     go_on.set()
     assert await asyncio.gather(first[1], *later) == [1, 2, 2]
     assert runs == [[1, 2], [3, 4]]
     await together.ended()
 
 
-async def test_a_failure_is_that_of_all_who_shared_the_run() -> None:
+async def test_a_failure_reaches_everybody_who_shared_the_run() -> None:
     async def work(items: Sequence[int]) -> Sequence[int]:
         if 2 in items:
             raise ValueError(str(items))

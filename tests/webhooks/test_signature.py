@@ -1,4 +1,4 @@
-"""Signatures are those of the Standard Webhooks specification; bad secret files are named."""
+"""Signatures follow the Standard Webhooks specification; bad secret files are reported."""
 
 import base64
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_two_secrets_give_two_signatures_while_one_replaces_the_other(tmp_path: 
         "whsec_\xe9",
     ],
 )
-def test_what_is_no_secret_is_a_fault_that_does_not_show_it(tmp_path: Path, text: str) -> None:
+def test_an_invalid_secret_is_reported_without_showing_it(tmp_path: Path, text: str) -> None:
     path = written(tmp_path / "secret", text)
     with pytest.raises(SecretFault) as caught:
         read_secrets(path)
