@@ -88,7 +88,7 @@ def test_without_a_notice_no_recipient_is_dropped_silently(notify: str | None) -
     scene.driver.close()
 
 
-def test_whoever_is_told_is_judged_by_the_relays_own_rulebook() -> None:
+def test_the_notice_is_judged_by_the_relays_own_rulebook() -> None:
     given = {name: replace(each, rulebook="us") for name, each in streams(SPLIT).items()}
     scene = Scene(SPLIT, given)
     undeclared = replace(DEFAULT_STREAM, rulebook="us")

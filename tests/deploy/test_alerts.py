@@ -301,7 +301,7 @@ CASES = (
         UP | {FAILURES % "upstream": "0+1x40", "smtpproxy_messages_total": "0+10x40"},
         UP | {FAILURES % "upstream": "0+1x40", "smtpproxy_messages_total": "0+1000x40"},
     ),
-    Case(  # the store has an alert of its own
+    Case(  # the store has its own alert
         "SmtpproxyTemporaryFailures",
         UP | {FAILURES % "sign": "0+1x40", "smtpproxy_messages_total": "0+10x40"},
         UP | {FAILURES % "store": "0+1x40", "smtpproxy_messages_total": "0+10x40"},
@@ -402,7 +402,7 @@ CASES = (
         UP | {BACKGROUND % "feedback": "0x5 1+2x40"},
         UP | {BACKGROUND % "feedback": "0x10 7x40"},
     ),
-    Case(  # the store has an alert of its own, and this one does not follow it
+    Case(  # the store has its own alert, which must not trigger this one
         "SmtpproxyBackgroundFailing",
         UP | {BACKGROUND % "streams": "0x5 1+60x40", ready("store"): "1x45"},
         UP | {BACKGROUND % "streams": "0x5 1+60x30 1800x40", ready("store"): "1x5 0x30 1x40"},

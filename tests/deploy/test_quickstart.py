@@ -1,8 +1,8 @@
-"""docs/quickstart.md, its own lines in its own order: from a clone to a relay that enforces.
+"""docs/quickstart.md, line by line: from a clone to a relay that enforces.
 
-Packages come from this environment, which has what the lock says, and the MTA behind is one of
-the kit. Between the commands, three applications send for nine days, to a relay that is never
-stopped; only its clock is moved.
+Packages come from this environment, which matches the lock, and the upstream MTA from the kit.
+Between the commands, three applications send for nine days to a relay that is never stopped;
+only its clock is moved.
 """
 
 import csv

@@ -1,8 +1,8 @@
-"""README's installation, its own lines, on a copy of this machine that is thrown away.
+"""The installation in README.md, line by line, on a throwaway copy of this machine.
 
 The root file system is an overlay and the network has only a loopback, so that users, units
-and ports can be as they are written. Packages come from this environment, which has what the
-lock says; systemd does not run there, so what the unit says is done instead of `systemctl`.
+and ports can be used as written. Packages come from this environment, which matches the lock.
+systemd does not run there, so the test does what the unit says instead of `systemctl`.
 """
 
 import configparser

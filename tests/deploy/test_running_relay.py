@@ -180,7 +180,7 @@ def test_a_hanging_worker_is_not_covered_up(
 MAILBOX = {"feedback": {"domain": "bounces.shop.example"}}
 
 
-def test_the_feedback_process_is_no_worker_and_its_end_is_counted(
+def test_the_feedback_process_is_not_a_worker_and_its_end_is_counted(
     relay: StartRelay, upstream: FakeUpstream
 ) -> None:
     running = relay(upstream.address, WATCHED | MAILBOX)

@@ -204,7 +204,7 @@ ARF = "Feedback-Type: abuse\nUser-Agent: Provider/1\nVersion: 1\n"
         ),
     ],
 )
-def test_who_complained(fields: str, original: str, who: set[str | None]) -> None:
+def test_complaints(fields: str, original: str, who: set[str | None]) -> None:
     report = read_report(complaint(fields, original))
     assert report.kind is Kind.COMPLAINT
     assert {event.address for event in report.events} == who

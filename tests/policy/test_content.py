@@ -258,8 +258,8 @@ NEXT = [
 
 
 @pytest.mark.parametrize(("around", "out"), NEXT)
-def test_the_link_is_that_of_the_words(around: str, out: str) -> None:
-    """If the program that fills templates left it empty, the next link is none."""
+def test_the_link_around_the_words_counts(around: str, out: str) -> None:
+    """If a template left it empty, the next link does not count instead."""
     found = [
         reason(OPTOUT, html(around.format(out.format(target))))
         for target in (HOST, BOX, "", "#", "#x", "{{link}}", "/leave", "javascript:x", "leave.php")

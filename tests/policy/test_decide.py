@@ -38,7 +38,7 @@ def _judge(streams: tuple[Stream, ...], facts: Facts, *recipients: str) -> Decis
     return judge(Transaction(streams, recipients or (ADDRESS,)), facts, BOOK, NOW)
 
 
-def test_what_is_asked_of_the_store() -> None:
+def test_facts_requested_from_the_store() -> None:
     asked = needs(Transaction((OFFERS,), (ADDRESS, OTHER, ADDRESS)), BOOK)
     assert asked.addresses == (ADDRESS, OTHER)
     assert needs(Transaction((OFFERS,), (), GOOD_MESSAGE), BOOK).addresses == ()

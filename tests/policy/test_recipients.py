@@ -231,7 +231,7 @@ def test_professionals(contact: Contact, expected: str) -> None:
 
 
 @pytest.mark.parametrize("audience", [Audience.CONSUMER, Audience.UNKNOWN])
-def test_who_is_not_known_as_a_professional_is_a_consumer(audience: Audience) -> None:
+def test_a_person_not_known_as_a_professional_is_a_consumer(audience: Audience) -> None:
     assert said(verdict(replace(BUYER, audience=audience))) == "refuse consent_missing"
 
 

@@ -84,7 +84,9 @@ def told(report: StreamReport) -> tuple[str, Told, Told]:
         (stream({}, mode=None), "unconfigured", [], []),
     ],
 )  # fmt: skip
-def test_judgements(report: StreamReport, verdict: str, obstacles: Told, notes: Told) -> None:
+def test_judgements_of_streams(
+    report: StreamReport, verdict: str, obstacles: Told, notes: Told
+) -> None:
     assert told(report) == (verdict, obstacles, notes)
     for one in [*report.judgement.obstacles, *report.judgement.notes]:
         for lang in LANGS:
