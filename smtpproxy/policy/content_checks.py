@@ -18,9 +18,10 @@ from smtpproxy.policy.bulk import bulk_signs
 from smtpproxy.policy.model import Alignment, ContentFeatures, MessageFeatures, Stream, StreamClass
 from smtpproxy.policy.way_out import shows_way_out
 
-# Prefixes of replies and forwards in English, German, French, Spanish, Italian, Dutch and Nordic.
+# Prefixes of replies and forwards in the languages of the product, and Nordic ones. Not the Polish
+# PD, which begins a postscript in Spanish.
 _PREFIX = re.compile(
-    r"\s*((?:re|aw|antw|sv|rif|fw|fwd|wg|tr|rv|doorst)(?:\s?[\[(]\d{1,3}[\])])?)\s?[:\uff1a]",
+    r"\s*((?:re|res|r|aw|antw|odp|sv|vs|rif|fw|fwd|wg|tr|rv|i|enc|vb|doorst)(?:\s?[\[(]\d{1,3}[\])])?)\s?[:\uff1a]",
     re.IGNORECASE,
 )
 _DOMAIN_TAG = re.compile(rb"(?:\A|;)\s*d\s*=\s*([A-Za-z0-9._-]{1,255})\s*(?:;|\Z)")

@@ -441,6 +441,12 @@ SUBJECTS = [
     (" fwd:hello", "subject_misleading"),
     ("AW: Angebot", "subject_misleading"),
     ("TR: offre", "subject_misleading"),
+    *(
+        (f"{prefix}: offerta", "subject_misleading")
+        for prefix in ("R", "I", "RIF", "RES", "Enc", "ODP", "VS", "VB", "Antw", "Doorst", "RV")
+    ),
+    ("PD: te echamos de menos", "none"),
+    ("I love it: -50 %", "none"),
     ("Re[2]: hello", "subject_misleading"),
     ("=?utf-8?b?4oCLUmU6?= your order", "subject_misleading"),  # after an invisible character
     ("Re：your order", "subject_misleading"),
