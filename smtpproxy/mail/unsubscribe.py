@@ -98,6 +98,17 @@ def placeholder_end(text: str, start: int, end: int) -> int:
     return found.end() if found is not None and found.start() <= end else 0
 
 
+def placeholder_within(text: str, start: int, end: int, words: int) -> bool:
+    """Whether a text has a placeholder from `start` to `end` that ends after `words`.
+
+    In a text `[click here]` is none, only `[unsubscribe_url]` and its kind.
+    """
+    return any(
+        found.end() > words and (found[0][0] != "[" or found[0][1] == "[" or "url" in found[0])
+        for found in _PLACEHOLDER.finditer(text, start, end)
+    )
+
+
 def placeholder(text: str) -> UriFault | None:
     """Return the placeholder that a template left in a text without a URI."""
     found = _PLACEHOLDER.search(text)

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import idna
 
-from smtpproxy.mail.unsubscribe import link_fault, placeholder
+from smtpproxy.mail.unsubscribe import link_fault, placeholder, placeholder_within
 from smtpproxy.mail.visible_html import Way
 from smtpproxy.mail.visible_text import VisibleText, folded
 from smtpproxy.policy.bulk_text import mentions_unsubscribing, unsubscribe_mentions
@@ -23,6 +23,7 @@ from smtpproxy.policy.model import MessageFeatures, Stream
 from smtpproxy.policy.rules.message import adds_unsubscribe
 
 _NEAR = 200  # characters between the words and their link
+_LONGEST_PLACEHOLDER = 90
 _MOST_MENTIONS = 1_000
 _MOST_NEIGHBOURS = 10  # links before the words, and after them
 _MOST_MAILBOXES = 100  # of a text: a wrong one may take 0.5 ms
@@ -56,10 +57,10 @@ def shows_way_out(
     for start, end in islice(unsubscribe_mentions(visible.text), _MOST_MENTIONS):
         for way in _nearest(visible.ways, starts, start, end):
             leads = targets.leads(way)
+            if leads is _Leads.NOWHERE or (leads is _Leads.OUT and _left(visible.text, start, way)):
+                break
             if leads is _Leads.OUT:
                 return True
-            if leads is _Leads.NOWHERE:
-                break
     return False
 
 
@@ -77,6 +78,14 @@ def _nearest(ways: Sequence[Way], starts: Sequence[int], start: int, end: int) -
         if apart <= _NEAR and (follows or same_line):
             found.append((not same_line, apart, not follows, number))
     return (ways[number] for *_, number in sorted(found))
+
+
+def _left(text: str, words: int, way: Way) -> bool:
+    """Whether a program left a placeholder for the link that belongs to the words: the next one is
+    none."""
+    if way.end <= words:
+        return placeholder_within(text, way.end, words + _LONGEST_PLACEHOLDER, words)
+    return placeholder_within(text, max(0, words - _LONGEST_PLACEHOLDER), way.start, words)
 
 
 class _Targets:

@@ -223,6 +223,9 @@ def test_a_host_in_the_text_may_have_letters_that_the_header_must_not(
     assert reason(OPTOUT, f"{head}Content-Type: text/plain\r\n\r\nUnsubscribe: {link}") == expected
 
 
+SHOP = "<a href='https://u.shop.example/shop'>Shop</a>"
+
+
 @pytest.mark.parametrize(
     "left",
     [
@@ -238,11 +241,15 @@ def test_a_link_whose_token_is_missing_is_no_way_out(left: str) -> None:
         assert reason(OPTOUT, text(raw)) == "body_optout_missing"
     assert reason(OPTOUT, html(f"<p>Unsubscribe: {written}")) == "body_optout_missing"
     assert reason(OPTOUT, html(f'<a href="{written}">Unsubscribe</a>')) == "body_optout_missing"
+    if left not in ("[token]", "$token"):  # those may be other text, too: [here] https://…
+        for words in (f"Unsubscribe: {left}", f"Shop: {HOST} Unsubscribe: {left}"):
+            shown = words.replace("<", "&lt;")
+            assert reason(OPTOUT, text(f"{words}\r\n{HOST}")) == "body_optout_missing"
+            assert reason(OPTOUT, html(f"<p>{shown}<p>{SHOP}")) == "body_optout_missing"
     for mark in ("}", "]", "|", " [1]", " {x}", "<br>", ") (or [stay](https://x.test))", "*"):
         assert reason(OPTOUT, text(f"Unsubscribe: {HOST}{mark}")) == "none"
 
 
-SHOP = "<a href='https://u.shop.example/shop'>Shop</a>"
 NEXT = [
     (f"{SHOP}<p>Unsubscribe {{}}", "<a href='{}'>here</a>"),
     (f"<p>{SHOP} | {{}}", "<a href='{}'>Unsubscribe</a>"),
@@ -274,6 +281,10 @@ def test_the_link_around_the_words_counts(around: str, out: str) -> None:
     [
         (text(f"Shop: {HOST}\r\nUnsubscribe: {{{{link}}}}"), "body_optout_missing"),
         (text(f"Unsubscribe:\r\n\r\n{HOST}"), "none"),
+        (text(f"[link:unsubscribe_url]\r\n{HOST}"), "body_optout_missing"),
+        (text(f"[Unsubscribe] {HOST}"), "none"),
+        (text(f"To unsubscribe, [click here]({HOST})"), "none"),
+        (text(f"Dear {{{{name}}}}, you can unsubscribe: {HOST}"), "none"),
         (text(f"At {HOST} you can unsubscribe"), "none"),
         (text(f"Why people unsubscribe. {'We know. ' * 30}{HOST}"), "body_optout_missing"),
         (text(f"Unsubscribe? {'We know. ' * 20}{HOST}"), "none"),
