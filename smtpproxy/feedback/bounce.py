@@ -23,6 +23,7 @@ _DAEMON = re.compile(
     r"|mail ?system|maildaemon|mail ?gateway|bounce|e?smtp|internet mail",
     re.IGNORECASE,
 )
+_DOMAIN = re.compile(r"@[\w.-]{1,255}")  # people may work there too
 _SUBJECT = re.compile(
     r"undeliver|non.?deliver|not delivered|could not be delivered|deliver\w{0,4} (?:status|fail"
     r"|problem|error|report|notif)"
@@ -81,7 +82,7 @@ def is_bounce(mail: Mail) -> bool:
     report = mail.type == "multipart/report"
     sender = field(mail.headers, "From").strip(" <>")
     null_path = field(mail.headers, "Return-Path").strip() == "<>" and not is_auto_reply(mail)
-    daemon = null_path or not sender or _DAEMON.search(sender) is not None
+    daemon = null_path or not sender or _DAEMON.search(_DOMAIN.sub("", sender)) is not None
     subject = _SUBJECT.search(field(mail.headers, "Subject")) is not None
     said = _text(mail)[:4096]
     text = _TEXT.search(said) is not None or says_nobody_is_there(said[:1024])

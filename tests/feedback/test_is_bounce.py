@@ -25,6 +25,8 @@ def parts(text: str, *, returned: bool = False) -> str:
         (DAEMON + SUBJECT, HELLO, True),
         (DAEMON, WORDS, True),
         (PERSON + SUBJECT, WORDS, False),  # a person who writes about a bounce
+        ("From: bea@smtp.bounces.example\n" + SUBJECT, WORDS, False),
+        ("From: root@mx.example (Mail Delivery System)\n" + SUBJECT, HELLO, True),
         ("Return-Path: <>\n" + PERSON + SUBJECT, HELLO, True),
         ("Return-Path: <bea@people.example>\n" + PERSON + SUBJECT, HELLO, False),
         ("Return-Path: <>\n" + PERSON + REPLY, WORDS, False),  # as RFC 3834 3.3 requires
