@@ -11,17 +11,25 @@ from msgspec.structs import replace
 from smtpproxy.feedback.records import Action, Class, Event, FeedbackReport
 from smtpproxy.mail.dmarc import all_aligned, organisational_domain
 
-_FOR_OTHERS = frozenset(
+_WITH_CUSTOMERS = frozenset(  # where anybody can have a mailbox
     {
-        *("senderscore.net", "returnpath.net", "validity.com", "signal-spam.fr", "abuseat.org"),
-        *("amazonses.com", "hotmail.com", "microsoft.com", "outlook.com", "yahoo.com", "aol.com"),
-        *("yahooinc.com", "googlemail.com", "google.com", "apple.com", "icloud.com", "comcast.net"),
+        *("hotmail.com", "outlook.com", "yahoo.com", "aol.com", "googlemail.com", "icloud.com"),
+        "comcast.net",
     }
 )
+_FOR_OTHERS = _WITH_CUSTOMERS | {
+    *("senderscore.net", "returnpath.net", "validity.com", "signal-spam.fr", "abuseat.org"),
+    *("amazonses.com", "microsoft.com", "yahooinc.com", "google.com", "apple.com"),
+}
 """Organisations whose reports are about mailboxes at other domains."""
 
-_ROLES = ("mailer-daemon", "postmaster", "feedback", "fbl", "abuse", "staff", "complaint", "arf")
-"""How the local parts of providers' own senders begin; no customer has one like that."""
+_RESERVED = frozenset({"mailer-daemon", "postmaster", "abuse", "staff"})
+"""The local parts that no provider gives to a customer."""
+
+_ROLES = _RESERVED | {
+    *("feedback", "feedbackloop", "feedback-loop", "fbl", "arf", "complaint", "complaints"),
+}
+"""The local parts of providers' own senders."""
 
 
 def vouched(report: FeedbackReport, writer: str | None, signers: Collection[str]) -> FeedbackReport:
@@ -52,4 +60,5 @@ def _vouches(kind: Class, address: str, writer: str | None, signers: Collection[
         return address == writer
     organisation = organisational_domain(domain)
     theirs = organisational_domain(address.rpartition("@")[2])
-    return local.startswith(_ROLES) and organisation in _FOR_OTHERS | {theirs}
+    names = _RESERVED if domain in _WITH_CUSTOMERS else _ROLES
+    return local in names and organisation in _FOR_OTHERS | {theirs}

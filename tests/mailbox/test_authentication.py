@@ -77,6 +77,24 @@ async def test_a_known_service_speaks_for_others(tmp_path: Path) -> None:
     assert (await verdict(report, service))[0] is Action.SUPPRESS
 
 
+@pytest.mark.parametrize(
+    ("writer", "expected"),
+    [
+        ("feedback@arf.mail.yahoo.com", Action.SUPPRESS),
+        ("staff@hotmail.com", Action.SUPPRESS),
+        ("complaints@x.amazonses.com", Action.SUPPRESS),
+        ("staffan@outlook.com", Action.COUNT),
+        ("feedback7@yahoo.com", Action.COUNT),
+        ("feedback@yahoo.com", Action.COUNT),
+        ("arfa@people.example", Action.COUNT),
+    ],
+)
+def test_nobody_speaks_for_others_by_choosing_a_name(writer: str, expected: Action) -> None:
+    report = read_report(complaint(ARF, sender=writer))
+    (event,) = vouched(report, writer, [writer.rpartition("@")[2]]).events
+    assert event.action is expected
+
+
 async def test_an_unsigned_report_only_counts(people: KeyFile) -> None:
     report = crlf(complaint(ARF, sender="feedback@people.example"))
     assert await verdict(report, people) == (Action.COUNT, None)
