@@ -45,7 +45,8 @@ UNSUBSCRIBE = by_language(
         gerer les preferences, gerer mes notifications, gerer vos notifications, gerer mes alertes,
         gerer vos alertes, gerer mes emails, gerer mes e-mails, gerer vos emails, gerer vos e-mails,
         supprimer mon adresse, supprimer votre adresse, stopper les envois, arreter les envois,
-        stopper ces e-mails, stopper ces emails
+        stopper ces e-mails, stopper ces emails, ne plus etre prevenu, ne plus etre notifie, ne plus
+        etre alerte
     de: abmelden, abmeldung, abzumelden, abbestell, abzubestellen, austragen, auszutragen, melden
         sie sich ab, melde dich ab, bestellen sie den newsletter ab, nicht mehr erhalten, nicht
         langer erhalten, keine weiteren e-mails, keine e-mails mehr, keinen newsletter mehr,
