@@ -301,7 +301,7 @@ _SOURCE = "matches:"
 _FRESH = timedelta(hours=12)
 """All relays purge once a day: the last of them finds the reports of the others."""
 _GONE = timedelta(days=30)
-"""A relay that has reported nothing for this long is considered gone for good."""
+"""A relay that has reported nothing for this long is gone for good, unless it is registered."""
 _NEVER = datetime.fromtimestamp(0, UTC)
 
 
@@ -352,12 +352,18 @@ class Followed:
     async def behind(self, now: datetime) -> Sequence[str]:
         """Return the other relays that have not reported their matches recently.
 
+        One that runs refuses mail, and so has matches, although its purges may fail for months.
         What a relay reported while its clock was ahead says nothing about the time since.
         """
         others = await _all(self.store)
         others.pop(self.source, None)
-        ages = [(one.relay, now - one.until) for one in others.values()]
-        return sorted(name for name, age in ages if _FRESH < age < _GONE or age < -_FRESH)
+        there = {f"{_SOURCE}{relay.id}" for relay in await self.store.relays()}
+        ages = [(source, one.relay, now - one.until) for source, one in others.items()]
+        return sorted(
+            name
+            for source, name, age in ages
+            if age < -_FRESH or (age > _FRESH and (age < _GONE or source in there))
+        )
 
 
 async def _all(store: Store) -> dict[str, _Progress]:

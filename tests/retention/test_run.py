@@ -37,6 +37,7 @@ from smtpproxy.store import (
     open_store,
 )
 from smtpproxy.store.records import SuppressionEntry
+from smtpproxy.store.register import RelayState, relay_id
 from smtpproxy.store.sql.store import Store
 from tests.kit.journal import Clock, decided, journal, segments
 from tests.kit.relay import STREAMS, relay_config
@@ -175,6 +176,12 @@ async def test_suppressions_wait_until_every_relay_has_reported_its_matches(
     assert len(await store.suppressions(ANNA)) == 1
     gone = await run(settings, store, NOW + timedelta(days=40))
     assert gone.behind == [], "a removed relay is not waited for"
+    now = NOW + timedelta(days=41)
+    await store.tell(
+        relay_id(other.server.state_dir), RelayState(other.server.hostname, {}), at=now
+    )
+    waited = await run(settings, store, now)
+    assert waited.behind == [other.server.hostname], "it is there, but its purges fail"
 
 
 async def test_a_report_dated_by_a_fast_clock_does_not_count(
