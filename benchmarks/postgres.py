@@ -32,7 +32,7 @@ LOADS = (Load("4 KB", True), Load("4 KB", False))
 RATE = 500
 SQLITE, POSTGRESQL = "SQLite", "PostgreSQL"
 _SERVER = {"fsync": "on", "shared_buffers": "512MB", "max_wal_size": "4GB"}
-"""Beyond these it is as Debian has it."""
+"""Everything else is Debian's default."""
 
 
 @dataclass(slots=True)

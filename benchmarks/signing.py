@@ -31,7 +31,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "both": ("rsa", "ed25519"),
 }
 Rates = Mapping[str, Mapping[str, float]]
-"""By "N workers", then by what signs: messages a second; `…/cpu` microseconds a message."""
+"""By "N workers", then by key: messages per second; `…/cpu` is microseconds per message."""
 
 
 def measure(

@@ -24,7 +24,7 @@ from tests.kit.processes import Running, descendants
 from tests.kit.relay import REPOSITORY, RelayProcess, greets
 
 HOP = "HAProxy, TCP mode"
-"""The row whose CPU time a message is the unit that relays are counted in."""
+"""The row whose CPU time per message is the unit for the relays."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from tests.kit.relay import RelayProcess, listener
 
 ALONE = "generator to smtp-sink"
 LOADS = {"reuse": 100, "new": 1}
-"""Messages a connection."""
+"""Messages per connection."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ MADE_BY_THE_READER = {
     *("[auth]", "[[credential]]", "[[partner]]", "[[dkim]]", "[[webhook]]", "[[token]]"),
     *("[controller]", "[[brand]]", "[feedback]", "[confirmation]"),
 }
-"""Tables that stand in the example as comments: they need what only the reader has."""
+"""Tables that are commented out in the example, as they need files only the reader has."""
 
 ELSEWHERE = {
     ("[store]", "url"): "`sqlite://STATE_DIR/smtpproxy.db`",
@@ -141,7 +141,7 @@ OTHERS_WORDS = {
     *("jeanne at people dot example", "The collected anchor", "Opt-in newsletter"),
     *("Date d'inscription", "I want the letter"),
 }
-"""What documents quote of people, laws and other programs, not of this one."""
+"""Quotations of people, laws and other programs, not of this one."""
 
 _FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.M | re.S)
 _NO_WORDS = re.compile(
@@ -149,7 +149,7 @@ _NO_WORDS = re.compile(
     r"|\w+[._]\w[\w._]*|--[\w-]+|\w*=|  +|\([^)]*\)|\[[^]]*\]|[,;:.?!](?= |$)"
     r"|\b(?:offers|receipts|newsletter|X-[\w-]+)\b"
 )
-"""What is not said in the same words each time: numbers, names, values; and the ends of phrases."""
+"""The variable parts of a phrase: numbers, names, values; and the ends of phrases."""
 
 
 def _quoted(document: str) -> Iterator[str]:

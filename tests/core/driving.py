@@ -15,7 +15,7 @@ Protocols = Literal["smtp", "lmtp", "milter", "policy"]
 PEOPLE = ("ann@people.example", "bob@people.example", "cyd@people.example")
 SENDER = "news@shop.example"
 STREAMS = ("offers", "receipts")
-"""Marketing with purpose `offers`, and transactional. Clients may use the first, or both."""
+"""Marketing with purpose `offers`, and transactional; clients may use the first or both."""
 
 
 @dataclass(frozen=True, slots=True)

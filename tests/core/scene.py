@@ -12,7 +12,7 @@ from tests.kit.messages import marketing
 
 Told = Result | Literal["wait"] | None
 Answers = Callable[[Effect], Told]
-"""How an effect is answered, None: well; or whether it waits while others are."""
+"""How an effect is answered (None: it succeeds), or whether it waits while others are."""
 
 
 class Scene:

@@ -16,10 +16,10 @@ FAILURES: list[Result] = ["later", "never", "lost"]
 CHANGES = ("withdraws", "all", "marketing", "purpose:offers", "wants it", "wants it")
 KINDS = (*OWN, "connect", "mail", "rcpt", "data", "read", "end", "rset")
 LOUD = PEOPLE[0].replace("ann", "ANN")
-"""Another spelling of the first of them."""
+"""Another spelling of the first one."""
 
 Step = tuple[Callable[[], bool], Callable[[], None], int]
-"""Whether it may be done now, what it does, and how often compared to others."""
+"""Whether the step is possible now, what it does, and its relative frequency."""
 
 
 class Walk:

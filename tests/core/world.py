@@ -13,10 +13,10 @@ from typing import Literal
 from tests.core.driving import PEOPLE, SENDER, Recorded
 
 Result = Literal["ok", "later", "never", "lost"]
-"""`later` and `never` are 4xx and 5xx of the upstream; all but `ok` are failures elsewhere."""
+"""From the upstream `later` and `never` are 4xx and 5xx; elsewhere all but `ok` are failures."""
 
 OWN = ("facts", "version", "copies", "record", "count", "release")
-"""Kinds of effects that the upstream has no part in. `release` takes a count back."""
+"""Kinds of effects without the upstream; `release` takes a count back."""
 
 KEYWORDS = ("PIPELINING", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "DSN")
 

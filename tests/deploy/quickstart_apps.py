@@ -9,7 +9,7 @@ from tests.kit.parts import SEARCH_PATH, program
 from tests.kit.processes import run
 
 SHOP, MARKETING, ERP = "127.0.0.2", "127.0.0.3", "127.0.0.4"
-"""Where each sends from: it is how the report tells them apart."""
+"""The address each sends from, by which the report distinguishes them."""
 
 _SHOP = """
 const transport = require("nodemailer").createTransport({{

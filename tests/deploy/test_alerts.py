@@ -29,7 +29,7 @@ class Case:
     at: int = 30
     step: int = 1
     instead: tuple[str, ...] = ()
-    """Alerts that fire on `quiet`."""
+    """Other alerts that fire on `quiet`."""
 
 
 UP = {"up{job=smtpproxy}": "1x1600"}
@@ -442,7 +442,7 @@ CASES = (
 
 
 ALONE = ("SmtpproxyDown", "SmtpproxySuppressionsLost")
-"""They also look at all relays together."""
+"""Alerts that also consider all relays together."""
 
 
 @dataclass(frozen=True)

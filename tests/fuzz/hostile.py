@@ -27,9 +27,9 @@ _WORDS = [
 octets = st.lists(st.one_of(st.sampled_from(_WORDS), st.binary(max_size=8)), max_size=60).map(
     b"".join
 )
-"""Up to some hundred octets: what is wrong with a parser mostly shows in few."""
+"""Up to a few hundred octets, which reveal most faults of a parser."""
 
 flood = st.tuples(octets.filter(bool), st.integers(1, 200_000)).map(
     lambda found: (found[0] * (found[1] // len(found[0]) + 1))[: found[1]]
 )
-"""The same octets over and over: what takes more than linear time shows in many."""
+"""The same octets repeated, which reveals more than linear time."""

@@ -48,16 +48,16 @@ from tests.store.conftest import OnPostgresql
 
 MESSAGES = 20
 MOST = 366
-"""Python functions called, those of the libraries and of generators that go on included."""
+"""Calls of Python functions, including libraries and resumed generators."""
 MOST_WITH_POSTGRESQL = 482
-"""The same where two questions to PostgreSQL, each in a task, take the place of SQLite's."""
+"""The same with two queries to PostgreSQL, each in a task, instead of SQLite's."""
 MOST_SYSTEM_CALLS = 30
-"""7 epoll_wait, 7 read, 7 write, 1 writev, 5 stat (the database, its log and index, the audit
-file; twice the database), and for the read of the facts 2 fcntl and 1 stat. Sessions that share a
-turn of the loop share its epoll_wait."""
+"""7 epoll_wait, 7 read, 7 write, 1 writev, 5 stat (the database twice, its log and index, the audit
+file), and for reading the facts 2 fcntl and 1 stat. Sessions that share an iteration of the loop
+share its epoll_wait."""
 MOST_SYSTEM_CALLS_WITH_POSTGRESQL = 34
-"""31, and some to spare where the database answers late: 9 epoll_wait, read and write, 1 writev, 1
-stat and 2 getpid, by which who asks for the running loop sees whether it is another process now."""
+"""31, and some to spare if the database answers late: 9 epoll_wait, read and write, 1 writev,
+1 stat and 2 getpid, by which asyncio detects a fork when asked for the running loop."""
 
 
 class Counted:
@@ -237,8 +237,8 @@ def test_a_closed_connection_frees_its_memory_at_once(tmp_path: Path, protocol: 
 
 
 OBJECTS = 7
-"""Session, engine and client; uvloop's transport, its list of unwritten data, the method of the
-session that it calls, and its weak reference to itself."""
+"""Session, engine and client; uvloop's transport, its list of unwritten data, the session's method
+that it calls, and its weak reference to itself."""
 
 
 def test_the_number_of_objects_of_an_idle_connection(tmp_path: Path) -> None:

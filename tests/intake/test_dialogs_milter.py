@@ -22,7 +22,7 @@ VERDICTS = {
     "smtputf8": 2,
     "too_many_recipients": 4,
 }
-"""How many answers of a milter there are in each: none may be lost on the way."""
+"""The number of milter answers in each dialog: none may be lost."""
 
 SMTP_ONLY = {"max_errors", "early_commands"}
 

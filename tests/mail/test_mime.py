@@ -226,7 +226,7 @@ AS_WINDOWS = {
     "gb2312": "gbk",
     "ks_c_5601-1987": "cp949",
 }
-"""What browsers decode under these names."""
+"""The encodings that browsers use for these names."""
 
 
 @pytest.mark.parametrize("name", NAMES)

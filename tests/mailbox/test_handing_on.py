@@ -27,7 +27,7 @@ from tests.kit.other_relays import OtherRelays
 
 APP, ANN = "news@shop.example", "ann@people.example"
 CONTENT = b"Return-Path: <>\nDelivered-To: b@bounces.example\nSubject: bounce\n\n.dot\n\xe9 end"
-"""As an MTA writes it into a maildir: lines end with LF, and the last one does not."""
+"""As an MTA writes it into a maildir: lines end with LF, except the last."""
 
 
 class Surroundings:

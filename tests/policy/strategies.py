@@ -33,7 +33,7 @@ from tests.policy.cases import DAY, NOW, THREE_YEARS_AGO, TICK
 
 HOUR = timedelta(hours=1)
 untimed = settings(deadline=None)
-"""For property tests: a busy machine is no failure."""
+"""For property tests: a busy machine must not make them fail."""
 
 ADDRESSES = ["jeanne@example.org", "contact@example.org", "contact@gmail.com", "info@x.free.fr"]
 

@@ -35,7 +35,7 @@ def over(letters: Iterable[Letter], *, numbers: bool = False) -> int:
 
 
 FALSE = {"password reset", "same invoice", "welcome"}
-"""What cannot be told from bulk: nothing in it is the reader's own but a link."""
+"""Letters indistinguishable from bulk: only a link in them is personal."""
 
 
 @pytest.mark.parametrize("kind", TEMPLATES)

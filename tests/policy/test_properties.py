@@ -157,18 +157,6 @@ def test_a_withdrawal_now_always_stops_marketing(case: Case) -> None:
 
 
 @untimed
-@given(cases)
-def test_the_trace_ends_where_the_verdict_was_made(case: Case) -> None:
-    address, stream, facts = case
-    verdict = _judge(address, stream, facts)
-    steps = trace(Transaction((stream,), (address,)), 0, {address: facts}, BOOK, NOW)
-    decided = [step for step in steps if step.outcome != "passed"]
-    assert (decided[-1].rule, decided[-1].outcome) == (verdict.rule, verdict.action)
-    assert all(step.text and step.source for step in steps)
-    assert not any("None" in step.text or "{" in step.text for step in steps)
-
-
-@untimed
 @given(cases, st.lists(streams, min_size=1, max_size=2))
 def test_an_uncertain_stream_refuses_what_all_candidates_refuse(
     case: Case, others: list[Stream]

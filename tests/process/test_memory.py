@@ -167,7 +167,7 @@ _NEVER = {
     *("aiosmtpd", "asyncpg", "boto3", "cryptography", "dkim", "dns", "httpx", "openpyxl"),
     *("publicsuffixlist", "pygments", "tomlkit"),
 }
-"""Libraries that a relay at rest has no use for."""
+"""Libraries that an idle relay does not need."""
 _OF_THE_WEB = {"h11", "jinja2", "prometheus_client", "smtplib", "starlette", "uvicorn"}
 
 

@@ -32,7 +32,7 @@ from tests.kit.upstream import FakeUpstream
 
 SENDER, PERSON = "news@shop.example", "somebody@people.example"
 OBSERVED = {"policy": {"mode": "observe"}}
-"""Nobody is known to these relays: only where they observe does mail pass."""
+"""These relays know nobody, so mail passes only in observe mode."""
 
 
 @pytest.fixture

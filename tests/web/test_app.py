@@ -29,8 +29,6 @@ from smtpproxy.web import server as web_server
 from smtpproxy.web.app import ANSWER_TIMEOUT, COUNTS_WITHIN, Monitoring, create_app
 from smtpproxy.web.health import Health, Readiness
 from smtpproxy.web.server import serve_web
-from tests.kit.parts import needs
-from tests.kit.processes import run
 from tests.kit.relay import parse_metrics
 from tests.kit.traffic import busy_minute, settings
 
@@ -201,14 +199,6 @@ async def test_a_page_is_compressed_for_clients_that_accept_it(relay: Relay) -> 
     assert small.headers["content-encoding"] == "gzip"
     assert int(small.headers["content-length"]) < int(plain.headers["content-length"]) / 5
     assert parse_metrics(small.body).keys() == parse_metrics(plain.body).keys()
-
-
-@needs("promtool")
-async def test_promtool_has_no_complaints(relay: Relay) -> None:
-    async with served(relay) as get:
-        answer = await get("/metrics")
-    done = run("promtool", "check", "metrics", stdin=answer.body.encode())
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 async def test_a_scrape_without_the_workers_numbers_fails(relay: Relay) -> None:

@@ -28,12 +28,12 @@ from tests.kit.soak import times
 
 HELLO = b"EHLO client.example\r\n"
 SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=8)
-"""Lengths of pieces, used over and over."""
+"""Lengths of pieces, used in turn."""
 
 quick = settings(
     deadline=None, max_examples=times(25, 3_000), suppress_health_check=[HealthCheck.too_slow]
 )
-"""Small examples, none of them timed."""
+"""Small examples, not timed."""
 
 Answer = Callable[[Command], Reply]
 

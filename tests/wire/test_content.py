@@ -121,7 +121,7 @@ SMUGGLING = {
     "at the end LF": (b"a\n\r\n", b"a\r\n\r\n"),
     "at the end CR": (b"a\r\r\n", b"a \r\n"),
 }
-"""A dot between newlines of which one is bare: as sent, and as normalized."""
+"""A dot between newlines, one of them bare: as sent and as normalized."""
 
 
 @pytest.mark.parametrize("name", SMUGGLING)

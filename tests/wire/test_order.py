@@ -52,7 +52,7 @@ TABLE = {
     "after RSET": GREETED,
     "after a second EHLO": GREETED,
 }
-"""State by state the replies to the commands whose place matters; the others are ALWAYS so."""
+"""For each state, replies to the commands whose place matters; others are in ALWAYS."""
 
 
 @pytest.mark.parametrize("verb", COLUMNS)

@@ -38,7 +38,7 @@ HERE = {"10.0.0.": "127.0.0."}  # the page's hosts become loopback addresses
 ORDERS = "orders@shop.example"
 SENDERS = 4
 NOTICED = 4.0
-"""Seconds after which the checks, two of one second, have certainly taken a relay out."""
+"""Seconds after which two checks a second apart have certainly taken a relay out."""
 
 
 @dataclass(frozen=True, slots=True)
