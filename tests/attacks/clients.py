@@ -1,4 +1,4 @@
-"""Clients that stop between the steps of a transaction, while a test changes the world."""
+"""Clients that pause between the steps of a transaction while a test changes something."""
 
 import smtplib
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ class Smtp(smtplib.SMTP):
     accepted = 0
 
     def begin(self, *recipients: str, sender: str = SENDER) -> None:
-        """MAIL and RCPT, each of which has to be accepted."""
+        """MAIL and RCPT, each of which must be accepted."""
         self.ehlo("client.example")
         assert self.mail(sender)[0] == 250
         for recipient in recipients:
@@ -26,14 +26,14 @@ class Smtp(smtplib.SMTP):
         self.accepted = len(recipients)
 
     def end(self, content: bytes) -> list[tuple[int, str]]:
-        """DATA and the whole content; the answers to its end."""
+        """Send DATA and the whole content; return the replies to its end."""
         code, text = self.docmd("DATA")
         assert code == 354, text
         self.send(content + b".\r\n")
         return self.answers()
 
     def answers(self) -> list[tuple[int, str]]:
-        """The answers to the end of the content: one, or with LMTP one for each recipient."""
+        """The replies to the end of the content: one, or over LMTP one for each recipient."""
         replies = [self.getreply() for _ in range(self._answers())]
         return [(code, text.decode()) for code, text in replies]
 
@@ -42,7 +42,7 @@ class Smtp(smtplib.SMTP):
 
 
 class Lmtp(Smtp, smtplib.LMTP):
-    """One who hands over mail by LMTP, and hears of each recipient."""
+    """A client of LMTP, which gets a reply for each recipient."""
 
     def _answers(self) -> int:
         return self.accepted
@@ -53,14 +53,14 @@ C = TypeVar("C", bound=Smtp)
 
 @contextmanager
 def submission(kind: type[C], port: int, *recipients: str, sender: str = SENDER) -> Iterator[C]:
-    """A client that got as far as the recipients."""
+    """A client whose recipients have been accepted."""
     with kind(LOOPBACK, port, timeout=60) as client:
         client.begin(*recipients, sender=sender)
         yield client
 
 
 def adding(protocol: str = "smtp", **more: Any) -> dict[str, Any]:
-    """A relay's configuration where each recipient of `offers` gets a message of their own."""
+    """A relay's configuration where each recipient of `offers` gets their own copy."""
     added = {"unsubscribe": "add", "unsubscribe_mailto": "stop@shop.example"}
     return {
         "stream": [{**STREAMS[0], **added}, *STREAMS[1:]],

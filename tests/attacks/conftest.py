@@ -1,4 +1,4 @@
-"""What the attacks need of other tests: relays with people, listeners in this process."""
+"""Fixtures of other tests for the attacks: relays with people, listeners in this process."""
 
 from tests.e2e.conftest import filled, mta
 from tests.intake.conftest import listen

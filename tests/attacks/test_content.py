@@ -1,4 +1,4 @@
-"""The attacker may send mail, and content that is meant to keep the worker from all others."""
+"""The attacker may send mail, and sends content that would keep the worker busy."""
 
 import threading
 from collections.abc import Callable
@@ -45,15 +45,15 @@ from tests.wire.feeding import accept
 
 pytestmark = pytest.mark.soak
 FOUR = 4
-"""So many times the octets may cost twice as many times the work, and no more."""
+"""For this many times the octets, the work may grow by at most twice that factor."""
 
-# reading takes time in proportion to what there is
+# reading takes time in proportion to the size
 
 
 def times(work: Callable[[bytes], object], unit: bytes, octets: int) -> float:
-    """How many times as long it takes over four times as many octets; `make soak` takes more.
+    """How many times longer four times as many octets take; `make soak` uses more.
 
-    Both are tried again only while it seems to take too long: a neighbour may be the cause.
+    Both are repeated while it seems to take too long, which other load may cause.
     """
 
     def seconds(data: bytes) -> float:
@@ -100,12 +100,12 @@ def read_header(section: bytes) -> None:
     ],
     ids=lambda unit: repr(unit[:24]),
 )
-def test_header_sections(unit: bytes) -> None:
+def test_reading_header_sections_takes_linear_time(unit: bytes) -> None:
     assert times(read_header, unit, 60_000) < 2 * FOUR
 
 
 @pytest.mark.parametrize("unit", [b"(", b"()", b"a ", b"a@b.example,", b'"\\a" ', b"<", b"=?"])
-def test_from_fields(unit: bytes) -> None:
+def test_reading_from_fields_takes_linear_time(unit: bytes) -> None:
     def read(value: bytes) -> None:
         with suppress(MailboxError):
             addresses(value)
@@ -148,7 +148,7 @@ def read_text(header: bytes) -> Callable[[bytes], None]:
     ],
     ids=lambda part: repr(part[:24]),
 )
-def test_texts(header: bytes, unit: bytes) -> None:
+def test_reading_texts_takes_linear_time(header: bytes, unit: bytes) -> None:
     assert times(read_text(header), unit, 100_000) < 2 * FOUR
 
 
@@ -179,7 +179,7 @@ PIXEL = b"<img src=//t.example/o?i=1 width=1>"
     ],
     ids=lambda part: repr(part[:24]),
 )
-def test_pictures(header: bytes, unit: bytes) -> None:
+def test_looking_for_pixels_takes_linear_time(header: bytes, unit: bytes) -> None:
     def read(body: bytes) -> None:
         headers = HeaderBlock(header)
         pixels_of(read_texts(headers, body)[0])
@@ -190,7 +190,7 @@ def test_pictures(header: bytes, unit: bytes) -> None:
 
 
 @pytest.mark.parametrize("unit", [b"a  ", b" ", b"\r\n", b" \r\n", b"\t\r\n ", b"."])
-def test_bodies_that_are_hashed(unit: bytes) -> None:
+def test_hashing_bodies_takes_linear_time(unit: bytes) -> None:
     def read(body: bytes) -> None:
         hashed = BodyHash()
         hashed.feed(body)
@@ -200,12 +200,12 @@ def test_bodies_that_are_hashed(unit: bytes) -> None:
 
 
 @pytest.mark.parametrize("unit", [b"\n", b"\r", b"\n.", b"\r\n.\n", b"\r\n"])
-def test_line_ends_that_are_rewritten(unit: bytes) -> None:
+def test_rewriting_line_ends_takes_linear_time(unit: bytes) -> None:
     assert times(lambda data: ContentReader("normalize").feed(data), unit, 100_000) < 2 * FOUR
 
 
-def test_chunks_of_one_octet() -> None:
-    """Thousands are in one read: what is behind a chunk must not be copied for each."""
+def test_chunks_of_one_octet_take_linear_time() -> None:
+    """One read has thousands of them: the rest must not be copied for each."""
 
     def read(data: bytes) -> None:
         engine = ServerConnection(Terms(hostname="relay.example", size_limit=10**9))
@@ -219,10 +219,10 @@ def test_chunks_of_one_octet() -> None:
     assert times(read, b"BDAT 1\r\nx", 100_000) < 2 * FOUR
 
 
-# what is remembered from one message to the next
+# what is cached from one message to the next
 
 
-def test_names_that_are_remembered_are_no_longer_than_names_are() -> None:
+def test_overlong_names_are_not_cached() -> None:
     senders = senders_of(b"DKIM-Signature: d=" + b"a" * 100_000 + b"; s=b\r\n")
     assert senders == ("b.example",)
     assert senders_of(b"DKIM-Signature: d=" + b"a" * 255 + b"; s=b\r\n")[1:] == ("a" * 255,)
@@ -236,7 +236,7 @@ def senders_of(field: bytes) -> tuple[str, ...]:
     return found.content.senders
 
 
-def test_which_keys_sign_for_thousands_of_domains_is_not_remembered() -> None:
+def test_the_cache_of_keys_by_domain_is_bounded() -> None:
     keyring = Keyring({})
     now = datetime(2026, 3, 1, tzinfo=UTC)
     many = tuple(f"{n}.example" for n in range(1_000))
@@ -245,7 +245,7 @@ def test_which_keys_sign_for_thousands_of_domains_is_not_remembered() -> None:
     assert sum(len(str(key)) for key in keyring._remembered) < 100
 
 
-def test_which_fields_are_signed_is_remembered_where_there_are_few() -> None:
+def test_signed_fields_are_cached_only_if_few() -> None:
     before = _listed.cache_info().currsize
     names = (b"subject",) * 900
     field = unsigned_field("rsa-sha256", "a.example", "s", 0, names, b"x")
@@ -253,12 +253,12 @@ def test_which_fields_are_signed_is_remembered_where_there_are_few() -> None:
     assert _listed.cache_info().currsize == before
 
 
-def test_address_literals_that_end_alike_are_not_of_one_organisation() -> None:
+def test_address_literals_with_the_same_end_are_not_one_organisation() -> None:
     assert not all_aligned(["[192.0.2.1]"], ["[198.51.2.1]"])
     assert all_aligned(["[192.0.2.1]"], ["[192.0.2.1]"])
 
 
-def test_from_domains_by_thousands_are_each_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thousands_of_from_domains_are_compared_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
     def organisation(domain: str) -> str:
@@ -271,12 +271,12 @@ def test_from_domains_by_thousands_are_each_compared_once(monkeypatch: pytest.Mo
     assert len(asked) == 1_020
 
 
-# others have their turn
+# others get their turn
 
 
 @pytest.fixture
 def turns(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many events each session took each time that it had its turn of the loop."""
+    """The numbers of events that each session handled in each turn of the loop."""
     counts: list[int] = []
     for kind, engine in ((SmtpSession, ServerConnection), (MilterSession, MilterConnection)):
         _count(monkeypatch, counts, kind, engine)
@@ -299,7 +299,9 @@ def _count(monkeypatch: pytest.MonkeyPatch, counts: list[int], kind: Any, engine
     monkeypatch.setattr(engine, "next_event", event)
 
 
-def test_thousands_of_commands_in_one_write(listen: Listen, turns: list[int]) -> None:
+def test_thousands_of_commands_in_one_write_leave_turns_to_others(
+    listen: Listen, turns: list[int]
+) -> None:
     intake = listen()
     with intake.client() as client:
         client.greet()
@@ -310,7 +312,9 @@ def test_thousands_of_commands_in_one_write(listen: Listen, turns: list[int]) ->
     assert max(turns) <= AT_ONCE
 
 
-def test_thousands_of_chunks_in_one_write(listen: Listen, turns: list[int]) -> None:
+def test_thousands_of_chunks_in_one_write_leave_turns_to_others(
+    listen: Listen, turns: list[int]
+) -> None:
     intake = listen()
     mail = marketing()
     with intake.client() as client:
@@ -323,7 +327,7 @@ def test_thousands_of_chunks_in_one_write(listen: Listen, turns: list[int]) -> N
     assert max(turns) <= AT_ONCE
 
 
-def test_thousands_of_fields_and_pieces_that_an_mta_tells_of(
+def test_thousands_of_milter_fields_and_chunks_leave_turns_to_others(
     listen: Listen, turns: list[int]
 ) -> None:
     milter = listen(protocol="milter")
@@ -339,7 +343,7 @@ def test_thousands_of_fields_and_pieces_that_an_mta_tells_of(
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3])
-def test_who_is_made_to_wait_loses_nothing(
+def test_a_session_made_to_wait_loses_nothing(
     listen: Listen, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     monkeypatch.setattr(session, "AT_ONCE", at_once)

@@ -1,6 +1,6 @@
-"""A message for each recipient: what a client that tries again sends twice, and what it must not.
+"""A copy for each recipient: what a retrying client sends twice, and who must not get it twice.
 
-A retry that a 4xx asked for sends what is missing. A second sending after a 250 is a second one.
+A retry after a 4xx sends the missing copies. Sending again after a 250 is a second message.
 """
 
 import smtplib
@@ -25,17 +25,17 @@ LATER = Reply("451 4.3.0 later")
 
 @pytest.fixture(scope="module")
 def relay(mta: FakeUpstream, filled: StartFilled) -> RelayProcess:
-    """One for all tests here: no two send a message with the same Message-ID."""
+    """One relay for all tests here: each uses its own Message-ID."""
     return filled(mta.address, adding())
 
 
 def bare(**more: str) -> bytes:
-    """A marketing message to which the relay adds the way out."""
+    """A marketing message to which the relay adds the unsubscribe fields."""
     return marketing(unsubscribe=None, one_click=None, **more)  # type: ignore[arg-type]
 
 
 def copies(mta: FakeUpstream) -> dict[str, int]:
-    """How many messages each recipient has got; notices are not counted."""
+    """How many messages each recipient has got, not counting notices."""
     mailed = [each.recipients[0] for each in mta.messages if each.sender]
     return {recipient: mailed.count(recipient) for recipient in mailed}
 
@@ -45,7 +45,7 @@ def notices(mta: FakeUpstream) -> list[bytes]:
 
 
 def test_a_retry_mails_nobody_twice(relay: RelayProcess, mta: FakeUpstream) -> None:
-    """One recipient is refused for good, and the notice of that is not taken for now."""
+    """One recipient is refused permanently, and the notice of that is deferred."""
     mail = bare()
     mta.begin(At("end", FULL, to=PAUL), At("end", LATER, to=SENDER))
     codes = [relay.send(mail, JEANNE, PAUL, DESK)[0] for _ in range(6)]
@@ -54,13 +54,13 @@ def test_a_retry_mails_nobody_twice(relay: RelayProcess, mta: FakeUpstream) -> N
     assert copies(mta) == {JEANNE: 1, DESK: 1}
 
 
-def test_a_retry_is_answered_for_all_once_the_notice_is_taken(
+def test_a_retry_is_answered_for_all_once_the_notice_is_accepted(
     relay: RelayProcess, mta: FakeUpstream
 ) -> None:
     mail = bare()
     mta.begin(At("end", FULL, to=PAUL), At("end", LATER, to=SENDER))
     assert relay.send(mail, JEANNE, PAUL, DESK)[0] == 451
-    mta.behaviours.pop()  # notices are taken again
+    mta.behaviours.pop()  # notices are accepted again
     code, text = relay.send(mail, JEANNE, PAUL, DESK)
     assert (code, "2 of 3 recipients" in text) == (250, True)
     assert copies(mta) == {JEANNE: 1, DESK: 1}
@@ -69,7 +69,7 @@ def test_a_retry_is_answered_for_all_once_the_notice_is_taken(
     assert JEANNE.encode() not in notice
 
 
-def test_a_retry_mails_who_is_missing(relay: RelayProcess, mta: FakeUpstream) -> None:
+def test_a_retry_mails_those_without_a_copy(relay: RelayProcess, mta: FakeUpstream) -> None:
     mail = bare()
     mta.begin(At("end", LATER, to=PAUL), At("end", LATER, to=SENDER))
     assert relay.send(mail, JEANNE, PAUL, DESK)[0] == 451
@@ -79,7 +79,9 @@ def test_a_retry_mails_who_is_missing(relay: RelayProcess, mta: FakeUpstream) ->
     assert notices(mta) == []
 
 
-def test_a_retry_after_a_crash_mails_who_is_missing(filled: StartFilled, mta: FakeUpstream) -> None:
+def test_a_retry_after_a_crash_mails_those_without_a_copy(
+    filled: StartFilled, mta: FakeUpstream
+) -> None:
     relay, mail = filled(mta.address, adding()), bare()
     mta.begin(At("end", FULL, to=PAUL), At("end", LATER, to=SENDER))
     assert relay.send(mail, JEANNE, PAUL, DESK)[0] == 451
@@ -90,10 +92,10 @@ def test_a_retry_after_a_crash_mails_who_is_missing(filled: StartFilled, mta: Fa
     assert copies(mta) == {JEANNE: 1, PAUL: 1, DESK: 1}
 
 
-def test_a_retry_over_another_connection_to_fewer_recipients(
+def test_a_retry_may_use_another_connection_and_fewer_recipients(
     relay: RelayProcess, mta: FakeUpstream
 ) -> None:
-    """A client may leave out whom it has given up meanwhile, and name the others in any order."""
+    """A client may drop recipients it has given up, and name the others in any order."""
     mail = bare()
     mta.begin(At("end", FULL, to=PAUL), At("end", LATER, to=SENDER))
     assert relay.send(mail, JEANNE, PAUL, DESK)[0] == 451
@@ -101,8 +103,8 @@ def test_a_retry_over_another_connection_to_fewer_recipients(
     assert copies(mta) == {JEANNE: 1, DESK: 1}
 
 
-def test_a_retry_after_the_upstream_was_lost(relay: RelayProcess, mta: FakeUpstream) -> None:
-    """Whoever was surely mailed is not mailed again; of the last one nobody knows."""
+def test_a_retry_after_losing_the_upstream(relay: RelayProcess, mta: FakeUpstream) -> None:
+    """Whoever certainly got a copy gets no second one; the last one is uncertain."""
     mail = bare()
     mta.begin(At("end", Close(), to=PAUL), At("end", LATER, to=SENDER))
     assert relay.send(mail, JEANNE, PAUL)[0] == 451
@@ -111,7 +113,7 @@ def test_a_retry_after_the_upstream_was_lost(relay: RelayProcess, mta: FakeUpstr
     assert copies(mta) == {JEANNE: 1, PAUL: 1}
 
 
-def test_a_second_sending_after_a_250_is_a_second_sending(
+def test_sending_again_after_a_250_is_a_second_message(
     relay: RelayProcess, mta: FakeUpstream
 ) -> None:
     mail = bare()
@@ -121,10 +123,10 @@ def test_a_second_sending_after_a_250_is_a_second_sending(
     assert copies(mta) == {JEANNE: 2, PAUL: 2}
 
 
-def test_a_client_that_hung_up_before_the_answer_mails_nobody_twice(
+def test_a_client_that_hung_up_before_the_reply_mails_nobody_twice(
     relay: RelayProcess, mta: FakeUpstream
 ) -> None:
-    """Its first attempt is finished all the same; the next one is told so."""
+    """Its first attempt is completed all the same; the next one is told so."""
     mail = bare()
     mta.begin(At("end", Hold(), to=PAUL))
     client = smtplib.SMTP(LOOPBACK, relay.port(), timeout=30)
@@ -137,7 +139,7 @@ def test_a_client_that_hung_up_before_the_answer_mails_nobody_twice(
     client.send(mail + b".\r\n")
     wait_for(lambda: copies(mta) == {JEANNE: 1}, "the first copy")
     client.close()
-    time.sleep(0.3)  # the relay sees it
+    time.sleep(0.3)  # the relay notices it
     mta.behaviours.clear()
     mta.release()
     wait_for(lambda: copies(mta) == {JEANNE: 1, PAUL: 1}, "the second copy")
@@ -146,8 +148,8 @@ def test_a_client_that_hung_up_before_the_answer_mails_nobody_twice(
     assert (code, copies(mta)) == (250, {JEANNE: 1, PAUL: 1}), text
 
 
-def test_another_message_after_a_4xx_is_no_retry(relay: RelayProcess, mta: FakeUpstream) -> None:
-    """Neither is the same text with another Message-ID, nor the same from another sender."""
+def test_another_message_after_a_4xx_is_not_a_retry(relay: RelayProcess, mta: FakeUpstream) -> None:
+    """Nor is the same text with another Message-ID, or from another sender."""
     mta.begin(At("end", FULL, to=PAUL), At("end", LATER, to=SENDER))
     assert relay.send(bare(message_id="<one@shop.example>"), JEANNE, PAUL)[0] == 451
     mta.behaviours.clear()
@@ -157,7 +159,7 @@ def test_another_message_after_a_4xx_is_no_retry(relay: RelayProcess, mta: FakeU
     assert copies(mta) == {JEANNE: 3, PAUL: 2}
 
 
-def test_a_sending_after_the_retry_was_answered_250_is_a_new_one(
+def test_sending_again_after_a_successful_retry_is_a_new_message(
     relay: RelayProcess, mta: FakeUpstream
 ) -> None:
     mail = bare()

@@ -1,4 +1,4 @@
-"""The attacker may send mail, and sends what costs more to read than to write."""
+"""The attacker may send mail, and sends headers that cost more to read than to write."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -69,7 +69,7 @@ SENDERS: Sequence[Callable[[Client, bytes], str]] = [send_data, send_chunks]
 
 @pytest.mark.parametrize("send", SENDERS)
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_header_that_nobody_honest_writes_is_refused_by_the_limit_it_breaks(
+def test_an_excessive_header_is_refused_naming_the_limit(
     listen: Listen, upstream: FakeUpstream, send: Callable[[Client, bytes], str], name: str
 ) -> None:
     intake = listen()
@@ -96,7 +96,7 @@ def test_a_header_at_the_limit_is_relayed(
     assert WITHIN[name] in upstream.messages[0].data
 
 
-def test_a_header_section_that_is_too_large(listen: Listen) -> None:
+def test_a_header_section_that_is_too_large_is_refused(listen: Listen) -> None:
     config = {"server": {"header_size_limit": "4KiB"}, "policy": {"mode": "observe"}}
     intake = listen(config)
     with intake.client() as client:
@@ -106,7 +106,7 @@ def test_a_header_section_that_is_too_large(listen: Listen) -> None:
     assert [event.limit for event in intake.of(Limited)] == ["header_size"]
 
 
-def test_a_header_section_of_too_many_fields(listen: Listen) -> None:
+def test_a_header_section_with_too_many_fields_is_refused(listen: Listen) -> None:
     intake = listen({"server": {"max_header_fields": 20}})
     with intake.client() as client:
         client.greet()
@@ -115,7 +115,7 @@ def test_a_header_section_of_too_many_fields(listen: Listen) -> None:
     assert [event.limit for event in intake.of(Limited)] == ["header_fields"]
 
 
-def test_each_recipient_hears_of_it_where_each_has_a_reply(listen: Listen) -> None:
+def test_with_a_reply_per_recipient_each_says_so(listen: Listen) -> None:
     intake = listen(protocol="lmtp")
     with intake.client() as client:
         assert client.reply().startswith("220 ")
@@ -138,7 +138,7 @@ def test_each_recipient_hears_of_it_where_each_has_a_reply(listen: Listen) -> No
         (b"X: y\r\nY: z\r\n", 2, 12),
     ],
 )
-def test_a_header_is_counted_alike_however_it_is_cut(
+def test_a_header_is_counted_the_same_however_it_is_split(
     section: bytes, fields: int, size: int, sizes: Sequence[int]
 ) -> None:
     def problem(limits: HeaderLimits) -> ContentProblem | None:
@@ -156,7 +156,7 @@ def test_a_header_is_counted_alike_however_it_is_cut(
 
 
 def _whole_line_ends(data: bytes, sizes: Sequence[int]) -> list[bytes]:
-    """Pieces of which none splits a CRLF, as the engine gives them."""
+    """Pieces that do not split a CRLF, like those of the engine."""
     pieces = [b""]
     for piece in cut(data, sizes):
         if pieces[-1].endswith(b"\r"):
@@ -181,7 +181,7 @@ def ask(peer: Mta, message: bytes) -> str:
     return outcome.reply or outcome.final
 
 
-def test_a_milter_says_the_same(listen: Listen) -> None:
+def test_the_milter_applies_the_same_limits(listen: Listen) -> None:
     milter = listen(protocol="milter")
     with mta(milter.port) as peer:
         begin(peer)
@@ -195,7 +195,7 @@ def test_a_milter_says_the_same(listen: Listen) -> None:
 
 
 def reading_text(listen: Listen, **server: object) -> Intake:
-    """A milter on whose stream the text of messages is read, and so kept."""
+    """A milter whose stream needs the text of messages, and so keeps it."""
     streams = [
         {**stream, "body_optout": True} if stream["name"] == "offers" else stream
         for stream in STREAMS
@@ -219,7 +219,7 @@ def test_text_that_a_milter_keeps_goes_to_the_spool(listen: Listen) -> None:
     wait_for(lambda: milter.door.spool.in_memory == 0, "nothing kept")
 
 
-def test_a_milter_defers_what_it_has_no_room_to_keep(listen: Listen) -> None:
+def test_a_milter_defers_messages_it_has_no_room_for(listen: Listen) -> None:
     milter = reading_text(listen, spool_threshold="64KiB")
     milter.spool.rmdir()
     with mta(milter.port) as peer:
@@ -229,7 +229,7 @@ def test_a_milter_defers_what_it_has_no_room_to_keep(listen: Listen) -> None:
     assert [event.part for event in milter.of(Failed)] == ["spool"]
 
 
-# somebody who asks what would become of it
+# explain
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_a_milter_defers_what_it_has_no_room_to_keep(listen: Listen) -> None:
     [(EMPTY * 2_000, TOO_MANY), (b"X: " + b"y" * LIMIT + b"\r\n", TOO_LARGE)],
 )
 @pytest.mark.parametrize("mode", ["enforce", "observe"])
-def test_explain_says_what_the_relay_says(
+def test_explain_agrees_with_the_relay(
     tmp_path: Path, hostile: bytes, reply: str, mode: str
 ) -> None:
     stored = Stored(tmp_path)
@@ -254,7 +254,7 @@ def test_explain_says_what_the_relay_says(
 # memory
 
 
-def test_headers_that_never_end_do_not_fill_the_memory(listen: Listen) -> None:
+def test_endless_headers_do_not_fill_the_memory(listen: Listen) -> None:
     intake = listen()
     spool = intake.door.spool
     spool._memory = 1_000_000
@@ -274,12 +274,12 @@ def test_headers_that_never_end_do_not_fill_the_memory(listen: Listen) -> None:
 
 
 def on_disk(intake: Intake) -> int:
-    """How many files without a name are open in the spool."""
+    """The number of unnamed files open in the spool."""
     links = Path("/proc/self/fd").iterdir()
     return sum(str(intake.spool) in str(link.readlink()) for link in links if link.is_symlink())
 
 
-def test_octets_that_come_by_twos_cost_no_more_than_others(tmp_path: Path) -> None:
+def test_octets_in_pairs_cost_no_more_than_others(tmp_path: Path) -> None:
     content = Content(Spool(tmp_path, 1_000_000))
     for _ in range(100_000):
         content.append(b"xy")

@@ -1,4 +1,4 @@
-"""The attacker has found the port of the unsubscribe links, the API and the metrics."""
+"""The attacker has found the port for unsubscribe links, API and metrics."""
 
 import asyncio
 import json
@@ -46,11 +46,11 @@ class Answer:
 
 
 class Site:
-    """All that is public, over a store."""
+    """Everything public, on a store."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.store = TrialStore(timeout=60.0, copy=True)  # a burst of writes, on whatever disk
+        self.store = TrialStore(timeout=60.0, copy=True)  # for a burst of writes on any disk
         self.trusted: frozenset[str] = frozenset()
         self.port = 0
         ensure_link_keys(folder, T0.date())
@@ -101,7 +101,7 @@ class Connection:
         return Answer(int(lines[0].split()[1]), headers, body.decode())
 
     async def ended(self) -> bytes:
-        """What comes until the other side ends the connection."""
+        """Everything received until the other side closes the connection."""
         said = b""
         try:
             while more := await asyncio.wait_for(self.reader.read(4096), 20):
@@ -111,7 +111,7 @@ class Connection:
         return said
 
     async def drip(self) -> None:
-        """Send an octet now and then until the other side has enough of it."""
+        """Send an octet now and then until the other side gives up."""
         async with asyncio.timeout(20):
             while self.open():
                 try:
@@ -170,7 +170,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Deadlines of a fraction of a second; who has to wait for them waits for seconds."""
+    """Deadlines of a fraction of a second; tests wait for seconds."""
     for phase in web_server.WITHIN:
         monkeypatch.setitem(web_server.WITHIN, phase, 0.3)
     monkeypatch.setattr(web_server, "GRACE", 0.0)
@@ -178,13 +178,13 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def crowded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who has more than their share loses the oldest at once, and none for a deadline."""
+    """Clients over their share lose their oldest connection at once, and none by a deadline."""
     for phase in web_server.WITHIN:
         monkeypatch.setitem(web_server.WITHIN, phase, 60.0)
     monkeypatch.setattr(web_server, "GRACE", 0.0)
 
 
-# I take all connections and say nothing.
+# I take all connections and stay silent.
 
 
 async def test_a_thousand_idle_connections_keep_nobody_from_unsubscribing(site: Site) -> None:
@@ -196,7 +196,7 @@ async def test_a_thousand_idle_connections_keep_nobody_from_unsubscribing(site: 
         each.close()
 
 
-async def test_connections_with_half_a_header_do_not_either(site: Site) -> None:
+async def test_nor_do_connections_with_half_a_header(site: Site) -> None:
     held = [await site.connect() for _ in range(1_005)]
     for each in held:
         try:
@@ -208,7 +208,7 @@ async def test_connections_with_half_a_header_do_not_either(site: Site) -> None:
         each.close()
 
 
-async def test_the_oldest_of_one_address_gives_way_and_not_those_of_others(
+async def test_the_oldest_connection_of_the_busiest_address_gives_way(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(web_server, "MOST", 20)
@@ -224,7 +224,7 @@ async def test_the_oldest_of_one_address_gives_way_and_not_those_of_others(
         each.close()
 
 
-async def test_an_address_has_its_share_also_while_there_is_room(
+async def test_an_address_is_held_to_its_share_even_while_there_is_room(
     site: Site, crowded_at_once: None
 ) -> None:
     mine = [await site.connect("127.0.0.3") for _ in range(web_server.PER_ADDRESS + 5)]
@@ -258,9 +258,7 @@ async def test_a_burst_of_a_mailbox_provider_is_served(site: Site) -> None:
         b"POST /nowhere HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
     ],
 )
-async def test_what_does_not_come_is_not_waited_for(
-    site: Site, impatient: None, sent: bytes
-) -> None:
+async def test_incomplete_requests_time_out(site: Site, impatient: None, sent: bytes) -> None:
     connection = await site.connect()
     await connection.send(sent)
     said = await connection.ended()
@@ -268,7 +266,7 @@ async def test_what_does_not_come_is_not_waited_for(
     assert await site.unsubscribe() == 200
 
 
-async def test_an_octet_now_and_then_wins_no_time(site: Site, impatient: None) -> None:
+async def test_an_octet_now_and_then_gains_no_time(site: Site, impatient: None) -> None:
     connection = await site.connect()
     await connection.send(b"GET /healthz HTTP/1.1\r\nHost: a.example\r\nX-Slow: ")
     await connection.drip()
@@ -276,9 +274,7 @@ async def test_an_octet_now_and_then_wins_no_time(site: Site, impatient: None) -
     assert not said or b"408" in said
 
 
-async def test_a_body_that_drips_behind_an_answer_wins_none_either(
-    site: Site, impatient: None
-) -> None:
+async def test_nor_does_a_body_dripping_after_an_answer(site: Site, impatient: None) -> None:
     connection = await site.connect()
     await connection.send(
         b"POST /healthz HTTP/1.1\r\nHost: a.example\r\nContent-Length: 100000\r\n\r\n"
@@ -288,7 +284,7 @@ async def test_a_body_that_drips_behind_an_answer_wins_none_either(
     assert await connection.ended() == b""
 
 
-async def test_an_idle_connection_ends_and_begins_a_header_at_no_gain(
+async def test_an_idle_connection_times_out_even_with_a_header_begun(
     site: Site, impatient: None
 ) -> None:
     connection = await site.connect()
@@ -305,7 +301,7 @@ async def test_an_idle_connection_ends_and_begins_a_header_at_no_gain(
 async def test_a_proxy_may_keep_a_connection_for_longer(
     site: Site, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It closes first: else what it sends meanwhile is lost, and its client gets 502."""
+    """It closes first: otherwise its next request could be lost, and its client get 502."""
     monkeypatch.setattr(web_server, "PROXY_KEEP_ALIVE", 1.5)
     site.trusted = frozenset({"127.0.0.1"})
     connection = await site.connect()
@@ -318,7 +314,7 @@ async def test_a_proxy_may_keep_a_connection_for_longer(
     assert asyncio.get_running_loop().time() - begun > 0.9 + 1.5
 
 
-async def test_answers_that_nobody_reads_are_not_kept(site: Site, impatient: None) -> None:
+async def test_unread_answers_are_not_kept(site: Site, impatient: None) -> None:
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.connect(("127.0.0.1", site.port))
@@ -334,7 +330,7 @@ async def test_answers_that_nobody_reads_are_not_kept(site: Site, impatient: Non
     sock.close()
 
 
-async def test_pipelined_requests_are_answered_in_their_order(site: Site) -> None:
+async def test_pipelined_requests_are_answered_in_order(site: Site) -> None:
     connection = await site.connect()
     await connection.send(request("/healthz") * 200 + request("/nowhere"))
     statuses = [(await connection.answer()).status for _ in range(201)]
@@ -345,10 +341,10 @@ async def test_pipelined_requests_are_answered_in_their_order(site: Site) -> Non
 # I say who I am.
 
 
-async def test_x_forwarded_for_of_anybody_changes_nothing(
+async def test_an_untrusted_x_forwarded_for_changes_nothing(
     site: Site, crowded_at_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With another invented client in each, all of them would have a share of their own."""
+    """Otherwise each request could invent a client with its own share."""
     monkeypatch.setattr(web_server, "PER_ADDRESS", 5)
     mine = []
     for n in range(10):
@@ -362,7 +358,7 @@ async def test_x_forwarded_for_of_anybody_changes_nothing(
         each.close()
 
 
-async def test_clients_behind_a_trusted_proxy_have_their_shares(
+async def test_clients_behind_a_trusted_proxy_have_their_own_shares(
     site: Site, crowded_at_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site.trusted = frozenset({"127.0.0.3"})
@@ -372,7 +368,7 @@ async def test_clients_behind_a_trusted_proxy_have_their_shares(
         await each.send(unfinished(f"192.0.2.{n}"))
     one = [await site.connect("127.0.0.3") for _ in range(10)]
     for each in one:
-        await each.send(unfinished("10.9.9.9, 198.51.100.7"))  # the first is the client's word
+        await each.send(unfinished("10.9.9.9, 198.51.100.7"))  # the first is the client's claim
         await asyncio.sleep(0.01)
     for each in one[:5]:
         assert b"408" in await each.ended()
@@ -388,7 +384,7 @@ def unfinished(forwarded_for: str) -> bytes:
     )  # fmt: skip
 
 
-# I look for what the framework does when nobody told it what to do.
+# I look for defaults of the framework.
 
 
 UNKNOWN = (
@@ -402,7 +398,7 @@ UNKNOWN = (
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "OPTIONS"])
-async def test_nothing_but_what_is_documented_is_there(site: Site, method: str) -> None:
+async def test_only_documented_paths_exist(site: Site, method: str) -> None:
     link = site.link()
     for unknown in UNKNOWN:
         path = unknown.format(link=link, token=link.removeprefix("/u/"))
@@ -429,7 +425,7 @@ METHODS = {
 }
 
 
-async def test_other_methods_are_405_with_those_that_there_are(site: Site) -> None:
+async def test_other_methods_get_405_and_the_allowed_ones(site: Site) -> None:
     said = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "SPAM")
     for path, method in product(METHODS, said):
         answer = await site.ask(path, method)
@@ -441,7 +437,7 @@ async def test_other_methods_are_405_with_those_that_there_are(site: Site) -> No
             assert answer.status in (200, 400, 401, 404), (path, method, answer)
 
 
-async def test_every_answer_is_kept_nowhere_and_taken_for_nothing_else(site: Site) -> None:
+async def test_no_answer_may_be_cached_or_sniffed(site: Site) -> None:
     for path in (*METHODS, "/nowhere", site.link()):
         answer = await site.ask(path)
         cached = "no-cache" if path in ("/v1/docs", "/v1/openapi.json") else "no-store"
@@ -484,7 +480,7 @@ FORMS = (
 )
 
 
-async def test_the_types_of_rfc_8058_and_no_other(site: Site) -> None:
+async def test_only_the_content_types_of_rfc_8058_are_accepted(site: Site) -> None:
     for number, (kind, body, status) in enumerate(FORMS):
         who = f"person{number}@people.example"
         headers = {"Content_Type": kind} if kind else {}
@@ -515,7 +511,9 @@ REQUESTS = (
 )  # fmt: skip
 
 
-async def test_what_is_no_request_of_ours(site: Site, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_malformed_requests_are_refused(
+    site: Site, capfd: pytest.CaptureFixture[str]
+) -> None:
     for sent, status in REQUESTS:
         connection = await site.connect()
         await connection.send(sent)
@@ -525,10 +523,10 @@ async def test_what_is_no_request_of_ours(site: Site, capfd: pytest.CaptureFixtu
         if status != 200:
             assert "error" in json.loads(answer.body), sent
         connection.close()
-        assert capfd.readouterr().err == "", "nothing that anybody can have written to the log"
+        assert capfd.readouterr().err == "", "nobody may write to the log like this"
 
 
-async def test_a_fault_of_ours_is_500_without_the_why(
+async def test_an_internal_failure_is_500_without_details(
     site: Site, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async def broken(*_: Sequence[object]) -> None:
@@ -542,7 +540,7 @@ async def test_a_fault_of_ours_is_500_without_the_why(
     assert "ASGI" not in capfd.readouterr().err
 
 
-def test_the_limits_are_those_of_the_document() -> None:
+def test_the_limits_are_those_documented() -> None:
     text = (REPOSITORY / "docs" / "limits.md").read_text()
     section = text.partition("\n## HTTP\n")[2].partition("\n## ")[0]
     cells = [line.split("|")[1:3] for line in section.splitlines() if line.startswith("| ")][1:]

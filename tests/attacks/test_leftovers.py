@@ -1,4 +1,4 @@
-"""What is left over and used again: an erased address, files of the store, a connection."""
+"""Leftovers that get used again: an erased address, files of the store, a connection."""
 
 import smtplib
 from collections.abc import Callable
@@ -31,14 +31,14 @@ def config(protocol: str = "smtp", *, refuse_at: str = "rcpt") -> dict[str, obje
 
 
 def named(relay: RelayProcess, recipient: str) -> list[str]:
-    """The lines of the journal that hold an address in clear."""
+    """The lines of the journal that contain the address."""
     lines = [line for path in folder(relay).glob("*") if path.is_file()
              for line in path.read_bytes().splitlines()]  # fmt: skip
     return [line.decode() for line in lines if recipient.encode() in line.lower()]
 
 
 @pytest.mark.parametrize("refuse_at", ["rcpt", "data"])
-def test_who_is_erased_after_rcpt_is_not_named_in_the_journal(
+def test_people_erased_after_rcpt_are_not_named_in_the_journal(
     filled: StartFilled, mta: FakeUpstream, refuse_at: str
 ) -> None:
     relay = filled(mta.address, config(refuse_at=refuse_at))
@@ -46,14 +46,14 @@ def test_who_is_erased_after_rcpt_is_not_named_in_the_journal(
         relay.must("contact", "erase", JEANNE)
         assert named(relay, JEANNE) == []
         client.end(marketing(to="somebody@people.example"))
-    assert relay.terminate() == 0  # all that it still has to write is written
+    assert relay.terminate() == 0  # everything pending has been written
     assert named(relay, JEANNE) == []
 
 
-def test_who_is_erased_between_two_rcpts_is_not_named_in_the_journal(
+def test_people_erased_between_two_rcpts_are_not_named_in_the_journal(
     filled: StartFilled, mta: FakeUpstream
 ) -> None:
-    """The refusal of somebody else makes the transaction begin; that of the erased comes later."""
+    """A refusal of somebody else starts the transaction; that of the erased person comes later."""
     relay = filled(mta.address, config())
     with submission(Smtp, relay.port()) as client:
         assert client.rcpt(STRANGER)[0] == 550
@@ -63,7 +63,7 @@ def test_who_is_erased_between_two_rcpts_is_not_named_in_the_journal(
     assert named(relay, JEANNE) == []
 
 
-def test_a_milters_message_to_who_was_erased_does_not_name_them(
+def test_a_milters_message_to_erased_people_does_not_name_them(
     filled: StartFilled, mta: FakeUpstream
 ) -> None:
     relay = filled(mta.address, config("milter"))
@@ -78,7 +78,7 @@ def test_a_milters_message_to_who_was_erased_does_not_name_them(
     assert named(relay, JEANNE) == []
 
 
-def test_an_answer_that_names_who_was_erased_is_not_written(filled: StartFilled) -> None:
+def test_a_reply_that_names_erased_people_is_not_recorded(filled: StartFilled) -> None:
     """The erasure comes while the upstream has the whole message."""
     answer = Reply(f"250 2.1.5 <{JEANNE}> delivered")
     with FakeUpstream(At("end", answer)) as mta:
@@ -101,7 +101,7 @@ def test_an_answer_that_names_who_was_erased_is_not_written(filled: StartFilled)
     [("-wal", "-shm"), ("-shm",), ("-wal",)],
     ids="and".join,
 )
-def test_a_suppression_counts_when_the_files_beside_the_store_were_removed(
+def test_a_suppression_counts_even_after_the_side_files_were_removed(
     filled: StartFilled, names: tuple[str, ...]
 ) -> None:
     with FakeUpstream() as mta:
@@ -130,7 +130,7 @@ def shared(filled: StartFilled, mta: FakeUpstream) -> RelayProcess:
 
 
 @pytest.mark.parametrize("refusal", ["502 5.5.1 not implemented", "451 4.3.0 later"])
-def test_an_upstream_that_does_not_reset_costs_the_next_message_nothing(
+def test_an_upstream_that_rejects_rset_does_not_harm_the_next_message(
     shared: RelayProcess, mta: FakeUpstream, refusal: str
 ) -> None:
     mta.begin(At("rset", Reply(refusal)))
@@ -141,10 +141,10 @@ def test_an_upstream_that_does_not_reset_costs_the_next_message_nothing(
     assert len(mta.messages) == 3
 
 
-def test_a_refused_message_on_an_upstream_that_does_not_reset(
+def test_a_refused_message_before_an_upstream_that_rejects_rset(
     shared: RelayProcess, mta: FakeUpstream
 ) -> None:
-    """In one session: the client's next message is another's business."""
+    """Within one session: the next message must be independent."""
     mta.begin(At("rset", Reply("502 5.5.1 not implemented")))
     with smtplib.SMTP(LOOPBACK, shared.port(), timeout=60) as client:
         client.ehlo("client.example")

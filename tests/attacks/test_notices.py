@@ -1,4 +1,4 @@
-"""A notice is mail: whoever it goes to may have a suppression, and it may not be taken."""
+"""A notice is mail: its recipient may be suppressed, and the upstream may not accept it."""
 
 import smtplib
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from tests.kit.mta import mta as milter_client
 from tests.kit.ports import LOOPBACK
 from tests.kit.relay import STREAMS, RelayProcess, listener
 from tests.kit.store import address
-from tests.kit.upstream import KEYWORDS, At, Delay, FakeUpstream, Reply, Step
+from tests.kit.upstream import KEYWORDS, At, Delay, FakeUpstream, Reply
 
 StartFilled = Callable[..., RelayProcess]
 
@@ -23,12 +23,12 @@ NO_DSN = tuple(keyword for keyword in KEYWORDS if keyword != "DSN")
 
 
 def notices(mta: FakeUpstream) -> list[str]:
-    """Whom notices went to."""
+    """The recipients of notices."""
     return [each.recipients[0] for each in mta.messages if each.sender == ""]
 
 
 def recorded_for(relay: RelayProcess, recipient: str) -> list[str]:
-    """What was decided of mail to somebody."""
+    """The decisions on mail to this recipient."""
     return [
         found.verdict.action
         for record in records(relay)
@@ -46,7 +46,7 @@ def splitting(filled: StartFilled, mta: FakeUpstream) -> RelayProcess:
     return filled(mta.address, SPLIT)
 
 
-def test_a_split_whose_sender_is_suppressed_is_refused(
+def test_a_split_is_refused_if_the_sender_is_suppressed(
     splitting: RelayProcess, mta: FakeUpstream
 ) -> None:
     mta.begin()
@@ -57,7 +57,7 @@ def test_a_split_whose_sender_is_suppressed_is_refused(
     assert (code, f"<{WITHDRAWN}> refused: consent_withdrawn" in text) == (550, True)
 
 
-def test_a_milters_split_whose_sender_is_suppressed_is_refused(filled: StartFilled) -> None:
+def test_a_milters_split_is_refused_if_the_sender_is_suppressed(filled: StartFilled) -> None:
     late = [stream | {"refuse_at": "data"} for stream in STREAMS]
     offers = listener("apps", "offers", default="offers", protocol="milter")
     with FakeUpstream() as mta:
@@ -74,7 +74,7 @@ def test_a_milters_split_whose_sender_is_suppressed_is_refused(filled: StartFill
         assert (outcome.final, "consent_withdrawn" in outcome.reply) == ("y", True)
 
 
-def test_a_notice_is_judged_and_on_record(splitting: RelayProcess, mta: FakeUpstream) -> None:
+def test_a_notice_is_judged_and_recorded(splitting: RelayProcess, mta: FakeUpstream) -> None:
     mta.begin()
     told = "told@shop.example"
     assert splitting.send(marketing(), JEANNE, WITHDRAWN, sender=told)[0] == 250
@@ -82,8 +82,8 @@ def test_a_notice_is_judged_and_on_record(splitting: RelayProcess, mta: FakeUpst
     assert recorded_for(splitting, told) == ["allow"]
 
 
-def test_a_suppressed_sender_is_not_told_of_success(filled: StartFilled) -> None:
-    """The upstream has no DSN, so that the relay itself would tell."""
+def test_a_suppressed_sender_gets_no_notice_of_success(filled: StartFilled) -> None:
+    """The upstream has no DSN, so the relay itself would send the notice."""
     with FakeUpstream(keywords=NO_DSN) as mta:
         relay = filled(mta.address)
         suppress_sender(relay)
@@ -96,8 +96,8 @@ def test_a_suppressed_sender_is_not_told_of_success(filled: StartFilled) -> None
         assert [each.recipients for each in mta.messages] == [(JEANNE,)]
 
 
-def test_a_suppressed_sender_has_to_send_one_each(filled: StartFilled) -> None:
-    """As one without an address: nobody could be told of who fails after another was mailed."""
+def test_a_suppressed_sender_must_send_one_message_per_recipient(filled: StartFilled) -> None:
+    """Like the null sender: nobody could be told of a failure after another was mailed."""
     with FakeUpstream(At("end", Reply("550 5.2.2 full"), to=PAUL)) as mta:
         relay = filled(mta.address, adding())
         suppress_sender(relay)
@@ -107,11 +107,10 @@ def test_a_suppressed_sender_has_to_send_one_each(filled: StartFilled) -> None:
         assert mta.messages == []
 
 
-@pytest.mark.parametrize("step", ["rcpt", "end"])
-def test_a_split_whose_notice_is_refused_is_refused(
-    splitting: RelayProcess, mta: FakeUpstream, step: Step
+def test_a_split_is_refused_if_the_recipient_of_its_notice_is_refused(
+    splitting: RelayProcess, mta: FakeUpstream
 ) -> None:
-    mta.begin(At(step, Reply("550 5.1.1 no such user"), to=SENDER))
+    mta.begin(At("rcpt", Reply("550 5.1.1 no such user"), to=SENDER))
     code, text = splitting.send(marketing(), JEANNE, WITHDRAWN)
     assert mta.messages == []
     assert (code, f"<{WITHDRAWN}> refused: consent_withdrawn" in text) == (550, True)
@@ -120,11 +119,11 @@ def test_a_split_whose_notice_is_refused_is_refused(
 # connections
 
 
-def test_splits_at_once_take_no_more_connections_than_there_are(filled: StartFilled) -> None:
+def test_concurrent_splits_take_no_more_connections_than_allowed(filled: StartFilled) -> None:
     few = {"max_connections": 4, "max_connections_per_address": 4, "wait_timeout": "2s"}
     slow = [
         At("rcpt", Delay(1), nth=nth) for nth in range(9, 13)
-    ]  # all get that far before one ends
+    ]  # all get here before any of them ends
     with FakeUpstream(*slow) as mta:
         relay = filled(mta.address, {**SPLIT, "upstream": few})
         sessions = [submission(Smtp, relay.port(), JEANNE, WITHDRAWN) for _ in range(4)]

@@ -1,4 +1,4 @@
-"""Attack: octets that are not UTF-8, wherever an MTA or a client may put them."""
+"""The attacker sends octets that are not UTF-8, wherever an MTA or a client may put them."""
 
 import socket
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from tests.kit.upstream import At, FakeUpstream, Raw
 
 ALLOWED = "consent@people.example"
 ODD = b"caf\xe9\xff\xc3"
-"""Latin-1, an octet that is never in UTF-8, and the beginning of a character."""
+"""Latin-1, an octet that never occurs in UTF-8, and the start of a character."""
 SEEN = "caf\\xe9\\xff\\xc3"
 
 
@@ -87,7 +87,7 @@ def test_at_a_policy_listener(mta_relay: RelayProcess, where: str) -> None:
 
 
 def test_at_an_smtp_listener(mta_relay: RelayProcess) -> None:
-    """What XCLIENT tells, and what the upstream answers."""
+    """In XCLIENT, and in the upstream's reply."""
     relay = mta_relay
     with socket.create_connection((LOOPBACK, relay.port("apps")), timeout=10) as connection:
         client = Client(connection)
@@ -101,7 +101,7 @@ def test_at_an_smtp_listener(mta_relay: RelayProcess) -> None:
     told(relay)
 
 
-def test_what_an_upstream_answers(listen: Listen, tmp_path: Path) -> None:
+def test_in_an_upstreams_reply(listen: Listen, tmp_path: Path) -> None:
     with FakeUpstream(At("end", Raw(b"250 2.0.0 caf\xe9\xff\r\n"))) as upstream:
         receipts = listener("apps", "receipts", default="receipts")
         with RelayProcess(tmp_path, upstream.address, {"listener": [receipts]}) as relay:
@@ -111,7 +111,7 @@ def test_what_an_upstream_answers(listen: Listen, tmp_path: Path) -> None:
 
 
 def told(relay: RelayProcess) -> None:
-    """The record can be read, shown and explained, and the log has no traceback."""
+    """Check that the record can be read and explained, and that the log has no traceback."""
     decided = records(relay)[-1].decided
     for command in ("audit show {}", "audit show {} --json", "explain --id {}"):
         relay.must(*command.format(decided.id).split())

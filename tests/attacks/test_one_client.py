@@ -1,4 +1,4 @@
-"""Attack: take the relay from the others, as one client among many."""
+"""The attacker is one client among many, and tries to take the whole relay."""
 
 import json
 import socket
@@ -54,7 +54,7 @@ def limits(intake: Intake) -> list[tuple[str, str]]:
 
 
 def test_it_cannot_hold_more_than_its_share(listen: Listen, stack: ExitStack) -> None:
-    """Sessions that name a recipient and say no more, until the others get 451."""
+    """Its sessions name a recipient and then stay silent, until others get 451."""
     upstream = {"max_connections": 4, "wait_timeout": "300ms", "hold_timeout": "1m"}
     intake = listen({"upstream": upstream}, **PROXIED)
     attack = [come(stack, intake, ATTACKER) for _ in range(8)]
@@ -68,7 +68,7 @@ def test_it_cannot_hold_more_than_its_share(listen: Listen, stack: ExitStack) ->
     assert intake.pool.busy == 4
 
 
-def test_its_share_is_set_and_a_network_of_ipv6_is_one_client(
+def test_the_share_is_configurable_and_an_ipv6_network_is_one_client(
     listen: Listen, stack: ExitStack
 ) -> None:
     upstream = {"max_connections": 8, "max_connections_per_address": 2, "wait_timeout": "200ms"}
@@ -80,8 +80,8 @@ def test_its_share_is_set_and_a_network_of_ipv6_is_one_client(
     assert answers == [TAKEN] * 2 + [SHARE_USED] * 2
 
 
-def test_who_waits_takes_turns_with_it(listen: Listen, stack: ExitStack) -> None:
-    """However many of its messages wait, another client is the next but one."""
+def test_waiting_clients_take_turns_with_it(listen: Listen, stack: ExitStack) -> None:
+    """However many of its messages wait, another client is at most second in line."""
     upstream = {"max_connections": 1, "wait_timeout": "1m", "hold_timeout": "1m"}
     intake = listen({"upstream": upstream}, **PROXIED)
     first = come(stack, intake, ATTACKER)
@@ -98,7 +98,9 @@ def test_who_waits_takes_turns_with_it(listen: Listen, stack: ExitStack) -> None
     assert other.replies(2)[1] == TAKEN
 
 
-def test_who_gives_up_waiting_leaves_no_turn_behind(listen: Listen, stack: ExitStack) -> None:
+def test_a_client_that_gives_up_waiting_leaves_no_turn_behind(
+    listen: Listen, stack: ExitStack
+) -> None:
     upstream = {"max_connections": 1, "wait_timeout": "200ms", "hold_timeout": "1m"}
     intake = listen({"upstream": upstream}, **PROXIED)
     first = come(stack, intake, ATTACKER)
@@ -112,10 +114,10 @@ def test_who_gives_up_waiting_leaves_no_turn_behind(listen: Listen, stack: ExitS
     assert name_a_recipient(come(stack, intake, OTHER)) == TAKEN
 
 
-def test_the_upstream_does_not_wait_for_it(
+def test_it_does_not_hold_upstream_connections(
     listen: Listen, stack: ExitStack, upstream: FakeUpstream
 ) -> None:
-    """NOOP keeps a session, and no longer a connection to the upstream."""
+    """NOOP keeps a session alive, but no connection to the upstream."""
     limit = {"max_connections": 1, "hold_timeout": "200ms", "wait_timeout": "10s"}
     intake = listen({"upstream": limit}, **PROXIED)
     attack = [come(stack, intake, f"192.0.2.{n}") for n in range(50, 55)]
@@ -131,10 +133,10 @@ def test_the_upstream_does_not_wait_for_it(
 
 
 @pytest.mark.parametrize("at", ["rcpt", "data", "content"])
-def test_who_is_only_slow_does_not_notice(
+def test_a_merely_slow_client_does_not_notice(
     listen: Listen, stack: ExitStack, upstream: FakeUpstream, at: str
 ) -> None:
-    """What was accepted is put to the upstream again before DATA."""
+    """Accepted recipients are repeated to the upstream before DATA."""
     intake = listen({"upstream": {"hold_timeout": "100ms"}})
     client = stack.enter_context(intake.client())
     client.greet()
@@ -164,10 +166,10 @@ RELAYED = ("MAIL", "RCPT", "RSET", "DATA")
 
 
 @pytest.mark.parametrize("step", ["mail", "rcpt"])
-def test_a_recipient_who_is_refused_the_second_time(
+def test_a_recipient_refused_the_second_time_is_reported(
     listen: Listen, stack: ExitStack, upstream: FakeUpstream, step: str
 ) -> None:
-    """The client was told that he is accepted, so it keeps the message."""
+    """The client was told that the recipient is accepted, so it must keep the message."""
     upstream.behaviours.append(At(step, Reply("550 5.1.1 gone"), nth=2))  # type: ignore[arg-type]
     intake = listen({"upstream": {"hold_timeout": "100ms"}})
     client = stack.enter_context(intake.client())
@@ -179,7 +181,9 @@ def test_a_recipient_who_is_refused_the_second_time(
     assert intake.records.decided == []
 
 
-def test_a_private_session_is_that_clients_again(listen: Listen, stack: ExitStack) -> None:
+def test_a_client_named_by_xclient_gets_a_session_of_its_own_again(
+    listen: Listen, stack: ExitStack
+) -> None:
     with FakeUpstream(keywords=("XCLIENT ADDR", "PIPELINING")) as upstream:
         config = {"upstream": {"address": upstream.address, "hold_timeout": "100ms"}}
         intake = listen(config, xclient_trusted=[LOOPBACK])
@@ -202,10 +206,10 @@ MANY_REFUSED = "452 4.5.3 too many recipients were refused; send the rest later"
 
 
 @pytest.mark.parametrize("together", [1, 7, 300])
-def test_recipients_who_are_refused_are_as_many_as_a_message_may_have(
+def test_refused_recipients_count_towards_the_limit(
     listen: Listen, stack: ExitStack, upstream: FakeUpstream, together: int
 ) -> None:
-    """What is over it is neither judged nor on record; who was accepted is mailed."""
+    """Those over it are neither judged nor recorded; accepted recipients are mailed."""
     intake = listen(max_refused_recipients=50, **OFFERS)
     client = stack.enter_context(intake.client())
     client.greet()
@@ -222,10 +226,10 @@ def test_recipients_who_are_refused_are_as_many_as_a_message_may_have(
     assert client.say("DATA").startswith("354 ")
     assert client.say(marketing(), ".").startswith("250 ")
     assert client.say(BEFORE[0]).startswith("250 ")
-    assert client.say(asked[0]).startswith("550 "), "the next message has its own"
+    assert client.say(asked[0]).startswith("550 "), "the next message has its own limit"
 
 
-def test_a_connection_that_is_there_to_be_refused(listen: Listen, stack: ExitStack) -> None:
+def test_a_connection_full_of_refusals_is_closed(listen: Listen, stack: ExitStack) -> None:
     intake = listen(max_refused_recipients=5, max_refused_per_connection=12, **OFFERS)
     client = stack.enter_context(intake.client())
     client.greet()
@@ -240,7 +244,7 @@ def test_a_connection_that_is_there_to_be_refused(listen: Listen, stack: ExitSta
     assert sum(len(decided.recipients) for decided in intake.records.decided) == 15
 
 
-def test_recipients_that_an_mta_asks_about(listen: Listen) -> None:
+def test_recipients_asked_about_by_an_mta_are_limited_too(listen: Listen) -> None:
     milter = listen(protocol="milter", max_refused_recipients=3, **OFFERS)
     with mta(milter.port) as peer:
         peer.negotiate()
@@ -258,8 +262,8 @@ def test_recipients_that_an_mta_asks_about(listen: Listen) -> None:
     assert len(milter.records.decided) == len(policy.records.decided) == 6
 
 
-def test_who_watches_is_told(upstream: FakeUpstream, tmp_path: Path) -> None:
-    """/readyz stays 200: a balancer would move the attacker to the next relay."""
+def test_metrics_show_the_attack(upstream: FakeUpstream, tmp_path: Path) -> None:
+    """/readyz stays 200: a load balancer would move the attacker to the next relay."""
     limit = {"max_connections": 3, "max_connections_per_address": 3, "hold_timeout": "1m"}
     receipts = listener("apps", "receipts", default="receipts")
     config = {"upstream": limit, "listener": [receipts], "web": {}}
@@ -282,8 +286,8 @@ def test_who_watches_is_told(upstream: FakeUpstream, tmp_path: Path) -> None:
         assert relay.metric("smtpproxy_upstream_connections_limit") == 3
 
 
-def test_slow_clients_and_turns_leave_nothing_held(listen: Listen, stack: ExitStack) -> None:
-    """Many come and go at once; at the end of the fixture no connection may be in use."""
+def test_slow_clients_and_turns_hold_no_connections(listen: Listen, stack: ExitStack) -> None:
+    """Many come and go at once; the fixture checks that no connection is in use at the end."""
     limit = {"max_connections": 3, "hold_timeout": "50ms", "wait_timeout": "10s"}
     intake = listen({"upstream": limit}, **PROXIED)
     clients = [come(stack, intake, f"192.0.2.{n % 5}") for n in range(20)]

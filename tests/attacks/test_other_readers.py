@@ -1,7 +1,7 @@
-"""I write a header that you read in one way, and the MTA or the reader behind you in another.
+"""I write a header that you read one way, and the MTA or mail program behind you another way.
 
-Then there is an unsubscribe field for you and none for the reader, or another sender. In the words
-of the attacker, with Python's own reader of mail and a real Sendmail as the others.
+Then you see an unsubscribe field, or a sender, that the reader does not. In the attacker's words,
+with Python's mail parser and a real Sendmail as the others.
 """
 
 import random
@@ -44,7 +44,7 @@ FIELDS: dict[bytes, tuple[bytes, ...]] = {
 
 
 def header(dice: random.Random) -> bytes:
-    """What a marketing message has, in any order, with lines of mine between."""
+    """The fields of a marketing message, in any order, with lines of mine in between."""
     lines = []
     for name, values in FIELDS.items():
         written = dice.choice((name, name, name, name.lower(), name + b" "))
@@ -56,7 +56,7 @@ def header(dice: random.Random) -> bytes:
 
 @pytest.mark.soak
 @pytest.mark.timeout(LONGEST)
-def test_what_you_accept_python_reads_alike() -> None:
+def test_python_reads_what_you_accept_the_same_way() -> None:
     dice, accepted = random.Random(8058), 0
     for _ in range(times(600, 60_000)):
         raw = header(dice)
@@ -77,7 +77,7 @@ def test_what_you_accept_python_reads_alike() -> None:
 
 
 def link(octets: int) -> str:
-    """An https URI that makes a line of List-Unsubscribe so long."""
+    """An https URI that makes a line of List-Unsubscribe that long."""
     head = f"List-Unsubscribe: <{URI}/"
     return f"{URI}/{'x' * (octets - len(head) - 1)}"
 
@@ -108,10 +108,10 @@ ODD = [
 
 @needs("sendmail")
 @pytest.mark.parametrize(("name", "uri", "refusal"), ODD)
-def test_sendmail_leaves_the_fields_in_what_you_accept(
+def test_sendmail_keeps_the_unsubscribe_fields_of_what_you_accept(
     relay: tuple[RelayProcess, FakeUpstream], name: str, uri: str, refusal: str
 ) -> None:
-    """It takes a field with an odd name for the first line of the body, and cuts long lines."""
+    """It takes a field with an odd name for the start of the body, and truncates long lines."""
     process, mta = relay
     about = f"<{len(name)}{name[:2]}{len(uri)}@shop.example>"
     mail = marketing(unsubscribe=f"<{uri}>", message_id=about).replace(
@@ -133,10 +133,10 @@ CUT = ["x" * 235, "x" * 244, "x " * 126, "xx\r\n " * 60, "x " * 120 + "y" * 260,
 
 @needs("sendmail")
 @pytest.mark.parametrize("name", [*LEFT, *CUT])
-def test_sendmail_leaves_the_sender_in_what_you_accept(
+def test_sendmail_keeps_the_sender_of_what_you_accept(
     relay: tuple[RelayProcess, FakeUpstream], name: str
 ) -> None:
-    """It cuts an address that goes beyond 256 octets with its name; a longer name it leaves out."""
+    """It truncates an address that exceeds 256 octets with its name, and drops a longer name."""
     process, mta = relay
     about = f"<{[*LEFT, *CUT].index(name)}.name@shop.example>"
     mail = marketing(sender=f"{name} <news@shop.example>", message_id=about)
@@ -152,7 +152,7 @@ def test_sendmail_leaves_the_sender_in_what_you_accept(
 
 @needs("sendmail")
 @pytest.mark.parametrize("dots", [".", "..", "..."])
-def test_sendmail_takes_dots_off_the_end_of_a_route(
+def test_sendmail_strips_trailing_dots_of_a_route(
     relay: tuple[RelayProcess, FakeUpstream], dots: str
 ) -> None:
     process, mta = relay

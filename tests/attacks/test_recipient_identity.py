@@ -1,7 +1,7 @@
-"""I want blocked@victim.test mailed all the same, or my suppression file to do nothing.
+"""I want blocked@victim.test mailed all the same, or my suppression file to have no effect.
 
-The address says one thing to the firewall and another to the MTA behind it, or was entered
-so that it can never match.
+The address means one thing to the firewall and another to the MTA behind it, or was entered so
+that it can never match.
 """
 
 import json
@@ -44,7 +44,7 @@ REWRITTEN = [
     "someone%wild.test@localhost",
     "someone%deep.under.test@localhost",
 ]
-"""What Postfix at its defaults delivers to somebody who is suppressed."""
+"""Addresses that a default Postfix delivers to a suppressed person."""
 
 OBSCURED = [
     '"victim.test! blocked"@localhost',
@@ -53,7 +53,7 @@ OBSCURED = [
     '"@localhost:blocked@victim.test"@localhost',
     "%".join("abcdefghijklmnopqrstuvwxyz") + "%victim.test@localhost",
 ]
-"""The same, so that nobody can look up all that it may be read as."""
+"""Likewise, with too many readings to look up."""
 
 SUPPRESSED = ["blocked@victim.test", "@wild.test", "*.under.test"]
 STREAM = {"name": "receipts", "class": "transactional"}
@@ -63,8 +63,8 @@ DOORS = {"relay": "smtp", "milter": "milter", "policy": "policy"}
 
 
 @pytest.fixture(scope="module")
-def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PostfixInstance, Any]]:
-    """The port of each front door, and the Postfix behind the first and before the others."""
+def intakes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PostfixInstance, Any]]:
+    """The port of each intake, with Postfix behind the first and in front of the others."""
     listeners = {
         name: listener(name, "receipts", default="receipts", protocol=protocol)
         for name, protocol in DOORS.items()
@@ -102,10 +102,10 @@ def asked(port: int, recipient: str) -> tuple[int, str]:
 
 @needs("postfix")
 @pytest.mark.parametrize("door", DOORS)
-def test_i_write_the_victim_so_that_only_the_mta_sees_them(
-    doors: tuple[PostfixInstance, Any], door: str
+def test_i_write_the_victim_so_that_only_the_mta_recognises_them(
+    intakes: tuple[PostfixInstance, Any], door: str
 ) -> None:
-    postfix, ports = doors
+    postfix, ports = intakes
     replies = {one: asked(ports[door], one) for one in REWRITTEN + OBSCURED}
     assert {one: reply for one, reply in replies.items() if reply[0] < 500} == {}
     postfix.wait_empty()
@@ -114,10 +114,10 @@ def test_i_write_the_victim_so_that_only_the_mta_sees_them(
 
 @needs("postfix")
 @pytest.mark.parametrize("door", DOORS)
-def test_somebody_with_a_sign_of_a_route_in_the_address_is_mailed(
-    doors: tuple[PostfixInstance, Any], door: str
+def test_an_address_with_a_routing_character_still_gets_mail(
+    intakes: tuple[PostfixInstance, Any], door: str
 ) -> None:
-    postfix, ports = doors
+    postfix, ports = intakes
     assert asked(ports[door], "hello!@example.com")[0] == 250
     postfix.wait_empty()
     assert "hello!@example.com" in [mail.recipient for mail in postfix.delivered()]
@@ -143,9 +143,7 @@ def refused_for(stored: Stored, recipient: str) -> str:
 
 
 @pytest.mark.parametrize("character", INVISIBLE)
-def test_the_export_that_i_hand_over_has_a_character_that_nobody_sees(
-    stored: Stored, character: str
-) -> None:
+def test_my_export_has_an_invisible_character(stored: Stored, character: str) -> None:
     name = f"U+{ord(character):04X}"
     stored.run("suppress", "add", f"{character}end@victim.test{character}")
     assert refused_for(stored, "end@victim.test") == "suppressed_manual"
@@ -180,9 +178,7 @@ def test_the_export_that_i_hand_over_has_a_character_that_nobody_sees(
         ("*.test", "at least two labels"),
     ],
 )
-def test_the_export_that_i_hand_over_can_match_nobody(
-    stored: Stored, written: str, says: str
-) -> None:
+def test_my_export_can_match_nobody(stored: Stored, written: str, says: str) -> None:
     shown = " ".join(stored.run("suppress", "add", written, code=2).stderr.split())
     assert says in shown.replace(" │ │ ", " ")
 
@@ -200,14 +196,14 @@ def test_the_export_that_i_hand_over_can_match_nobody(
         "bob@\uff56ictim.test",
     ],
 )
-def test_what_stands_around_an_address_keeps_nobody_off_the_list(
+def test_characters_around_an_address_keep_nobody_off_the_list(
     stored: Stored, written: str
 ) -> None:
     stored.run("suppress", "add", written)
     assert refused_for(stored, "bob@victim.test") == "suppressed_manual"
 
 
-def test_i_am_at_a_domain_that_is_suppressed(stored: Stored) -> None:
+def test_my_domain_is_suppressed(stored: Stored) -> None:
     for name in ("*@wild.test", "@\u200bPlain.test\u200b".replace("@\u200b", "@"), "*.below.test"):
         stored.run("suppress", "add", name)
     refused = {

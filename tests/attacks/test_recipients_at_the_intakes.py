@@ -1,7 +1,7 @@
-"""How to mail somebody who said no: write the address so that the MTA reads it otherwise.
+"""How to mail somebody who refused: write the address so that the MTA reads it differently.
 
-In the words of the attacker. Each trick is tried at every intake, and where an MTA holds the
-mail, at a real Postfix and a real Sendmail: it is not enough that the record says refused.
+In the attacker's words. Each trick is tried at every intake, and where an MTA holds the mail,
+at a real Postfix and a real Sendmail: it is not enough that the record says refused.
 """
 
 import contextlib
@@ -50,7 +50,7 @@ ROUTED = [
 
 
 def said_by_policy(path: str) -> str:
-    """A path as Postfix tells it to a policy server: no brackets, no quotes."""
+    """A path as Postfix passes it to a policy server: no brackets, no quotes."""
     bare = path.removeprefix("<").removesuffix(">")
     local, at, domain = bare.rpartition("@")
     if local.startswith('"'):
@@ -59,12 +59,12 @@ def said_by_policy(path: str) -> str:
 
 
 def at_rcpt(listen: Listen, protocol: str, path: str, **listener: Any) -> str:
-    """The reply to RCPT of a listener of its own; "250" for "go on"."""
+    """The reply to RCPT of a new listener; "250" for "go on"."""
     return told_by(listen(protocol=protocol, **listener), path)
 
 
 def told_by(intake: Intake, path: str) -> str:
-    """The reply to RCPT in a session of its own; "250" for "go on"."""
+    """The reply to RCPT in a new session; "250" for "go on"."""
     protocol = intake.settings.listeners[0].protocol
     if protocol == "milter":
         with mta(intake.port) as peer:
@@ -98,8 +98,8 @@ def test_a_source_route_is_refused_everywhere(listen: Listen, protocol: str) -> 
 
 
 @INTAKES
-def test_a_source_route_in_quotes_too(listen: Listen, protocol: str) -> None:
-    """Postfix takes the route off in quotes as well; a receipt would reach who complained."""
+def test_a_quoted_source_route_is_refused_too(listen: Listen, protocol: str) -> None:
+    """Postfix strips the route even in quotes, so a receipt would reach somebody who complained."""
     intake = listen(protocol=protocol, **RECEIPTS)
     for local in ("@r.test:{}", r"\@r.test:{}", "@:{}", "@r.test,@s.test:{}"):
         path = f'<"{local.format("complained")}"@people.example>'
@@ -107,9 +107,7 @@ def test_a_source_route_in_quotes_too(listen: Listen, protocol: str) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["smtp", "milter", "policy"])
-def test_a_routed_sender_does_not_slip_past_the_rules_for_senders(
-    listen: Listen, protocol: str
-) -> None:
+def test_a_routed_sender_cannot_evade_the_sender_rules(listen: Listen, protocol: str) -> None:
     path = f"@r.test:{SENDER}"
     intake = listen(protocol=protocol, **OFFERS)
     if protocol == "milter":
@@ -130,7 +128,7 @@ def test_a_routed_sender_does_not_slip_past_the_rules_for_senders(
 
 
 @pytest.mark.parametrize("protocol", ["smtp", "milter", "policy"])
-def test_the_null_reverse_path_stays_welcome(listen: Listen, protocol: str) -> None:
+def test_the_null_reverse_path_is_accepted(listen: Listen, protocol: str) -> None:
     intake = listen(protocol=protocol, **RECEIPTS)
     if protocol == "policy":
         with policy_client(intake.port) as asking:
@@ -149,11 +147,11 @@ def test_the_null_reverse_path_stays_welcome(listen: Listen, protocol: str) -> N
             assert client.say(f"RCPT TO:<{OK}>").startswith("250 ")
 
 
-# "I leave the domain away, and you judge another one than the MTA adds."
+# "I omit the domain, and you judge another one than the MTA adds."
 
 
 @pytest.mark.parametrize("protocol", ["milter", "policy"])
-def test_without_a_domain_only_the_origin_says_who_it_is(listen: Listen, protocol: str) -> None:
+def test_without_a_domain_the_origin_completes_the_address(listen: Listen, protocol: str) -> None:
     assert at_rcpt(listen, protocol, "<consent>", **OFFERS) == NO_ORIGIN
     known = {**OFFERS, "origin": "people.example"}
     assert at_rcpt(listen, protocol, "<consent>", **known) == "250"
@@ -162,20 +160,20 @@ def test_without_a_domain_only_the_origin_says_who_it_is(listen: Listen, protoco
 
 
 @pytest.mark.parametrize("protocol", ["smtp", "lmtp"])
-def test_the_relay_takes_no_address_without_a_domain(listen: Listen, protocol: str) -> None:
+def test_the_relay_refuses_addresses_without_a_domain(listen: Listen, protocol: str) -> None:
     reply = "501 5.1.3 address has no domain; write <local-part@domain>"
     assert at_rcpt(listen, protocol, "<consent>", **OFFERS) == reply
     assert at_rcpt(listen, protocol, "consent", **OFFERS) == reply
 
 
 @INTAKES
-def test_postmaster_is_welcome(listen: Listen, protocol: str) -> None:
+def test_postmaster_is_accepted(listen: Listen, protocol: str) -> None:
     intake = listen(protocol=protocol, **RECEIPTS)
     for path in ("<postmaster>", "postmaster", "<PostMaster>"):
         assert told_by(intake, path).startswith("250"), path
 
 
-def test_postmaster_goes_on_as_it_came(listen: Listen, upstream: FakeUpstream) -> None:
+def test_postmaster_is_relayed_unchanged(listen: Listen, upstream: FakeUpstream) -> None:
     intake = listen(**RECEIPTS)
     with intake.client() as client:
         client.greet()
@@ -185,10 +183,10 @@ def test_postmaster_goes_on_as_it_came(listen: Listen, upstream: FakeUpstream) -
     assert upstream.messages[-1].recipients == ("postmaster",)
 
 
-def test_a_recipient_without_a_domain_is_never_taken_away_alone(
+def test_a_recipient_without_a_domain_is_never_removed_alone(
     listen: Listen, upstream: FakeUpstream
 ) -> None:
-    """By which name the MTA would find it again is the MTA's secret."""
+    """Only the MTA knows the name by which it would find the recipient."""
     intake = listen(SPLIT, protocol="milter", origin="people.example")
     with mta(intake.port) as peer:
         peer.negotiate()
@@ -202,7 +200,7 @@ def test_a_recipient_without_a_domain_is_never_taken_away_alone(
     assert upstream.messages == []
 
 
-def test_local_mail_with_a_recipient_that_cannot_be_read_is_refused_as_a_whole(
+def test_local_mail_with_an_unreadable_recipient_is_refused_as_a_whole(
     listen: Listen,
 ) -> None:
     intake = listen(SPLIT, protocol="milter")
@@ -233,14 +231,16 @@ SPELLINGS = {
 
 
 @INTAKES
-def test_what_postfix_takes_is_taken_by_all(listen: Listen, protocol: str) -> None:
+def test_addresses_that_postfix_accepts_are_accepted_everywhere(
+    listen: Listen, protocol: str
+) -> None:
     intake = listen(protocol=protocol, **RECEIPTS)
     for path in SPELLINGS:
         told = path.strip(" ") if protocol in ("milter", "policy") else path
         assert told_by(intake, told).startswith("250"), path
 
 
-def test_and_goes_on_in_brackets(listen: Listen, upstream: FakeUpstream) -> None:
+def test_and_are_relayed_in_brackets(listen: Listen, upstream: FakeUpstream) -> None:
     intake = listen(**RECEIPTS)
     for path, bare in SPELLINGS.items():
         with intake.client() as client:
@@ -254,9 +254,7 @@ def test_and_goes_on_in_brackets(listen: Listen, upstream: FakeUpstream) -> None
 
 
 @INTAKES
-def test_no_spelling_makes_a_stranger_of_somebody_who_said_no(
-    listen: Listen, protocol: str
-) -> None:
+def test_no_spelling_hides_somebody_who_refused(listen: Listen, protocol: str) -> None:
     intake = listen(protocol=protocol, **RECEIPTS)
     for path in (
         NEVER,
@@ -268,9 +266,7 @@ def test_no_spelling_makes_a_stranger_of_somebody_who_said_no(
 
 
 @INTAKES
-def test_lists_and_commands_call_nobody_a_recipient_whom_the_intakes_refuse(
-    listen: Listen, protocol: str
-) -> None:
+def test_commands_reject_addresses_that_the_intakes_refuse(listen: Listen, protocol: str) -> None:
     intake = listen(protocol=protocol, **RECEIPTS)
     for name in ("@r.test:a@b.test", '"@r.test:a"@b.test', f"{'l' * 65}@b.test", "a@b..test"):
         assert told_by(intake, f"<{name}>")[:3] in ("501", "553"), name
@@ -285,7 +281,7 @@ def test_a_path_of_a_megabyte_costs_nothing(listen: Listen) -> None:
         assert told_by(policy, path).startswith("553 5.1.3 ")
 
 
-# "You take me away by a name that the MTA does not know." With the real ones.
+# "You remove me by a name that the MTA does not know." With real MTAs.
 
 TRICKS = [
     *[form.format(NO) for form in ROUTED],
@@ -305,8 +301,8 @@ TRICKS = [
     "<try..this@people.example>",
     "<this.@people.example>",
     f"<{NO}> NOTIFY=FAILURE ORCPT=rfc822;{OK}",
-    f"@r.test,{NO}",  # Sendmail mails who is refused like that
-    f"<{OK}>,<{NO}>",  # and forgets who is not
+    f"@r.test,{NO}",  # Sendmail delivers to recipients refused like that
+    f"<{OK}>,<{NO}>",  # and forgets those that are not
     f"{NO},",
 ]
 MAPS = {
@@ -320,7 +316,7 @@ KNOWN = {OK, SENDER}
 
 
 def hand_over(port: int, mail: bytes, paths: Sequence[str]) -> str:
-    """Send as an app does, whatever is refused; the last reply."""
+    """Send as an app does, whatever is refused; return the last reply."""
     with socket.create_connection((LOOPBACK, port), timeout=60) as connection:
         stream = connection.makefile("rwb")
 
@@ -342,7 +338,7 @@ def hand_over(port: int, mail: bytes, paths: Sequence[str]) -> str:
 
 
 def attack(port: int) -> Mapping[str, str]:
-    """Every trick, alone with somebody who may be mailed, and behind and before the plain form.
+    """Every trick, alone beside somebody who may be mailed, and after and before the plain form.
 
     Returns the last reply to each message.
     """
@@ -376,7 +372,7 @@ def asked_by_postfix(
 
 @needs("postfix")
 @pytest.mark.parametrize("origin", [None, "people.example"])
-def test_who_is_taken_away_from_postfix_is_gone(
+def test_recipients_removed_from_postfix_get_nothing(
     filled: Callable[..., RelayProcess], origin: str | None
 ) -> None:
     with asked_by_postfix(filled, origin) as postfix:
@@ -393,7 +389,7 @@ def test_who_is_taken_away_from_postfix_is_gone(
 
 @needs("postfix")
 def test_mail_of_local_programs_is_refused_as_a_whole(filled: Callable[..., RelayProcess]) -> None:
-    """Postfix tells us complained@people.example, and would look for what the program wrote."""
+    """Postfix reports complained@people.example, but would look for what the program wrote."""
     with asked_by_postfix(filled, None) as postfix:
         receipt = {"stream": "receipts"}
         for name, *people in (
@@ -412,7 +408,7 @@ def test_mail_of_local_programs_is_refused_as_a_whole(filled: Callable[..., Rela
 
 
 @needs("sendmail")
-def test_who_is_taken_away_from_sendmail_is_gone(
+def test_recipients_removed_from_sendmail_get_nothing(
     filled: Callable[..., RelayProcess], mta: FakeUpstream
 ) -> None:
     port, milter, notices = free_port(), free_port(), free_port()

@@ -1,4 +1,4 @@
-"""The attacker makes others write an address, a link or a line of their own into the log."""
+"""The attacker tries to get an address, a link or a forged line into the log."""
 
 import io
 import json
@@ -69,7 +69,7 @@ WORDS = st.text(st.characters(codec="utf-8"), max_size=60)
 def written(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[io.StringIO]:
-    """What a process of the relay writes to standard error."""
+    """The standard error of a process of the relay."""
     stderr = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stderr)
     hooks = sys.excepthook, threading.excepthook, sys.unraisablehook
@@ -84,7 +84,7 @@ def written(
 
 
 def sink() -> Log:
-    """One that leaves no line out."""
+    """A log output that drops no line."""
     ticks = iter(range(10**9))
     return Log(lambda: float(next(ticks)) * 10)
 
@@ -100,14 +100,14 @@ EVENTS: tuple[Callable[[str], Any], ...] = (
 
 
 def clean(output: str) -> None:
-    """Neither the address nor the part of it that tells who it is."""
+    """Contains neither the address nor the part of it that identifies the person."""
     for part in ("jeanne", DOMAIN, "hunter2"):
         assert part not in output.lower(), output
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("event", EVENTS)
-def test_whatever_others_say_no_address_is_in_the_log(
+def test_whatever_others_send_no_address_is_in_the_log(
     written: io.StringIO, event: Callable[[str], Any]
 ) -> None:
     log = sink()
@@ -133,11 +133,11 @@ def test_no_form_of_an_address_is_in_the_log(form: str) -> None:
         clean(redacted(text))
 
 
-def test_a_sign_that_ends_like_an_address_hides_nothing_behind_it() -> None:
+def test_an_address_after_a_lookalike_is_redacted_too() -> None:
     assert DOMAIN not in redacted(f"@ jeanne&#64;{DOMAIN} said no")
 
 
-def test_what_tells_nobody_s_address_stays_as_it_is() -> None:
+def test_text_without_an_address_is_unchanged() -> None:
     for text in (
         "UpstreamLost: unsolicited: 421 4.7.0 mx.isp.example too many connections from 192.0.2.1",
         "ConnectionRefusedError(111, \"Connect call failed ('127.0.0.1', 10025)\")",
@@ -146,7 +146,7 @@ def test_what_tells_nobody_s_address_stays_as_it_is() -> None:
         assert redacted(text) == text
 
 
-def test_what_is_around_an_address_stays() -> None:
+def test_the_text_around_an_address_is_kept() -> None:
     assert redacted("421 4.2.1 <jeanne@people.example> over quota (try later)") == (
         "421 4.2.1 <[address]> over quota (try later)"
     )
@@ -161,19 +161,19 @@ def test_what_is_around_an_address_stays() -> None:
         ("cannot read whsec_c2VjcmV0 here", "c2VjcmV0"),
     ],
 )
-def test_a_secret_that_others_say_is_not_in_the_log(said: str, secret: str) -> None:
+def test_a_secret_sent_by_others_is_not_in_the_log(said: str, secret: str) -> None:
     assert secret not in redacted(said)
 
 
-def test_redaction_takes_linear_time_and_room() -> None:
-    """By calls of what it is made of: a text twice as long is not four times the work."""
+def test_redaction_takes_linear_time_and_space() -> None:
+    """Counted in lines executed: a text twice as long must not be four times the work."""
     for piece in ("@", "a@", '"@', "a" * 50 + "@", "(@", ")@", "[at]", "\\x40", "=?a?q?"):
         short, long = (steps(piece * n) for n in (2_000, 8_000))
         assert long <= 8 * short + 1_000, piece
 
 
 def steps(text: str) -> int:
-    """How many lines of Python run."""
+    """The number of Python lines executed."""
     count = 0
 
     def trace(frame: Any, event: str, argument: object) -> Any:
@@ -189,7 +189,7 @@ def steps(text: str) -> int:
     return count
 
 
-def test_nobody_else_begins_a_line_or_paints_the_terminal(written: io.StringIO) -> None:
+def test_others_cannot_start_a_line_or_control_the_terminal(written: io.StringIO) -> None:
     forged = '421 x\r\n{"event": "forged"}\n2026 [info]\x1b[2J\x1b]0;t\x07\u2028\u0085\x9b31m'
     sink()(Failed("apps", "upstream", forged))
     output = written.getvalue()
@@ -197,12 +197,12 @@ def test_nobody_else_begins_a_line_or_paints_the_terminal(written: io.StringIO) 
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]", output)
 
 
-def test_a_reply_without_end_makes_no_line_without_end(written: io.StringIO) -> None:
+def test_an_endless_reply_makes_no_endless_line(written: io.StringIO) -> None:
     sink()(Failed("apps", "upstream", "x" * 100_000))
     assert len(written.getvalue()) < 3_000
 
 
-def test_tracebacks_name_nobody(written: io.StringIO) -> None:
+def test_tracebacks_contain_no_address(written: io.StringIO) -> None:
     log = structlog.get_logger()
     try:
         try:
@@ -217,7 +217,7 @@ def test_tracebacks_name_nobody(written: io.StringIO) -> None:
     clean(output)
 
 
-def test_what_libraries_and_the_interpreter_say_goes_the_same_way(written: io.StringIO) -> None:
+def test_messages_of_libraries_and_the_interpreter_are_redacted_too(written: io.StringIO) -> None:
     error = ValueError("jeanne@people.example")
     logging.getLogger("asyncio").error("Task of %s was never retrieved", error, exc_info=error)
     logging.getLogger("uvicorn.error").error("jeanne@people.example")
@@ -235,7 +235,7 @@ def test_what_libraries_and_the_interpreter_say_goes_the_same_way(written: io.St
         assert all({"event", "level", "timestamp", "process"} <= line.keys() for line in lines)
 
 
-def test_debug_may_name_people_and_is_not_the_default(
+def test_only_debug_logs_addresses_and_it_is_not_the_default(
     written: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     structlog.get_logger().debug("for the one who looks", address="jeanne@people.example")
@@ -250,7 +250,7 @@ def test_debug_may_name_people_and_is_not_the_default(
     assert "paul" not in written.getvalue()
 
 
-# The whole relay, before an upstream that says the recipient's address wherever it can.
+# The whole relay, with an upstream that mentions the recipient's address wherever it can.
 
 
 @pytest.fixture(scope="module")
@@ -293,7 +293,7 @@ def test_whatever_an_upstream_replies_no_address_is_in_the_log(
     clean(relay.output)
 
 
-def test_the_client_still_hears_the_upstream_s_own_words(
+def test_the_client_still_gets_the_upstreams_own_words(
     hostile: tuple[RelayProcess, FakeUpstream],
 ) -> None:
     relay, mta = hostile
@@ -305,7 +305,7 @@ def test_the_client_still_hears_the_upstream_s_own_words(
 
 
 @pytest.mark.parametrize("name", ["till", "mta", "ask"])
-def test_whatever_a_client_says_no_address_is_in_the_log(
+def test_whatever_a_client_sends_no_address_is_in_the_log(
     hostile: tuple[RelayProcess, FakeUpstream], name: str
 ) -> None:
 
@@ -330,7 +330,7 @@ def test_whatever_a_client_says_no_address_is_in_the_log(
 # I am on the machine, as another user, and look around.
 
 
-def test_no_secret_is_in_what_others_can_see(
+def test_other_users_see_no_secret(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     hidden = b64encode(b"what webhooks are signed with ..").decode()
@@ -345,8 +345,8 @@ def test_no_secret_is_in_what_others_can_see(
     with FakeUpstream() as mta:
         relay = RelayProcess(tmp_path_factory.mktemp("relay"), mta.address, config)
         state = Path(relay.config["server"]["state_dir"])
-        state.rmdir()  # the relay makes its own
-        relay.cold = True  # its environment is that of who started it
+        state.rmdir()  # the relay creates its own
+        relay.cold = True  # its environment comes from whoever started it
         relay.start()
         relay.must("suppress", "add", "jeanne@people.example", "--scope", "all")
         files = [path for path in state.rglob("*") if path.is_file()]
@@ -372,4 +372,4 @@ def test_no_secret_is_in_what_others_can_see(
 
 
 OF_THE_STORE = frozenset({".db", ".db-wal", ".db-shm"})
-"""SQLite makes these by the umask; nobody else may enter their folder."""
+"""SQLite creates these by the umask; nobody else may enter their folder."""

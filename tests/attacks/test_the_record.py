@@ -1,6 +1,6 @@
-"""I have root on the relay's host. I lack only the anchors that the log collector has.
+"""I have root on the relay's host. I lack only the anchors at the log collector.
 
-I want the record to say what did not happen, or not to say what did.
+I want the record to show what did not happen, or to hide what did.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ PAST = datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 @dataclass
 class Record:
-    """A journal of two workers and three days, as it was, and what the collector has of it."""
+    """A journal of two workers over three days, and the anchors that the collector has."""
 
     folder: Path
     collected: list[Head]
@@ -124,7 +124,7 @@ def of(folder: Path, slot: int) -> list[Path]:
 
 
 def forged(at: datetime, to: str = "victim@people.example") -> tuple[bytes, Sequence[bytes]]:
-    """A decision that I make up: they agreed, and were mailed."""
+    """A decision that I invent: they agreed, and were mailed."""
     clock = Clock()
     clock.time = at
     return LineMaker().decision(decided(clock, to=to))
@@ -147,7 +147,7 @@ def file_of_a_new_slot(folder: Path, at: datetime, slot: int = 7) -> Path:
 
 
 def add_anchor(folder: Path, make: Callable[[datetime, anchors.Heads], anchors.Row]) -> None:
-    """A row of anchors.ndjson that I make up, sealed as it should be."""
+    """Append an invented row to anchors.ndjson, correctly sealed."""
     newest = anchors.newest(folder)
     assert newest is not None
     row = make(newest.row.at + timedelta(seconds=1), newest.row.heads)
@@ -175,7 +175,7 @@ def test_i_append_a_row_dated_a_year_ago(record: Record) -> None:
 
 
 def test_i_append_a_row_of_today(record: Record) -> None:
-    """Nothing contradicts it; nothing proves it either, and that is said."""
+    """Nothing contradicts it, but nothing proves it either, and verify says so."""
     append(of(record.folder, 0)[-1], record.clock.now())
     report = record.verified()
     assert faults(report) == []
@@ -184,7 +184,7 @@ def test_i_append_a_row_of_today(record: Record) -> None:
 
 
 def test_i_append_a_row_and_have_the_relay_anchor_it(record: Record) -> None:
-    """Now it is sealed: but not with a date before the anchor that did not see it."""
+    """Now it is sealed, but not with a date before the anchor that lacked it."""
     append(of(record.folder, 0)[-1], record.clock.now() - timedelta(hours=12))
     record.collect()
     report = record.verified()
@@ -202,7 +202,7 @@ def test_i_append_a_row_and_anchor_it_myself(record: Record) -> None:
 
 
 def test_i_say_that_the_clock_went_back_first(record: Record) -> None:
-    """That is said too."""
+    """Verify reports that too."""
     step = plain(ClockEntry(PAST, record.clock.now()))
     append(of(record.folder, 0)[-1], PAST, step, forged(PAST))
     report = record.verified()
@@ -211,7 +211,7 @@ def test_i_say_that_the_clock_went_back_first(record: Record) -> None:
 
 
 def test_i_hide_the_date_in_a_second_member_of_that_name(record: Record) -> None:
-    """A reader takes the last one."""
+    """A reader uses the last one."""
     entry, parts = forged(record.clock.now())
     for twice in (
         entry[:-1] + b',"at":"2025-01-02T03:04:05Z"}',
@@ -243,16 +243,16 @@ def test_i_date_a_row_in_the_future_long_after_a_clock_was_set_back(record: Reco
     assert faults(record.verified()) == [*before, Kind.POSTDATED]
 
 
-def test_i_make_a_file_of_a_slot_that_never_was(record: Record) -> None:
+def test_i_create_a_file_of_a_slot_that_never_existed(record: Record) -> None:
     file_of_a_new_slot(record.folder, PAST)
     report = record.verified()
     assert faults(report) == [Kind.UNKNOWN]
     assert report.unproven == 2
     record.collect()
-    assert faults(record.verified()) == [Kind.UNKNOWN], "an anchor of today proves no past"
+    assert faults(record.verified()) == [Kind.UNKNOWN], "today's anchor does not prove the past"
 
 
-def test_i_make_a_file_of_a_new_slot_that_begins_now(record: Record) -> None:
+def test_i_create_a_file_of_a_new_slot_that_starts_now(record: Record) -> None:
     file_of_a_new_slot(record.folder, record.clock.now())
     report = record.verified()
     assert faults(report) == []
@@ -326,8 +326,8 @@ def delete_the_anchors(record: Record) -> None:
 
 
 def say_that_the_anchors_are_gone_by_retention(record: Record) -> None:
-    """All anew, and the chain of anchors begins behind those that were collected."""
-    asyncio.run(_anew(record))
+    """Rebuild everything, with a chain of anchors that starts after the collected ones."""
+    asyncio.run(_rebuilt(record))
     path = record.folder / "anchors.ndjson"
     old = [anchors.read_anchor(line) for line in lines(path)]
     last = Head(1_000, "0" * 63 + "1")
@@ -337,7 +337,7 @@ def say_that_the_anchors_are_gone_by_retention(record: Record) -> None:
     write(path, [chain.seal(msgspec.json.encode(row)) for row in rows])
 
 
-async def _anew(record: Record) -> None:
+async def _rebuilt(record: Record) -> None:
     shutil.rmtree(record.folder)
     clock = Clock()
     log = journal(record.folder, clock)
@@ -353,13 +353,13 @@ DEEDS = [
 
 
 @pytest.mark.parametrize("deed", DEEDS, ids=lambda deed: deed.__name__)
-def test_what_was_collected_shows_it(record: Record, deed: Callable[[Record], None]) -> None:
+def test_the_collected_anchors_expose_it(record: Record, deed: Callable[[Record], None]) -> None:
     deed(record)
     assert record.verified().wrong
 
 
 def claim_retention(record: Record, before: datetime, slot: int = 0, file: int = 0) -> list[str]:
-    """Delete a file of a slot, the first one, and say that its time was over."""
+    """Delete the first file of a slot, and claim that it had expired."""
     path = of(record.folder, slot)[file]
     last = take_apart(lines(path)[-1]).head
     first = read_line(lines(path)[0]).entry
@@ -371,27 +371,27 @@ def claim_retention(record: Record, before: datetime, slot: int = 0, file: int =
     return [path.name]
 
 
-def test_i_claim_retention_for_rows_that_were_not_there_yet(record: Record) -> None:
-    """What is said to be older than noon of day 1 was seen later by nobody's anchor."""
+def test_i_claim_retention_for_rows_that_did_not_exist_yet(record: Record) -> None:
+    """They would be older than noon of day 1, but an anchor from then lacks them."""
     claim_retention(record, START + timedelta(minutes=1))
     assert Kind.MISSING in faults(record.verified())
 
 
-def test_i_claim_retention_for_what_came_last(record: Record) -> None:
-    """Retention takes the oldest first."""
+def test_i_claim_retention_for_the_newest_rows(record: Record) -> None:
+    """Retention deletes the oldest first."""
     claim_retention(record, record.clock.now(), file=-1)
     assert Kind.CUT in faults(record.verified())
     record.collect()
     assert Kind.CUT in faults(record.verified())
 
 
-def test_i_claim_retention_for_what_stands_in_between(record: Record) -> None:
+def test_i_claim_retention_for_rows_in_the_middle(record: Record) -> None:
     claim_retention(record, record.clock.now(), file=1)
     assert Kind.MISSING in faults(record.verified())
 
 
-def test_i_claim_retention_behind_the_last_anchor(record: Record) -> None:
-    """It may be true; it is not proven, and that is said."""
+def test_i_claim_retention_after_the_last_anchor(record: Record) -> None:
+    """It may be true but is unproven, and verify says so."""
     (name,) = claim_retention(record, START + timedelta(days=2))
     report = record.verified()
     assert faults(report) == []
@@ -399,7 +399,7 @@ def test_i_claim_retention_behind_the_last_anchor(record: Record) -> None:
     assert [finding.file for finding in unproven] == [name]
 
 
-# who was erased
+# erased people
 
 
 def whole_lines(record: Record) -> tuple[Path, list[bytes]]:
@@ -423,7 +423,7 @@ def test_i_put_one_back_and_hide_another_instead(record: Record) -> None:
     assert sorted(faults(record.verified())) == [Kind.HIDDEN, Kind.RESTORED]
 
 
-def test_i_swap_what_stands_in_the_place_of_two_erased(record: Record) -> None:
+def test_i_swap_the_digests_of_two_erased_people(record: Record) -> None:
     path = of(record.folder, 0)[0]
     changed = lines(path)
     number = next(n for n, line in enumerate(changed) if take_apart(line).erased)
@@ -433,8 +433,8 @@ def test_i_swap_what_stands_in_the_place_of_two_erased(record: Record) -> None:
     assert faults(record.verified()) == [Kind.CHANGED]
 
 
-def test_i_hide_somebody_and_say_that_they_asked_for_it(record: Record) -> None:
-    """An entry that nobody collected proves nothing, and that is said."""
+def test_i_hide_somebody_and_claim_that_they_asked_for_it(record: Record) -> None:
+    """An entry that nobody collected proves nothing, and verify says so."""
     path = of(record.folder, 0)[0]
     changed = lines(path)
     sealed = take_apart(changed[2])
@@ -451,8 +451,8 @@ def test_i_hide_somebody_and_say_that_they_asked_for_it(record: Record) -> None:
     assert "1 personal part is erased by anchors after" in notes(report, Kind.UNPROVEN)[0]
 
 
-def test_i_take_the_entry_of_an_erasure_away(record: Record) -> None:
-    """And undo it: the collected anchor seals the entry."""
+def test_i_remove_the_entry_of_an_erasure(record: Record) -> None:
+    """And undo the erasure: the collected anchor seals the entry."""
     path, old = whole_lines(record)
     write(path, old)
     found = record.folder / "anchors.ndjson"
@@ -465,7 +465,7 @@ def test_i_take_the_entry_of_an_erasure_away(record: Record) -> None:
 # what happens to honest relays
 
 
-async def test_a_clock_that_is_set_back_by_a_little_is_nothing(tmp_path: Path) -> None:
+async def test_setting_the_clock_back_a_little_is_ignored(tmp_path: Path) -> None:
     clock, folder = Clock(), tmp_path / "audit"
     log = journal(folder, clock)
     for seconds in (0, 20, -15, 20, -25, 3):
@@ -478,7 +478,7 @@ async def test_a_clock_that_is_set_back_by_a_little_is_nothing(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("restart", [False, True])
-async def test_a_clock_that_is_set_back_by_much_is_noted_by_the_relay(
+async def test_setting_the_clock_back_a_lot_is_noted_by_the_relay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, restart: bool
 ) -> None:
     monkeypatch.setattr(journal_scheduler, "CHECK_SECONDS", 0.01)
@@ -508,14 +508,12 @@ async def test_a_clock_that_is_set_back_by_much_is_noted_by_the_relay(
     assert State.BROKEN not in [seal(folder, [one]).state for one in read(folder)]
     report = verify(folder)
     assert faults(report) == []
-    assert len(notes(report, Kind.CLOCK)) >= 2, "of the rows, and of the anchors"
+    assert len(notes(report, Kind.CLOCK)) >= 2, "once in the rows, once in the anchors"
 
 
 @pytest.mark.parametrize("restart", [False, True])
-async def test_a_clock_that_was_ahead_between_two_anchors_is_noted(
-    tmp_path: Path, restart: bool
-) -> None:
-    """The next anchor is older than the rows that it saw."""
+async def test_a_clock_ahead_between_two_anchors_is_noted(tmp_path: Path, restart: bool) -> None:
+    """The next anchor is older than the rows it covers."""
     clock, folder = Clock(), tmp_path / "audit"
     log = journal(folder, clock)
     await log.commit(decided(clock))
@@ -534,10 +532,10 @@ async def test_a_clock_that_was_ahead_between_two_anchors_is_noted(
     assert len(notes(report, Kind.CLOCK)) == 1
 
 
-async def test_an_erasure_leaves_the_machine_without_any_mail(
+async def test_an_erasure_is_anchored_even_without_any_mail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its entry is sealed by an anchor, which goes to the log, within a minute."""
+    """Within a minute an anchor seals its entry and goes to the log."""
     monkeypatch.setattr(journal_scheduler, "CHECK_SECONDS", 0.01)
     monkeypatch.setattr(journal_scheduler, "ANCHOR_SECONDS", 0.05)
     clock, folder = Clock(), tmp_path / "audit"
@@ -553,7 +551,7 @@ async def test_an_erasure_leaves_the_machine_without_any_mail(
     await asyncio.sleep(0.5)
     newest = anchors.newest(folder)
     assert newest is not None
-    assert newest.n == erased.n + 1, "and once is enough"
+    assert newest.n == erased.n + 1, "and only once"
     log.close()
 
 
@@ -576,7 +574,7 @@ EVENTS = ["more", "fewer", "back", "kill", "erase", "expire", "disk", "tick"]
 
 @settings(max_examples=10, deadline=None)
 @given(st.lists(st.sampled_from(EVENTS), max_size=9))
-def test_whatever_happens_to_an_honest_relay_its_record_is_sound(
+def test_the_record_of_an_honest_relay_is_sound_whatever_happens(
     tmp_path_factory: pytest.TempPathFactory, events: list[str]
 ) -> None:
     folder, clock = tmp_path_factory.mktemp("honest") / "audit", Clock()
@@ -589,7 +587,7 @@ def test_whatever_happens_to_an_honest_relay_its_record_is_sound(
                 for log in logs:
                     await log.commit(decided(clock, to=ANN if number % 2 else BEA))
                     clock.tick(seconds=40)
-            if event == "kill":  # its last anchors are not taken, its last line is cut short
+            if event == "kill":  # its last anchors are missing and its last line is truncated
                 for log in logs:
                     log._anchor_scheduler._timer = None
             for log in logs:
@@ -612,10 +610,10 @@ def test_whatever_happens_to_an_honest_relay_its_record_is_sound(
     shutil.rmtree(folder.parent)
 
 
-def test_a_crash_between_the_entry_and_the_erasure_is_finished(
+def test_an_erasure_interrupted_by_a_crash_is_completed(
     record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By whatever erases or deletes next; nobody has to say again whom it was about."""
+    """By the next erasure or deletion; nobody has to name the person again."""
 
     def crash(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -661,10 +659,10 @@ def one_deed(content: bytes, random: Random) -> bytes:
     max_examples=times(30, 1_000), deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 @given(st.integers(0, 2**32))
-def test_any_one_deed_within_what_is_proven_is_found(
+def test_any_single_tampering_with_proven_rows_is_found(
     made: tuple[Path, Clock, list[Head]], tmp_path_factory: pytest.TempPathFactory, seed: int
 ) -> None:
-    """There is an unproven end, and it stays what it is."""
+    """The unproven end stays unproven."""
     source, _, collected = made
     random = Random(seed)
     folder = Path(shutil.copytree(source, tmp_path_factory.mktemp("deed") / "audit"))
@@ -680,11 +678,11 @@ def test_any_one_deed_within_what_is_proven_is_found(
     shutil.rmtree(folder.parent)
 
 
-# what the record says of one decision
+# what the record says about one decision
 
 
 def told(record: Record, at: datetime, *, kept: bool = True) -> list[Seal]:
-    """What proves each decision of the victim, which I dated so."""
+    """How each decision on the victim, dated `at`, is proven."""
     found = list(read(record.folder, recipient="victim@people.example"))
     assert found
     assert {r.decided.at for r in found} == {at}
@@ -692,7 +690,7 @@ def told(record: Record, at: datetime, *, kept: bool = True) -> list[Seal]:
 
 
 @pytest.mark.parametrize("kept", [False, True])
-def test_what_i_forged_is_not_called_genuine(record: Record, *, kept: bool) -> None:
+def test_my_forgery_is_not_reported_as_genuine(record: Record, *, kept: bool) -> None:
     append(of(record.folder, 0)[-1], PAST)
     file_of_a_new_slot(record.folder, PAST)
     for one in told(record, PAST, kept=kept):
@@ -700,19 +698,19 @@ def test_what_i_forged_is_not_called_genuine(record: Record, *, kept: bool) -> N
         assert "it is dated 2025-01-02 03:04:05, but anchor" in str(one.what)
 
 
-def test_what_i_forged_is_not_made_genuine_by_an_anchor_of_today(record: Record) -> None:
+def test_todays_anchor_does_not_make_my_forgery_genuine(record: Record) -> None:
     append(of(record.folder, 0)[-1], PAST)
     file_of_a_new_slot(record.folder, PAST)
     record.collect()
     assert {one.state for one in told(record, PAST)} == {State.BROKEN}
 
 
-def test_what_i_add_now_is_called_unproven(record: Record) -> None:
+def test_what_i_add_now_is_reported_as_unproven(record: Record) -> None:
     append(of(record.folder, 0)[-1], record.clock.now())
     assert [one.state for one in told(record, record.clock.now())] == [State.UNPROVEN]
 
 
-def test_what_only_i_anchored_is_called_unproven(record: Record) -> None:
+def test_what_only_i_anchored_is_reported_as_unproven(record: Record) -> None:
     now = record.clock.now()
     append(of(record.folder, 0)[-1], now)
     anchors.take(record.folder, "asked", lambda: now)
@@ -720,7 +718,7 @@ def test_what_only_i_anchored_is_called_unproven(record: Record) -> None:
     assert [one.state for one in told(record, now, kept=False)] == [State.LOCAL]
 
 
-def test_what_is_true_is_called_proven_wherever_it_stands(record: Record) -> None:
+def test_genuine_decisions_are_reported_as_proven_everywhere(record: Record) -> None:
     records = list(read(record.folder))
     assert len(records) == 24
     for one in records:
@@ -732,28 +730,26 @@ def test_what_is_true_is_called_proven_wherever_it_stands(record: Record) -> Non
     assert seal(record.folder, records, record.collected).state is State.KEPT
 
 
-def test_what_i_edit_is_called_so(record: Record) -> None:
-    """Also with its hash made anew, and the rest of its slot's."""
+def test_my_edits_are_reported(record: Record) -> None:
+    """Even with its hash and those of the rest of its slot recomputed."""
     path = of(record.folder, 1)[1]
     id = edit(path)
     (edited,) = find(record.folder, id)
     (sound,) = find(record.folder, find_id(lines(path)[1]))
     for one in ([edited], [edited, sound], [sound, edited]):
         assert seal(record.folder, one, record.collected).state is State.BROKEN
-    make_hashes_anew(path)
+    recompute_hashes(path)
     (edited,) = find(record.folder, id)
     assert "the anchor saw another row" in str(seal(record.folder, [edited], record.collected).what)
 
 
 @pytest.mark.parametrize("anew", [False, True])
-def test_what_i_edit_with_the_anchors_that_saw_it_is_called_so(
-    record: Record, *, anew: bool
-) -> None:
-    """Also with the hashes of the anchors made anew, but for the one that was collected."""
+def test_my_edits_of_rows_and_anchors_are_reported(record: Record, *, anew: bool) -> None:
+    """Even with the hashes of all anchors but the collected one recomputed."""
     path, at = of(record.folder, 1)[-1], record.folder / "anchors.ndjson"
     before = lines(path)
     id = edit(path)
-    make_hashes_anew(path)
+    recompute_hashes(path)
     seen = at.read_bytes()
     for was, now in zip(before, lines(path), strict=True):
         seen = seen.replace(take_apart(was).hash, take_apart(now).hash)
@@ -776,7 +772,7 @@ def edit(path: Path) -> str:
     return find_id(all_lines[3])
 
 
-def make_hashes_anew(path: Path) -> None:
+def recompute_hashes(path: Path) -> None:
     all_lines = lines(path)
     chain = Chain(take_apart(all_lines[2]).head)
     for number, line in enumerate(all_lines[3:], 3):
@@ -792,8 +788,8 @@ def find_id(line: bytes) -> str:
     return entry.id
 
 
-def test_an_answer_behind_the_last_anchor_makes_a_proven_decision_unproven(record: Record) -> None:
-    """I say that the MTA took what it never answered."""
+def test_an_outcome_after_the_last_anchor_makes_a_decision_unproven(record: Record) -> None:
+    """I claim that the MTA accepted what it never answered."""
     clock = record.clock
     entry = decided(clock, to="victim@people.example")
     append(of(record.folder, 0)[-1], clock.now(), LineMaker().decision(entry))

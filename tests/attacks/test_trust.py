@@ -1,4 +1,4 @@
-"""Attack: be believed by the relay. Trust is the socket's peer's, for one protocol at a time."""
+"""The attacker wants to be believed. Trust belongs to the socket's peer, for one protocol."""
 
 import re
 import socket
@@ -66,7 +66,7 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
-def test_nobody_behind_a_proxy_header_may_say_who_he_is(
+def test_clients_behind_a_proxy_header_may_not_name_themselves(
     listen: Listen, config: dict[str, Any], header: bytes
 ) -> None:
     intake = listen(
@@ -88,7 +88,7 @@ def test_nobody_behind_a_proxy_header_may_say_who_he_is(
 
 
 @needs("haproxy")
-def test_a_client_on_the_balancers_own_host(
+def test_a_client_on_the_balancers_own_host_is_not_trusted(
     listen: Listen, config: dict[str, Any], tmp_path: Path
 ) -> None:
     keys = {"auth": "required", "auth_without_tls": True}
@@ -106,9 +106,7 @@ def test_a_client_on_the_balancers_own_host(
         assert client.say(SENDER) == NO_PASSWORD
 
 
-def test_who_may_send_xclient_cannot_tell_a_login_by_that(
-    listen: Listen, config: dict[str, Any]
-) -> None:
+def test_trust_for_xclient_does_not_cover_logins(listen: Listen, config: dict[str, Any]) -> None:
     config["credential"] = [{"user": "shop", "senders": ["@shop.example"]}]
     intake = listen(config, xclient_trusted=HERE, auth="required", auth_without_tls=True)
     with intake.client() as client:
@@ -119,14 +117,14 @@ def test_who_may_send_xclient_cannot_tell_a_login_by_that(
         assert client.say(SENDER) == NO_PASSWORD
 
 
-def test_a_login_that_does_not_count_is_on_no_record(listen: Listen) -> None:
+def test_an_untrusted_login_is_not_recorded(listen: Listen) -> None:
     streams = {"streams": ["receipts"], "default_stream": "receipts"}
     intake = listen(xclient_trusted=HERE, **streams)
     with intake.client() as client:
         client.reply()
         offered(client)
         assert client.say("XFORWARD ADDR=192.0.2.9").startswith("250 ")
-        client.say("XCLIENT ADDR=192.0.2.7 LOGIN=boss")  # which ends what XFORWARD said
+        client.say("XCLIENT ADDR=192.0.2.7 LOGIN=boss")  # which discards what XFORWARD said
         offered(client)
         client.begin()
         assert client.say("From: a@shop.example", "", "hello", ".").startswith("250 ")
@@ -135,7 +133,7 @@ def test_a_login_that_does_not_count_is_on_no_record(listen: Listen) -> None:
 
 
 def test_an_address_that_xclient_names_gains_nothing(listen: Listen) -> None:
-    """Neither does it lose anything: whoever may speak for others is the socket's peer."""
+    """Nor does it lose anything: only the socket's peer may speak for others."""
     intake = listen(xclient_trusted=["192.0.2.7"])
     with intake.client() as client:
         client.reply()
@@ -143,14 +141,14 @@ def test_an_address_that_xclient_names_gains_nothing(listen: Listen) -> None:
         assert client.say("XCLIENT ADDR=192.0.2.7") == NOT_OFFERED.format("XCLIENT")
 
 
-def test_who_hangs_up_before_being_taken_is_not_taken_for_somebody_on_a_unix_socket(
+def test_a_client_gone_before_accept_is_not_taken_for_a_unix_socket(
     listen: Listen, config: dict[str, Any]
 ) -> None:
-    """The kernel no longer knows the address, and still hands over what was sent."""
+    """The kernel no longer knows the address but still delivers the data."""
     keys = {"auth": "optional", "auth_without_tls": True, "early_commands": "permit"}
     intake = listen(config, xclient_trusted=["unix"], **keys)
 
-    async def come_and_go() -> None:  # on the listener's loop, which takes nobody meanwhile
+    async def come_and_go() -> None:  # on the listener's loop, which accepts nobody meanwhile
         with socket.create_connection((LOOPBACK, intake.port)) as client:
             client.sendall(b"EHLO attacker.example\r\nAUTH PLAIN AGEAYg==\r\n")
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -161,19 +159,19 @@ def test_who_hangs_up_before_being_taken_is_not_taken_for_somebody_on_a_unix_soc
     assert [event.peer for event in intake.of(ConnectionOpened)] == ["unknown"]
 
 
-def test_who_may_send_xclient_may_not_send_a_proxy_header(listen: Listen) -> None:
+def test_trust_for_xclient_does_not_cover_a_proxy_header(listen: Listen) -> None:
     intake = listen(proxy_protocol=True, proxy_trusted=["192.0.2.7"], xclient_trusted=HERE)
     with intake.client() as client:
         client.send(b"PROXY TCP4 192.0.2.7 127.0.0.1 1 25\r\n")
         assert client.rest() == []
 
 
-# logins that MTAs tell
+# logins reported by MTAs
 
 
 @pytest.fixture
 def asked(listen: Listen, config: dict[str, Any]) -> Callable[..., Intake]:
-    """A listener that MTAs ask, with a credential that has the stream of receipts."""
+    """A listener for MTAs, with a credential for the stream of receipts."""
     config["credential"] = [{"user": "app", "default_stream": "receipts", "streams": ["receipts"]}]
     config["credential"] += [{"certificate": "ab" * 32, "streams": ["receipts"]}]
 
@@ -187,7 +185,7 @@ def asked(listen: Listen, config: dict[str, Any]) -> Callable[..., Intake]:
 @pytest.mark.parametrize(
     ("believed", "login"), [([], ""), (["192.0.2.7"], ""), (HERE, "app"), (None, "app")]
 )
-def test_an_mta_tells_a_login(
+def test_an_mta_can_report_a_login(
     asked: Callable[..., Intake], believed: list[str] | None, login: str
 ) -> None:
     keys = {} if believed is None else {"login_trusted": believed}
@@ -208,7 +206,7 @@ def test_an_mta_tells_a_login(
     assert logins == ({"app", f"certificate:{'ab' * 32}"} if login else {""})
 
 
-# what `check` says
+# what `check` reports
 
 
 def faults(root: Path, **keys: Any) -> list[str]:
@@ -240,13 +238,13 @@ PROXIED = {"proxy_protocol": True, "auth": "required", "auth_without_tls": True}
         {"trusted": HERE},
     ],
 )
-def test_check_refuses_what_lets_a_client_in_without_a_password(
+def test_check_refuses_settings_that_admit_clients_without_a_password(
     tmp_path: Path, keys: dict[str, Any]
 ) -> None:
     assert faults(tmp_path, **keys)
 
 
-def test_the_key_of_earlier_versions_is_told_from_a_typing_error(tmp_path: Path) -> None:
+def test_the_key_of_earlier_versions_is_recognised(tmp_path: Path) -> None:
     (fault,) = faults(tmp_path, trusted=HERE)
     assert re.search(r'"apps"\.trusted: .*proxy_trusted.*xclient_trusted.*login_trusted', fault)
 

@@ -20,7 +20,7 @@ IN_SMALL_BATCHES = (
     "from smtpproxy.__main__ import main; from smtpproxy.store.exchange import run;"
     f"run.BATCH_ROWS, run._PAUSE = {BATCH}, 0.3; main()",
 )
-"""`smtpproxy` whose imports commit after few rows, and rest then: a test finds them at work."""
+"""`smtpproxy` whose imports commit after a few rows and then pause: tests can interrupt them."""
 
 
 class Stored:

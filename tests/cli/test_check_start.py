@@ -16,7 +16,7 @@ from tests.kit.processes import run
 from tests.kit.relay import COMMAND, REPOSITORY
 
 Spoil = Callable[[Path], str]
-"""Puts something wrong into a folder; returns where in it `state_dir` is."""
+"""Sets up a fault in a folder; returns the place of `state_dir` in it."""
 
 
 def configuration(root: Path, *, state: str = "state", address: str = "", more: str = "") -> Path:

@@ -25,7 +25,7 @@ ROWS = 1_000
 MOST_FOR_A_CONTACT = 104
 MOST_FOR_A_SUPPRESSION = 84
 MOST_FOR_A_CONTACT_WITH_POSTGRESQL = 110
-"""Calls, those of generators that go on included: what reads, checks, stores and judges a row."""
+"""Calls, including resumed generators, to read, check, store and judge a row."""
 AT = "2026-01-05T09:00:00Z"
 
 

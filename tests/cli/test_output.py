@@ -261,7 +261,7 @@ GIVEN = {
     "contact map": "{people} --yes",
     "consent export": "anna@people.example",
 }
-"""What else a command that writes a file needs."""
+"""Other arguments needed by commands that write a file."""
 
 WRITING = [
     (f"{name} {GIVEN.get(name, '')}", parameter.opts[0])

@@ -1,4 +1,4 @@
-"""Whole relays with people in their store, each shared by the tests of one file."""
+"""Whole relays with people in their store, each shared by the tests of a file."""
 
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -36,7 +36,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartFilled]:
 
 @pytest.fixture
 def server() -> Iterator[PostgresCluster]:
-    """A PostgreSQL of one test, which may kill it."""
+    """A PostgreSQL for one test, which may kill it."""
     server = PostgresCluster()
     yield server
     server.stop()
@@ -52,7 +52,7 @@ def relays(tmp_path: Path, server: PostgresCluster, upstream: FakeUpstream) -> I
 
 @pytest.fixture
 def calm_relays(tmp_path: Path, upstream: FakeUpstream) -> Iterator[Relays]:
-    """Starts relays that share a database of the PostgreSQL that no test kills."""
+    """Starts relays that share a database on the PostgreSQL that no test kills."""
     relays = Relays(tmp_path, upstream.address, cluster())
     yield relays
     relays.kill()
@@ -61,6 +61,6 @@ def calm_relays(tmp_path: Path, upstream: FakeUpstream) -> Iterator[Relays]:
 
 @pytest.fixture(scope="module")
 def mta() -> Iterator[FakeUpstream]:
-    """A fake upstream for all tests of a file; a test looks at what is new in `messages`."""
+    """A fake upstream for all tests of a file, which look only at new `messages`."""
     with FakeUpstream() as server:
         yield server

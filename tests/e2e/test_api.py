@@ -1,4 +1,4 @@
-"""The API of a running relay: what is written counts for the very next RCPT; docs/api.md runs."""
+"""The API of a running relay: writes count at the very next RCPT, and docs/api.md works."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def relay(mta: FakeUpstream, filled: Callable[..., RelayProcess]) -> RelayProces
 
 @pytest.fixture
 def session(relay: RelayProcess) -> Iterator[smtplib.SMTP]:
-    """One SMTP connection that is open all the time."""
+    """One SMTP connection that stays open."""
     with smtplib.SMTP("127.0.0.1", relay.port()) as client:
         client.ehlo("app.example")
         yield client
@@ -56,7 +56,7 @@ def post(relay: RelayProcess, path: str, asked: object) -> Any:
 
 
 def rcpt(session: smtplib.SMTP, address: str) -> str:
-    """Return the reason by which an address is refused, or "" if it is not."""
+    """Return the reason why an address is refused, or "" if it is not."""
     session.mail("news@shop.example")
     code, text = session.rcpt(address)
     session.rset()
@@ -64,7 +64,7 @@ def rcpt(session: smtplib.SMTP, address: str) -> str:
     return "" if code == 250 else (found and (found[1] or found[2])) or text.decode()
 
 
-def test_every_change_counts_for_the_next_rcpt(relay: RelayProcess, session: smtplib.SMTP) -> None:
+def test_every_change_counts_at_the_next_rcpt(relay: RelayProcess, session: smtplib.SMTP) -> None:
     assert "no_record" in rcpt(session, LEA)
     assert post(relay, "/v1/consents/record", CONSENT)["warnings"] == []
     assert rcpt(session, LEA) == ""
@@ -90,7 +90,7 @@ def test_every_change_counts_for_the_next_rcpt(relay: RelayProcess, session: smt
     assert LEA not in relay.output
 
 
-def test_a_pause_counts_for_the_next_message(relay: RelayProcess) -> None:
+def test_a_pause_counts_at_the_next_message(relay: RelayProcess) -> None:
     tim = "tim@people.example"
     post(relay, "/v1/consents/record", CONSENT | {"address": tim})
     assert relay.send(marketing(), tim)[0] == 250
@@ -101,7 +101,7 @@ def test_a_pause_counts_for_the_next_message(relay: RelayProcess) -> None:
     assert relay.send(marketing(), tim)[0] == 250
 
 
-def test_check_says_what_the_relay_says_and_the_decision_is_found(
+def test_check_agrees_with_the_relay_and_the_decision_is_found(
     relay: RelayProcess, session: smtplib.SMTP
 ) -> None:
     ida = "ida@people.example"
@@ -120,7 +120,7 @@ def commands() -> list[str]:
     return [line for line in lines if line.startswith("curl ")]
 
 
-def test_the_client_of_the_document_works(
+def test_the_documented_client_works(
     relay: RelayProcess, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = (REPOSITORY / "docs" / "api.md").read_text()
@@ -131,7 +131,7 @@ def test_the_client_of_the_document_works(
         assert "somebody else" not in out
 
 
-def test_an_import_is_seen(relay: RelayProcess, tmp_path: Path) -> None:
+def test_an_import_is_listed(relay: RelayProcess, tmp_path: Path) -> None:
     file = tmp_path / "left.csv"
     file.write_text("address,scope,origin\nzoe@people.example,all,unsubscribe\nnobody,all,manual\n")
     relay.command("suppress", "import", str(file))
@@ -145,7 +145,7 @@ def test_an_import_is_seen(relay: RelayProcess, tmp_path: Path) -> None:
             api.get_import("nothing")
 
 
-def test_the_lines_of_the_document_do_what_they_say(relay: RelayProcess) -> None:
+def test_the_documented_commands_do_what_they_say(relay: RelayProcess) -> None:
     told = commands()
     assert len(told) >= 5
     for line in told:

@@ -1,4 +1,4 @@
-"""The audit log's chain under load: workers that die, a person erased, and all of it proven."""
+"""The chain of the audit log under load, with workers killed and a person erased."""
 
 import json
 import os
@@ -51,12 +51,12 @@ def test_the_chain_holds_whatever_happens_to_the_relay(relay: RelayProcess) -> N
     found = verified(relay, "--anchors", str(relay.root / "relay.log"))
     assert found["sound"]
     assert found["decisions"] == len(records(relay))
-    assert found["compared"] >= 2, "the log holds the anchors of the begin and the end"
-    assert found["heads"].keys() <= {"0", "1"}, "who died wrote the same chain on"
+    assert found["compared"] >= 2, "the log must have the first and last anchors"
+    assert found["heads"].keys() <= {"0", "1"}, "restarted workers must continue the same chain"
 
 
 def test_a_person_is_erased_while_the_relay_is_busy(relay: RelayProcess) -> None:
-    """None of the others' mail is held up, lost, or missing from the record."""
+    """Nobody else's mail is delayed, lost or missing from the record."""
     paul = b"paul@people.example"
     relay.send(message(), paul.decode(), sender="orders@shop.example")
     before = len(segments(folder(relay)))
@@ -69,7 +69,7 @@ def test_a_person_is_erased_while_the_relay_is_busy(relay: RelayProcess) -> None
         fates = load.stop()
     assert {fate.code for fate in fates} == {250}
     assert paul not in everything(relay)
-    assert len(segments(folder(relay))) > before, "the relay went on in new files"
+    assert len(segments(folder(relay))) > before, "the relay must continue in new files"
     assert len(relayed(records(relay))) == len(fates) + 1
     wait_for(lambda: all(r.outcome for r in relayed(records(relay))), "the outcomes on record")
     found = verified(relay)

@@ -1,4 +1,4 @@
-"""Backups of a relay at work, and what a restored one says and does until all is known again."""
+"""Backups of a working relay, and what a restored one does until it knows everything again."""
 
 import json
 import shutil
@@ -50,7 +50,7 @@ def state(relay: RelayProcess) -> Path:
 
 
 def links(relay: RelayProcess, mta: FakeUpstream) -> dict[str, str]:
-    """The link that each of the people got in a message."""
+    """The link that each person got in a message."""
     found = {}
     for person in PEOPLE:
         mta.messages.clear()
@@ -70,7 +70,7 @@ def backing_up(relay: RelayProcess, target: Path) -> subprocess.Popen[bytes]:
 
 
 def kill_one_under_way(relay: RelayProcess, target: Path) -> None:
-    """Kill a backup that has begun; one that is done before anybody looks is taken again."""
+    """Kill a backup in progress; one that ends too soon is started again."""
     for _ in range(20):
         backup = backing_up(relay, target)
         while backup.poll() is None and not list(target.parent.glob(".backup.*.partial")):
@@ -84,11 +84,11 @@ def kill_one_under_way(relay: RelayProcess, target: Path) -> None:
     raise AssertionError("each backup was done at once")
 
 
-def test_who_was_told_that_they_are_unsubscribed_stays_so(
+def test_people_told_that_they_are_unsubscribed_stay_unsubscribed(
     relay: RelayProcess, mta: FakeUpstream, tmp_path: Path
 ) -> None:
-    """People press the link all the time; one backup is killed, others are taken, the last second
-    of the machine is a kill -9."""
+    """People keep pressing the link while one backup is killed and others are taken, until the
+    machine ends with kill -9."""
     known = links(relay, mta)
     done: list[str] = []
     under_way, backed_up = threading.Event(), threading.Event()
@@ -110,7 +110,9 @@ def test_who_was_told_that_they_are_unsubscribed_stays_so(
         taken = backing_up(relay, target)
         _, told = taken.communicate(timeout=60)
         assert (taken.returncode, told) == (0, b"")
-        assert not list(tmp_path.glob(".*.partial")), "what the killed one left is gone too"
+        assert not list(tmp_path.glob(".*.partial")), (
+            "leftovers of the killed backup must be gone too"
+        )
         before = len(done)
         backed_up.set()
         pressing.result(60)
@@ -133,7 +135,7 @@ def test_who_was_told_that_they_are_unsubscribed_stays_so(
     assert "nothing is wrong" in relay.must("audit", "verify")
 
 
-def test_marketing_waits_until_the_journal_is_there(
+def test_marketing_waits_until_the_journal_is_restored(
     relay: RelayProcess, mta: FakeUpstream, tmp_path: Path
 ) -> None:
     target, left = tmp_path / "backup", tmp_path / "left"
@@ -168,6 +170,6 @@ def test_marketing_waits_until_the_journal_is_there(
     assert "suppressed_complaint" in relay.send(bare(), ANNE)[1]
     assert "no restore is waiting" in relay.must("doctor", "--only", "restore")
     deadline = time.monotonic() + 60
-    while relay.metric("smtpproxy_stream_paused", **paused):  # counted each half minute
+    while relay.metric("smtpproxy_stream_paused", **paused):  # counted every half minute
         assert time.monotonic() < deadline
         time.sleep(1)

@@ -1,4 +1,4 @@
-"""One relay for two brands: what was said to one opens nothing for the other, and a no stops."""
+"""One relay for two brands: consent to one opens nothing for the other, and a refusal counts."""
 
 import json
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ def imported(relay: RelayProcess, folder: Path, *options: str) -> None:
 
 
 def answers(relay: RelayProcess) -> dict[str, str]:
-    """By brand, what becomes of its newsletter to Anna."""
+    """The answer to each brand's newsletter to Anna."""
     found = {}
     for brand in ("shop", "mill"):
         mail = marketing(sender=f"News <news@{brand}.example>", stream=f"{brand}-news", to=ANNA)
@@ -75,14 +75,16 @@ def test_consent_to_one_brand_opens_nothing_for_the_other(
     assert relay.metric("smtpproxy_stream_info", stream="mill-news", brand="mill") == 1
 
 
-def test_no_brand_speaks_for_the_other(relay: RelayProcess, tmp_path: Path) -> None:
+def test_one_brand_cannot_send_for_the_other(relay: RelayProcess, tmp_path: Path) -> None:
     imported(relay, tmp_path, "--brand", "shop")
     mail = marketing(sender="News <news@mill.example>", stream="shop-news", to=ANNA)
     code, text = relay.send(mail, ANNA)
     assert (code, "refused: sender_not_permitted" in text) == (550, True)
 
 
-def test_the_record_replays_and_tells_it(relay: RelayProcess, tmp_path: Path) -> None:
+def test_the_record_names_the_brand_and_can_be_replayed(
+    relay: RelayProcess, tmp_path: Path
+) -> None:
     imported(relay, tmp_path, "--brand", "shop")
     answers(relay)
     found = relay.must("audit", "replay", "--rulebook", "fr", "--json")

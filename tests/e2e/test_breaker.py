@@ -1,5 +1,5 @@
-"""A stream of which too many complain stops: in every worker, at once, over a restart; and is
-resumed. Everybody is told."""
+"""A stream with too many complaints stops in every worker at once, stays stopped over a restart,
+and is resumed. Operators are notified."""
 
 import asyncio
 import json
@@ -47,7 +47,7 @@ def config(**more: Any) -> dict[str, Any]:
 
 
 def hear(relay: RelayProcess, kind: Feedback, reports: Sequence[tuple[str, str]]) -> int:
-    """What the feedback mailbox does with valid tokens: message ids, and people."""
+    """Report as the feedback mailbox does for valid tokens."""
     settings = load(relay.config_path)
 
     async def act() -> int:
@@ -64,7 +64,7 @@ def hear(relay: RelayProcess, kind: Feedback, reports: Sequence[tuple[str, str]]
 
 
 def send_many(relay: RelayProcess, count: int, mail: bytes = marketing()) -> list[int]:
-    """Each over a connection of its own, so that both workers get some."""
+    """Send each over its own connection, so that both workers get some."""
     with ThreadPoolExecutor(8) as pool:
         return list(pool.map(lambda _: relay.send(mail, SUBSCRIBER)[0], range(count)))
 
@@ -123,13 +123,13 @@ def test_complaints_pause_a_stream_everywhere_until_it_is_resumed(
         assert shown(relay)["complaint"] == 0
 
 
-def test_what_workers_counted_is_there_after_a_restart(
+def test_the_counts_of_workers_survive_a_restart(
     filled: Callable[..., RelayProcess], mta: FakeUpstream
 ) -> None:
     relay = filled(mta.address, config())
     assert send_many(relay, 20) == [250] * 20
     ids = [entry.decided.id for entry in relayed(records(relay))]
-    assert relay.terminate() == 0  # what was not told yet is told with the end
+    assert relay.terminate() == 0  # counts not reported yet are reported at the end
     assert (
         hear(relay, Feedback.COMPLAINT, [(ids[0], "p@people.example"), (ids[1], "q@x.example")])
         == 2
@@ -155,7 +155,7 @@ def test_unsubscribes_by_link_warn_and_never_pause_and_imports_do_not_count(
     )
     relay.must("suppress", "import", str(path))
     assert shown(relay)["unsubscribe"] == 0
-    for each in mta.messages[before:]:  # one person thirty times is one
+    for each in mta.messages[before:]:  # one person thirty times counts once
         (token,) = set(re.findall(rb"/u/([\w-]+)>", each.data))
         request = urllib.request.Request(
             f"{relay.url}/u/{token.decode()}", b"List-Unsubscribe=One-Click", method="POST"
@@ -168,7 +168,7 @@ def test_unsubscribes_by_link_warn_and_never_pause_and_imports_do_not_count(
 def test_a_new_campaign_to_strangers_waits_after_its_first_recipients(
     filled: Callable[..., RelayProcess], mta: FakeUpstream
 ) -> None:
-    """The people of this store were never mailed; ten are let through, by both workers together."""
+    """Nobody in this store was ever mailed; both workers together let ten through."""
     tried = [{**s, "campaign_trial": 10} if s["name"] == "offers" else s for s in STREAMS]
     relay = filled(mta.address, config(stream=tried))
     everybody = [f"p{n}@people.example" for n in range(44)]
@@ -196,7 +196,7 @@ def test_a_new_campaign_to_strangers_waits_after_its_first_recipients(
     letter_to.write_bytes(marketing(headers=[("Feedback-ID", "spring:shop")]))
     asked = ("explain", str(letter_to), "--mail-from", "a@shop.example", "--rcpt", people[-1])
     assert "of its first 10 recipients" in relay.command(*asked)[1]
-    assert send(people[-1], "summer:shop") == 250  # another one has a trial of its own
+    assert send(people[-1], "summer:shop") == 250  # another campaign has its own trial
     replayed = json.loads(relay.command("audit", "replay", "--rulebook", "fr", "--json")[1])
     assert not replayed["changes"], replayed
     (campaign,) = shown(relay)["campaigns"]
@@ -208,7 +208,7 @@ def test_a_new_campaign_to_strangers_waits_after_its_first_recipients(
     relay.must("stream", "resume", "offers")
     assert send(people[-2]) == 250
 
-    # without a Feedback-ID, or with an empty one, it is known by its text, whatever names and
+    # without a Feedback-ID, or with an empty one, its text identifies it, whatever names and
     # numbers differ
     codes = [relay.send(letter(person, n), person)[0] for n, person in enumerate(others)]
     assert codes == [250] * 10 + [450] * 4
@@ -259,7 +259,7 @@ def test_bounces_pause_a_stream_and_forged_ones_do_not(
     paths = {each.recipients[0]: each.sender for each in mta.messages[before:]}
 
     def read(*reports: tuple[str, str]) -> None:
-        """The bounces of these people, to these return paths."""
+        """Deliver bounces of these people to these return paths."""
         folder = relay.root / f"bounces-{len(list(relay.root.glob('bounces-*')))}"
         folder.mkdir()
         for n, (path, person) in enumerate(reports):
@@ -268,8 +268,8 @@ def test_bounces_pause_a_stream_and_forged_ones_do_not(
 
     read(*[("bounces@bounces.shop.example", person) for person in people[10:]])  # without a token
     forged = paths[people[0]].replace("@", "x@")
-    read(*[(forged, person) for person in people[10:]])  # with one that is none
-    read(*[(paths[people[0]], person) for person in people[:30]])  # of one person, for all others
+    read(*[(forged, person) for person in people[10:]])  # with an invalid one
+    read(*[(paths[people[0]], person) for person in people[:30]])  # one person's, for all others
     assert (shown(relay)["dead_address"], shown(relay)["state"]) == (1, "running")
     read((paths[people[1]], people[1]), (paths[people[2]], people[2]))
     assert (shown(relay)["dead_address"], shown(relay)["state"]) == (3, "paused")

@@ -1,6 +1,6 @@
 """Mail programs and libraries as clients, with the lines of docs/deploy/clients.md.
 
-Each delivers, and each sees why it may not.
+Each delivers, and each sees why it is refused.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from tests.kit.store import address
 from tests.kit.upstream import FakeUpstream
 
 Client = Callable[[int, bytes, str, Path], tuple[bool, str]]
-"""Sends (port, mail, recipient, folder for files); returns whether it went and what was said."""
+"""Sends (port, mail, recipient, folder for files); returns success and the client's message."""
 
 PAGE = "deploy/clients.md"
 SENDER = "news@shop.example"
@@ -55,13 +55,13 @@ def late_refusals() -> dict[str, Any]:
 
 
 def lines(heading: str, port: int, to: str = "jeanne@people.example") -> list[str]:
-    """The blocks of a client's section, for this port and this recipient."""
+    """The blocks of a client's section, for this port and recipient."""
     blocks = section(PAGE, heading)
     return [b.replace("2525", str(port)).replace("jeanne@people.example", to) for b in blocks]
 
 
 def shell(line: str, folder: Path, mail: bytes, **env: str) -> tuple[bool, str]:
-    """Run a line in the folder where its message is, as a file of this system."""
+    """Run a line in a folder with its message as a file with local line ends."""
     (folder / "message.eml").write_bytes(mail.replace(b"\r\n", b"\n"))
     (folder / "body.txt").write_bytes(mail.partition(b"\r\n\r\n")[2].replace(b"\r\n", b"\n"))
     environment = {"HOME": str(folder), "PATH": SEARCH_PATH, "no_proxy": "*", **env}
@@ -70,7 +70,7 @@ def shell(line: str, folder: Path, mail: bytes, **env: str) -> tuple[bool, str]:
 
 
 def fields(mail: bytes) -> dict[str, str]:
-    """The fields that an app sets; the others its library writes itself."""
+    """The fields that an app sets; its library writes the others."""
     message = email.message_from_bytes(mail)
     own = ("from", "to", "subject", "date", "message-id")
     return {name: value for name, value in message.items() if name.lower() not in own}
@@ -204,7 +204,9 @@ every_client = pytest.mark.parametrize("client", CLIENTS)
 
 
 @every_client
-def test_delivers(client: Client, relay: RelayProcess, mta: FakeUpstream, tmp_path: Path) -> None:
+def test_each_client_delivers(
+    client: Client, relay: RelayProcess, mta: FakeUpstream, tmp_path: Path
+) -> None:
     before = len(mta.messages)
     mail = message(stream="receipts", body="Caf\xe9\r\n.dot\r\n\r\nend\r\n")
     went, said = client(relay.port("apps"), mail, "jeanne@people.example", tmp_path)
@@ -221,7 +223,7 @@ def test_delivers(client: Client, relay: RelayProcess, mta: FakeUpstream, tmp_pa
 
 @every_client
 @pytest.mark.parametrize("via", ["shop", "apps", "late"], ids=["at-rcpt", "at-data", "refuse-at"])
-def test_sees_why_it_may_not(
+def test_each_client_sees_why_it_is_refused(
     client: Client, via: str, relay: RelayProcess, mta: FakeUpstream, tmp_path: Path
 ) -> None:
     before = len(mta.messages)
@@ -236,7 +238,7 @@ def test_sees_why_it_may_not(
 
 
 @every_client
-def test_sees_what_its_message_lacks(
+def test_each_client_sees_what_its_message_lacks(
     client: Client, relay: RelayProcess, mta: FakeUpstream, tmp_path: Path
 ) -> None:
     before = len(mta.messages)

@@ -1,4 +1,4 @@
-"""A change made by a command counts for the very next RCPT, in sessions that are open."""
+"""A change by a command counts at the very next RCPT of open sessions."""
 
 import json
 import smtplib
@@ -53,7 +53,7 @@ def test_suppress_add_and_remove(relay: RelayProcess, session: Session) -> None:
 
 
 def test_suppress_add_with_a_plus_tag(relay: RelayProcess, session: Session) -> None:
-    """Who unsubscribes as jeanne+news is not mailed as jeanne either."""
+    """Whoever unsubscribes as jeanne+news is not mailed as jeanne either."""
     assert session.rcpt("desk") == "ok"
     relay.must("suppress", "add", address("desk+news"), "--origin", "unsubscribe")
     assert session.rcpt("Desk") == "suppressed_unsubscribe"

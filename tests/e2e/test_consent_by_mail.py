@@ -1,4 +1,4 @@
-"""Double opt-in by mail: a request, a mail through the relay itself, a button, and mail."""
+"""Double opt-in by mail: a request, a message through the relay itself, a button, and mail."""
 
 import json
 import re
@@ -75,7 +75,7 @@ def ask(uri: str, form: dict[str, str] | None = None, **headers: str) -> tuple[i
 YES = {"confirm": "yes"}
 
 
-def test_a_request_is_mailed_and_counts_when_the_button_is_pressed(
+def test_a_request_is_mailed_and_counts_once_the_button_is_pressed(
     relay: RelayProcess, mta: FakeUpstream
 ) -> None:
     code, _, complaint = start(relay, LEA)
@@ -87,13 +87,13 @@ def test_a_request_is_mailed_and_counts_when_the_button_is_pressed(
     assert "X-Mail-Stream" not in mail
     uri = link(relay, mta)
     assert "lea" not in uri
-    assert relay.send(marketing(), LEA)[0] == 550, "a request allows nothing"
+    assert relay.send(marketing(), LEA)[0] == 550, "a request alone allows nothing"
     code, page = ask(uri)
     assert code == 200
     assert "Yes, Example SA may send me offers by e-mail." in page
     assert LEA not in page
-    assert ask(uri, {})[0] == 200, "a POST of a machine is not the button"
-    assert relay.send(marketing(), LEA)[0] == 550, "and has changed nothing"
+    assert ask(uri, {})[0] == 200, "a machine's POST is not the button"
+    assert relay.send(marketing(), LEA)[0] == 550, "and must change nothing"
     code, page = ask(uri, YES)
     assert (code, "that is confirmed" in page) == (200, True)
     assert relay.send(marketing(), LEA)[0] == 250
@@ -107,17 +107,15 @@ def test_a_request_is_mailed_and_counts_when_the_button_is_pressed(
     assert evidence["form"] == f"{PUBLIC}/c/"
     for told in (request, confirmation):
         assert re.fullmatch(r"hmac:[0-9a-f]{8}:[0-9a-f]{32}", told["evidence"]["ip"])
-    assert "already" in ask(uri, YES)[1], "a link is of use once"
+    assert "already" in ask(uri, YES)[1], "a link works only once"
     relay.must("suppress", "add", LEA, "--origin", "unsubscribe", "--scope", "purpose:offers")
     assert ask(uri, YES)[0] == 200
-    assert relay.send(marketing(), LEA)[0] == 550, "nor does it undo what was said since"
+    assert relay.send(marketing(), LEA)[0] == 550, "nor may it undo a later refusal"
     (record,) = records(relay, stream="confirmations")
     assert record.decided.recipients[0].canonical == LEA
 
 
-def test_a_link_for_what_was_taken_back_is_of_no_use(
-    relay: RelayProcess, mta: FakeUpstream
-) -> None:
+def test_a_link_is_useless_after_a_withdrawal(relay: RelayProcess, mta: FakeUpstream) -> None:
     assert start(relay, "ben@people.example")[0] == 0
     uri = link(relay, mta)
     relay.must("consent", "withdraw", "ben@people.example", "--purpose", "offers")
@@ -126,7 +124,7 @@ def test_a_link_for_what_was_taken_back_is_of_no_use(
     assert ask(uri, YES)[0] == 410
 
 
-def test_a_changed_link_is_unknown(relay: RelayProcess, mta: FakeUpstream) -> None:
+def test_an_altered_link_is_unknown(relay: RelayProcess, mta: FakeUpstream) -> None:
     assert start(relay, "cleo@people.example")[0] == 0
     uri = link(relay, mta)
     for wrong in (
@@ -155,7 +153,7 @@ def test_a_changed_link_is_unknown(relay: RelayProcess, mta: FakeUpstream) -> No
         ("erasure", "marketing", True),
     ],
 )
-def test_who_is_asked_after_what(
+def test_who_may_be_asked_and_when(
     relay: RelayProcess, mta: FakeUpstream, origin: str, scope: str, goes: bool
 ) -> None:
     person = f"{origin}-{scope.replace(':', '-')}@people.example"
@@ -168,10 +166,12 @@ def test_who_is_asked_after_what(
         assert (relay.send(marketing(), person)[0] == 250) is passes
     else:
         assert f"suppressed_{origin}" in told
-        assert relay.command("contact", "show", person)[0] == 1, "nothing is recorded of them"
+        assert relay.command("contact", "show", person)[0] == 1, (
+            "nothing may be recorded about them"
+        )
 
 
-def test_nobody_can_have_a_stranger_mailed_at_will(relay: RelayProcess, mta: FakeUpstream) -> None:
+def test_strangers_cannot_be_mailed_at_will(relay: RelayProcess, mta: FakeUpstream) -> None:
     for tag in ("", "+1", "+2"):
         assert start(relay, f"dora{tag}@people.example")[0] == 0
     code, told, _ = start(relay, "dora+3@people.example")
@@ -179,12 +179,14 @@ def test_nobody_can_have_a_stranger_mailed_at_will(relay: RelayProcess, mta: Fak
     assert "in 24 hours" in told
 
 
-def test_the_relay_that_is_away_or_refused_is_said(relay: RelayProcess, mta: FakeUpstream) -> None:
+def test_an_unavailable_or_refusing_relay_is_reported(
+    relay: RelayProcess, mta: FakeUpstream
+) -> None:
     mta.behaviours.append(At("end", Reply("451 4.3.2 later")))
     for _ in range(4):
         code, _, told = start(relay, "emil@people.example")
         assert code == 1
-        assert "asks to try again later: 451" in told, "what was not taken is not counted"
+        assert "asks to try again later: 451" in told, "undelivered mail must not be counted"
     mta.behaviours.clear()
     assert start(relay, "emil@people.example")[0] == 0
     mta.behaviours.append(At("rcpt", Reply("550 5.1.1 nobody")))
@@ -192,7 +194,7 @@ def test_the_relay_that_is_away_or_refused_is_said(relay: RelayProcess, mta: Fak
     assert (code, "550 5.1.1 nobody" in told or "5.1.1 nobody" in told) == (1, True)
 
 
-def test_an_address_that_is_not_ascii(relay: RelayProcess, mta: FakeUpstream) -> None:
+def test_an_internationalised_address_can_confirm(relay: RelayProcess, mta: FakeUpstream) -> None:
     assert start(relay, "léa@people.example")[0] == 0
     (message,) = mta.messages
     assert message.recipients == ("léa@people.example",)
@@ -201,7 +203,7 @@ def test_an_address_that_is_not_ascii(relay: RelayProcess, mta: FakeUpstream) ->
     assert ask(link(relay, mta), YES)[0] == 200
 
 
-def test_a_request_outlives_a_kill(mta: FakeUpstream, filled: Callable[..., RelayProcess]) -> None:
+def test_a_request_survives_a_kill(mta: FakeUpstream, filled: Callable[..., RelayProcess]) -> None:
     relay = filled(mta.address, config())
     assert start(relay, LEA)[0] == 0
     uri = link(relay, mta)
@@ -219,7 +221,7 @@ def test_a_request_outlives_a_kill(mta: FakeUpstream, filled: Callable[..., Rela
     assert ask(link(relay, mta), YES)[0] == 200
 
 
-def test_by_the_api(mta: FakeUpstream, filled: Callable[..., RelayProcess]) -> None:
+def test_the_api_sends_a_request(mta: FakeUpstream, filled: Callable[..., RelayProcess]) -> None:
     secret = "a secret of the shop"
     token = {"name": "shop", "sha256": sha256(secret.encode()).hexdigest(), "may": ["consent"]}
     relay = filled(mta.address, config(valid_for="1s", max_per_address=1) | {"token": [token]})
@@ -240,7 +242,7 @@ def test_by_the_api(mta: FakeUpstream, filled: Callable[..., RelayProcess]) -> N
     assert (code, told["error"]) == (429, "too_many_mails")
     for wrong in ({"address": "lea"}, {"address": LEA, "purpose": "x"}, {"address": LEA, "x": 1}):
         assert post(**wrong)[0] == 400
-    assert post(address=LEA, purpose="tracking")[0] == 400, "the page asks for consent to mail"
+    assert post(address=LEA, purpose="tracking")[0] == 400, "the page must ask for consent to mail"
     relay.must("suppress", "add", "gil@people.example", "--origin", "complaint")
     code, told = post(address="gil@people.example")
     assert (code, told["state"], told["reason"]) == (200, "refused", "suppressed_complaint")

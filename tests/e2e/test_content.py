@@ -1,4 +1,4 @@
-"""What messages say, and bulk mail that does not say so, through a running relay."""
+"""Message content, and undeclared bulk mail, through a running relay."""
 
 import json
 from collections.abc import Callable
@@ -27,7 +27,7 @@ Start = Callable[..., RelayProcess]
 
 @pytest.fixture(scope="module")
 def started(filled: Start) -> Start:
-    """Start a relay, with `web` where metrics are read; the rest is for streams of that name."""
+    """Start a relay, with `web` if metrics are read; other options are for streams by name."""
 
     def start(
         upstream: str,
@@ -59,7 +59,7 @@ def receipt(number: int, **more: Any) -> bytes:
     return message(stream="receipts", to=f"Anna{number} <p{number}@b.example>", body=body, **more)
 
 
-def test_the_text_of_marketing(started: Start) -> None:
+def test_marketing_text_is_checked(started: Start) -> None:
     asked = {"body_optout": True, "imprint": ["ACME SA, 1 rue X, 75001 Paris"]}
     with FakeUpstream() as mta:
         relay = started(mta.address, offers={**asked, "honest_subject": True})
@@ -70,7 +70,7 @@ def test_the_text_of_marketing(started: Start) -> None:
         fake = marketing(body=WAY_OUT, subject="Re: your order")
         assert "subject_misleading" in relay.send(fake, SUBSCRIBER)[1]
         large = marketing(body=WAY_OUT + "\r\n" + "x" * 70 + "\r\n" * 3_000_000)
-        assert relay.send(large, SUBSCRIBER)[0] == 250  # it waited on disk
+        assert relay.send(large, SUBSCRIBER)[0] == 250  # it waited on the disk
         assert len(mta.messages) == 1
         told = [entry.decided.decision.message for entry in records(relay)]
         assert [verdict.reason for verdict in told if verdict is not None] == [
@@ -79,13 +79,13 @@ def test_the_text_of_marketing(started: Start) -> None:
 
 
 @needs("postfix")
-def test_a_link_that_postfix_breaks_is_no_way_out(started: Start, tmp_path: Path) -> None:
-    """In a line of more than 998 octets, where it has to break it: the link leads nowhere."""
+def test_a_link_that_postfix_breaks_does_not_count(started: Start, tmp_path: Path) -> None:
+    """Postfix has to break lines of more than 998 octets: the link would lead nowhere."""
     link = '<a href="https://unsubscribe.shop.example/x">Unsubscribe</a>'
     html = [("Content-Type", "text/html; charset=utf-8")]
     with FakeUpstream() as mta, PostfixInstance(relayhost=mta.address) as postfix:
         relay = started(postfix.address, offers={"body_optout": True})
-        for before in (900, 2_000):  # octets before the link in its line
+        for before in (900, 2_000):  # octets before the link on its line
             body = f"<p>{'x' * before}{link}{'y' * 900}</p>\r\n"
             assert relay.send(marketing(body=body, headers=html), SUBSCRIBER)[0] == 250
             wait_for(lambda: mta.messages, "the mail")
@@ -104,7 +104,7 @@ def test_a_link_that_postfix_breaks_is_no_way_out(started: Start, tmp_path: Path
             unsubscribe="<https://unsubscribe.shop.example/x>, <mailto:leave@shop.example>",
         )
         assert "header_malformed" in relay.send(mail, SUBSCRIBER)[1]
-        # one link that works will do
+        # one working link suffices
         twice = f"<p>{'x' * 980}{link}</p>\r\n{link}\r\n"
         assert relay.send(marketing(body=twice, headers=html), SUBSCRIBER)[0] == 250
 
@@ -116,7 +116,7 @@ def test_one_text_to_many_is_refused_by_two_workers_together(started: Start) -> 
         answers = [relay.send(receipt(n), f"p{n}@b.example") for n in range(6)]
         assert [code for code, _ in answers] == [250] * 3 + [550] * 3
         assert "5.7.1 refused: bulk_undeclared (stream receipts)" in answers[-1][1]
-        assert relay.send(receipt(0), "p0@b.example")[0] == 550  # it goes on being bulk
+        assert relay.send(receipt(0), "p0@b.example")[0] == 550  # it stays bulk
         own = message(stream="receipts", body="You paid 12 euros for your shoes, thank you.\r\n")
         assert relay.send(own, "p9@b.example")[0] == 250
         listed = receipt(7, headers=[("List-Id", "news"), ("Precedence", "bulk")])
@@ -124,7 +124,7 @@ def test_one_text_to_many_is_refused_by_two_workers_together(started: Start) -> 
         assert bulk_counted(relay, "refuse") == 5
 
 
-def test_what_cannot_be_counted_does_not_pass_unless_it_is_only_observed(started: Start) -> None:
+def test_uncountable_mail_passes_only_in_observe_mode(started: Start) -> None:
     with FakeUpstream() as mta:
         relay = started(mta.address, receipts={"undeclared_bulk": "refuse"})
         state = Path(relay.config["server"]["state_dir"])
@@ -150,7 +150,7 @@ SHOP = "Shop <hello@shop.example>"
 NEWS = "View it in your browser: https://x.example/7\r\nYou are subscribed. Unsubscribe here.\r\n"
 
 
-def test_bulk_told_by_its_header_or_its_text(started: Start) -> None:
+def test_bulk_is_recognised_by_its_header_or_text(started: Start) -> None:
     weak = [("List-Unsubscribe", "<https://x.example/>")]
     news = message(stream="receipts", sender=SHOP, subject="Hello", body=NEWS, headers=weak)
     with FakeUpstream() as mta:
@@ -178,12 +178,12 @@ def test_bulk_told_by_its_header_or_its_text(started: Start) -> None:
             in said
         )
         bare = message(stream="receipts", sender=SHOP, subject="Hello", body=NEWS)
-        assert relay.send(bare, STRANGER)[0] == 550  # its text was read to be counted
+        assert relay.send(bare, STRANGER)[0] == 550  # its text was read for counting
         own = message(stream="receipts", sender=SHOP, body=NEWS, headers=weak)
         assert relay.send(own, STRANGER)[0] == 250
 
 
-def test_bulk_that_is_judged_as_marketing(started: Start) -> None:
+def test_undeclared_bulk_can_be_judged_as_marketing(started: Start) -> None:
     with FakeUpstream() as mta:
         relay = started(mta.address, web=True, receipts={"undeclared_bulk": "marketing"})
         listed = marketing(stream="receipts")
@@ -199,7 +199,7 @@ def test_bulk_that_is_judged_as_marketing(started: Start) -> None:
         assert json.loads(told)["stream"] == "default"
 
 
-def test_a_from_that_nobody_answers_for(started: Start) -> None:
+def test_a_from_domain_that_is_not_the_streams(started: Start) -> None:
     with FakeUpstream() as mta, NameServer() as dns:
         relay = started(mta.address, offers={"alignment": "relaxed"}, dns=dns.address)
         dns.add('_dmarc.shop.example. TXT "v=DMARC1; p=none; rua=mailto:d@shop.example"')

@@ -41,7 +41,7 @@ def state(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["audit", "."], ids=["audit-alone", "with-the-store"])
 def small(request: pytest.FixtureRequest, state: Path) -> Iterator[Path]:
-    """The journal's own disk, or one for all of the state."""
+    """A small disk for the journal, or for the whole state."""
     with tiny_disk(state / request.param, "1m") as disk:
         yield disk
 
@@ -53,7 +53,7 @@ def receipt(relay: RelayProcess) -> tuple[int, str]:
 
 
 def until_refused(relay: RelayProcess) -> int:
-    """Send until the journal's last page is full; return how many were taken."""
+    """Send until the journal's last page is full; return how many were accepted."""
     for count in range(50):
         code, text = receipt(relay)
         if code != 250:
@@ -70,7 +70,7 @@ def test_nothing_passes_without_its_record(
     filler = fill(small)
     taken = 1 + until_refused(relay)
     assert receipt(relay) == (451, "4.3.0 temporary_failure")
-    # A refusal without its record is none either.
+    # Nor is anybody refused without a record.
     code, text = relay.send(marketing(), address("withdrawn"), listener="shop")
     assert (code, text) == (451, "4.3.0 temporary_failure")
     assert len(upstream.messages) == taken
@@ -84,7 +84,7 @@ def test_nothing_passes_without_its_record(
     def outcomes() -> list[int | None]:
         return [outcome(entry) for entry in relayed(records(relay))]
 
-    # The journal holds whole lines only, and the outcomes of the time without space.
+    # The journal has whole lines only, and the outcomes from the time without space.
     wait_for(lambda: outcomes() == [250] * (taken + 1), "every outcome")
 
 
@@ -108,7 +108,7 @@ def large() -> bytes:
     return message(body="x" * 76 + "\r\n") + (b"y" * 76 + b"\r\n") * 40_000
 
 
-def test_a_body_that_finds_no_room_is_deferred(
+def test_a_body_without_room_is_deferred(
     state: Path, filled: Start, upstream: FakeUpstream
 ) -> None:
     with tiny_disk(state / "spool", "8m") as disk:
@@ -127,5 +127,5 @@ def test_a_body_that_finds_no_room_is_deferred(
         code, _ = relay.send(large(), "jeanne@people.example", listener="till")
         assert code == 250
         assert upstream.messages[-1].data.endswith(large().partition(b"\r\n\r\n")[2])
-        # What was spooled is gone again.
+        # The spool is empty again.
         assert list(disk.iterdir()) == []

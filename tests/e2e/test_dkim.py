@@ -1,4 +1,4 @@
-"""DKIM through the whole relay: signatures that others verify, and apps' that we do."""
+"""DKIM through the whole relay: its signatures verified by others, and apps' verified by it."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,7 +41,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> list[KeyFile]:
 
 @pytest.fixture(scope="module")
 def delivered(filled: StartFilled, keys: list[KeyFile]) -> Iterator[dict[str, bytes]]:
-    """Every message as Postfix behind the signing relay delivered it."""
+    """All messages as delivered by Postfix behind the signing relay."""
     with PostfixInstance() as postfix:
         relay = filled(
             postfix.address,
@@ -99,7 +99,7 @@ def test_rspamd_verifies_what_postfix_delivers(
 
 
 class Checking:
-    """A relay without keys that checks what apps have signed."""
+    """A relay without keys that verifies what apps have signed."""
 
     def __init__(self, relay: RelayProcess, mta: FakeUpstream, dns: NameServer) -> None:
         self.relay, self.mta, self.dns = relay, mta, dns
@@ -135,7 +135,7 @@ def test_a_valid_signature_over_both_fields_passes(checking: Checking, keys: lis
         lambda key: b"DKIM-Signature: garbage\r\n" + marketing(),
     ],
 )
-def test_what_is_not_covered_by_a_valid_one_is_refused(
+def test_fields_not_covered_by_a_valid_signature_are_refused(
     checking: Checking, keys: list[KeyFile], spoil: Callable[[KeyFile], bytes]
 ) -> None:
     refused = checking.relay.metric(
@@ -150,7 +150,7 @@ def test_what_is_not_covered_by_a_valid_one_is_refused(
     )
 
 
-def test_while_the_dns_is_silent_mail_is_deferred(checking: Checking, tmp_path: Path) -> None:
+def test_mail_is_deferred_while_the_dns_is_silent(checking: Checking, tmp_path: Path) -> None:
     slow = KeyFile(tmp_path, "slow")
     checking.dns.add(slow.dns)
     checking.dns.fail(slow.name, "silence")
@@ -162,7 +162,7 @@ def test_while_the_dns_is_silent_mail_is_deferred(checking: Checking, tmp_path: 
     assert metric("smtpproxy_stage_seconds_count", stage="dns") >= 1
 
 
-def test_mail_without_a_signature_asks_nobody(checking: Checking) -> None:
+def test_mail_without_a_signature_needs_no_dns(checking: Checking) -> None:
     asked = len(checking.dns.asked)
     assert checking.send(marketing())[0] == 250
     assert checking.send(message(stream="receipts"))[0] == 250
@@ -173,7 +173,7 @@ def test_mail_without_a_signature_asks_nobody(checking: Checking) -> None:
 def test_the_relay_does_not_break_an_apps_signature(
     checking: Checking, keys: list[KeyFile], make: Callable[..., bytes]
 ) -> None:
-    """The stream header goes, unless a signature that is not made anew covers it."""
+    """The stream header is removed, unless a signature that is not replaced covers it."""
     stream = "offers" if make is marketing else "receipts"
     covered = signed(make(stream=stream), keys[0], [*BOTH, "x-mail-stream"])
     assert checking.send(covered)[0] == 250
@@ -185,10 +185,10 @@ def test_the_relay_does_not_break_an_apps_signature(
     assert verdicts(checking.relayed(), *keys) == [True]
 
 
-def test_what_the_relay_signs_is_signed_anew(
+def test_the_relay_signs_what_it_sends(
     filled: StartFilled, mta: FakeUpstream, keys: list[KeyFile], tmp_path: Path
 ) -> None:
-    """Its own signature covers what leaves, whatever became of the app's."""
+    """Its own signature covers the outgoing message, whether the app's still does or not."""
     app = KeyFile(tmp_path, "app")
     relay = filled(mta.address, {"dkim": [keys[0].table()]})
     covered = signed(marketing(stream="offers"), app, [*BOTH, "x-mail-stream"])
@@ -198,10 +198,10 @@ def test_what_the_relay_signs_is_signed_anew(
     assert verdicts(mail, keys[0], app) == [True, False]
 
 
-def test_the_way_out_that_the_relay_adds_is_signed_for_each_recipient(
+def test_added_unsubscribe_fields_are_signed_for_each_recipient(
     filled: StartFilled, mta: FakeUpstream, keys: list[KeyFile]
 ) -> None:
-    """RFC 8058 section 4, for fields that nobody but the relay knows."""
+    """RFC 8058 section 4, for fields that only the relay can sign."""
     offers = {
         "name": "offers",
         "class": "marketing",

@@ -1,4 +1,4 @@
-"""SIGTERM: no new work, what is under way is finished, exit code 0."""
+"""SIGTERM: no new work, transactions in progress are finished, exit code 0."""
 
 import os
 import signal
@@ -37,14 +37,14 @@ def dump() -> Iterator[SmtpSink]:
 
 
 @needs("smtp-sink")
-def test_in_mid_load(relay: Start, dump: SmtpSink) -> None:
+def test_a_drain_under_load(relay: Start, dump: SmtpSink) -> None:
     running = relay(dump.address, {"server": {"workers": 2}, **till()})
     with NumberedLoad(running.port(), messages=1_500) as load:
         load.wait_accepted(300)
         assert running.terminate() == 0
         fates = load.stop()
     cut = [fate for fate in fates if not fate.accepted]
-    # A transaction that the relay began it also finished; the others were told, or found
+    # A transaction that the relay began it also finished; other clients were told, or found
     # nobody there.
     assert {fate.reached for fate in cut} <= {"nothing", "connect"}
     assert [fate for fate in cut if fate.reached == "connect" and fate.code != 421] == []
@@ -56,7 +56,7 @@ def test_in_mid_load(relay: Start, dump: SmtpSink) -> None:
 
 
 @pytest.mark.parametrize("proxied", [False, True])
-def test_who_connects_at_the_last_moment_is_greeted_or_refused(
+def test_a_client_connecting_at_the_last_moment_is_greeted_or_refused(
     relay: Start, upstream: FakeUpstream, proxied: bool
 ) -> None:
     proxy = {"proxy_protocol": True, "proxy_trusted": [LOOPBACK]} if proxied else {}
@@ -137,7 +137,7 @@ def test_the_web_process_and_the_mailbox_answer_while_a_client_finishes(
     assert running.terminate() == 0
 
 
-def test_who_is_told_to_end_again_and_again_ends_well(relay: Start, upstream: FakeUpstream) -> None:
+def test_repeated_sigterm_still_ends_cleanly(relay: Start, upstream: FakeUpstream) -> None:
     running = relay(upstream.address, till())
     while running.alive:
         with suppress(ProcessLookupError):
@@ -146,7 +146,7 @@ def test_who_is_told_to_end_again_and_again_ends_well(relay: Start, upstream: Fa
     assert running.terminate() == 0
 
 
-def test_who_is_told_to_reload_while_it_ends_ends(relay: Start, upstream: FakeUpstream) -> None:
+def test_a_reload_during_the_drain_does_not_stop_it(relay: Start, upstream: FakeUpstream) -> None:
     running = relay(upstream.address, till())
     with smtplib.SMTP(LOOPBACK, running.port()) as slow:
         slow.ehlo()
@@ -176,7 +176,9 @@ def test_a_slow_upstream_may_finish(relay: Start, upstream: FakeUpstream) -> Non
     assert [outcome(entry) for entry in records(running)] == [250]
 
 
-def test_who_does_not_finish_is_told_and_cut(relay: Start, upstream: FakeUpstream) -> None:
+def test_a_client_that_does_not_finish_is_told_and_disconnected(
+    relay: Start, upstream: FakeUpstream
+) -> None:
     running = relay(upstream.address, {"server": {"drain_timeout": "1s"}, **till()})
     with smtplib.SMTP(LOOPBACK, running.port()) as client:
         client.ehlo()

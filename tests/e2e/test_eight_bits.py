@@ -1,5 +1,5 @@
-"""What asks for 8BITMIME or SMTPUTF8, before an upstream that has neither: only what needs them
-is refused (RFC 6152 section 3, RFC 6531 sections 3.5 and 3.6)."""
+"""Mail declared 8BITMIME or SMTPUTF8 before an upstream without either: only what needs them is
+refused (RFC 6152 section 3, RFC 6531 sections 3.5 and 3.6)."""
 
 import smtplib
 from collections.abc import Callable, Iterator
@@ -69,7 +69,7 @@ def _send(
     options: tuple[str, ...] = BOTH,
     sender: str = SENDER,
 ) -> list[str]:
-    """The replies to RCPT, and to the content (of LMTP one for each)."""
+    """The replies to RCPT, and to the content (over LMTP one for each recipient)."""
     client: smtplib.SMTP
     if by == "local":
         client = smtplib.LMTP(LOOPBACK, relay.port(by), timeout=30)
@@ -91,7 +91,7 @@ def _send(
 
 @pytest.mark.parametrize("by", ["apps", "local"])
 @pytest.mark.parametrize("options", [BOTH, BOTH[:1], BOTH[1:]])
-def test_ascii_goes_on_without_the_parameter(
+def test_ascii_is_relayed_without_the_parameter(
     relay: RelayProcess, mta: FakeUpstream, by: str, options: tuple[str, ...]
 ) -> None:
     told = _send(relay, PLAIN, SUBSCRIBER, by=by, options=options)
@@ -111,7 +111,7 @@ def test_ascii_goes_on_without_the_parameter(
         (UTF8_HEADER, BOTH[1:], NO_8BIT),
     ],
 )
-def test_content_that_needs_it_is_refused_at_its_end(
+def test_content_that_needs_it_is_refused_at_the_end_of_data(
     relay: RelayProcess,
     mta: FakeUpstream,
     by: str,
@@ -128,7 +128,9 @@ def test_content_that_needs_it_is_refused_at_its_end(
     wait_for(lambda: outcome(records(relay)[-1]) == 554, "the record of it")
 
 
-def test_each_of_several_gets_ascii_of_his_own(relay: RelayProcess, mta: FakeUpstream) -> None:
+def test_ascii_copies_reach_each_of_several_recipients(
+    relay: RelayProcess, mta: FakeUpstream
+) -> None:
     mail = marketing(unsubscribe=None, one_click=None)
     told = _send(relay, mail, SUBSCRIBER, OTHER, by="adding")
     assert [reply[:3] for reply in told] == ["250"] * 3
@@ -146,9 +148,7 @@ def test_a_notice_goes_where_the_message_goes(relay: RelayProcess, mta: FakeUpst
     assert message.recipients == (SUBSCRIBER,)
 
 
-def test_an_address_that_is_not_ascii_is_refused_alone(
-    relay: RelayProcess, mta: FakeUpstream
-) -> None:
+def test_a_non_ascii_recipient_is_refused_alone(relay: RelayProcess, mta: FakeUpstream) -> None:
     mail = message(stream="receipts")
     told = _send(relay, mail, "jos\u00e9@people.example", SUBSCRIBER, by="free")
     assert told[0] == NO_ADDRESS
@@ -157,6 +157,6 @@ def test_an_address_that_is_not_ascii_is_refused_alone(
     assert mta.messages[0].parameters[1:] == ()
 
 
-def test_nor_does_a_sender_that_is_not_ascii_go_on(relay: RelayProcess, mta: FakeUpstream) -> None:
+def test_a_non_ascii_sender_is_refused(relay: RelayProcess, mta: FakeUpstream) -> None:
     told = _send(relay, PLAIN, SUBSCRIBER, sender="caf\u00e9@shop.example")
     assert told == [NO_ADDRESS]

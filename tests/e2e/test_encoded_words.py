@@ -1,5 +1,5 @@
-"""Encoded words in List-Unsubscribe (RFC 2369 forbids them): the relay writes the field plainly,
-unless a signature that the message came with covers it."""
+"""Encoded words in List-Unsubscribe (RFC 2369 forbids them): the relay decodes the field, unless
+a signature of the incoming message covers it."""
 
 from collections.abc import Callable
 
@@ -31,7 +31,7 @@ def _arrived(relay: RelayProcess, mta: FakeUpstream, mail: bytes) -> list[bytes]
     return HeaderBlock(mta.messages[-1].data).raw_values("List-Unsubscribe")
 
 
-def test_it_is_written_plainly(relay: RelayProcess, mta: FakeUpstream) -> None:
+def test_the_field_is_decoded(relay: RelayProcess, mta: FakeUpstream) -> None:
     mail = marketing(unsubscribe=ENCODED)
     assert _arrived(relay, mta, mail) == [PLAIN]
     name = "smtpproxy_unsubscribe_encoded_total"
@@ -40,7 +40,7 @@ def test_it_is_written_plainly(relay: RelayProcess, mta: FakeUpstream) -> None:
 
 @pytest.mark.parametrize("name", ["DKIM-Signature", "ARC-Message-Signature"])
 @pytest.mark.parametrize("covers", [True, False])
-def test_what_is_signed_goes_on_as_it_came(
+def test_a_signed_field_is_relayed_unchanged(
     relay: RelayProcess, mta: FakeUpstream, name: str, covers: bool
 ) -> None:
     names = "from:list-unsubscribe" if covers else "from:subject"
@@ -50,6 +50,8 @@ def test_what_is_signed_goes_on_as_it_came(
     assert _arrived(relay, mta, mail) == (as_it_came if covers else [PLAIN])
 
 
-def test_what_is_only_observed_goes_on_as_it_came(relay: RelayProcess, mta: FakeUpstream) -> None:
+def test_in_observe_mode_the_field_is_relayed_unchanged(
+    relay: RelayProcess, mta: FakeUpstream
+) -> None:
     mail = marketing(unsubscribe=ENCODED, stream="b2b")
     assert _arrived(relay, mta, mail) == [b" " + ENCODED.encode() + b"\r\n"]

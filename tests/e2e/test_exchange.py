@@ -1,4 +1,4 @@
-"""Two companies, each with its store: what one is told not to do, the other does not do."""
+"""Two companies, each with its store: a refusal told to one counts at the other."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ def _config(folder: Path, hostname: str, **offers: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def commands(tmp_path: Path) -> Iterator[tuple[RelayProcess, RelayProcess]]:
-    """The one who tells, and the one who is told: of both only the commands are used."""
+    """The commands of the telling side and of the told side."""
     with FakeUpstream() as mta:
         teller, told = tmp_path / "teller", tmp_path / "told"
         for folder in (teller, told):
@@ -52,7 +52,7 @@ def commands(tmp_path: Path) -> Iterator[tuple[RelayProcess, RelayProcess]]:
 def sides(
     commands: tuple[RelayProcess, RelayProcess],
 ) -> Iterator[tuple[RelayProcess, RelayProcess]]:
-    """The same where the one who is told has a running relay."""
+    """The same, with a running relay on the told side."""
     with commands[1]:
         yield commands
 
@@ -63,7 +63,7 @@ def _snapshot(one: RelayProcess) -> Path:
     return path
 
 
-def test_what_one_side_was_told_counts_on_the_other(
+def test_a_refusal_on_one_side_counts_on_the_other(
     sides: tuple[RelayProcess, RelayProcess],
 ) -> None:
     one, two = sides
@@ -88,19 +88,19 @@ def test_what_one_side_was_told_counts_on_the_other(
     shown = json.loads(two.must("suppress", "show", SUBSCRIBER, "--json"))
     assert [found["origin"] for found in shown["suppressions"]] == ["external"]
 
-    # Taken back at the one, it is gone from the next snapshot, and so at the other.
+    # Lifted on one side, it is missing from the next snapshot, and so gone on the other.
     one.must("suppress", "remove", SUBSCRIBER, "--all", "--reason", "the person asked")
     two.must("suppress", "import", "--partner", "other", str(_snapshot(one)))
     assert two.send(marketing(), SUBSCRIBER)[0] == 250
 
-    # What was decided can be judged again from the record.
+    # Decisions can be replayed from the record.
     refused = [r for r in records(two) if "suppressed_external" in json.dumps(r, default=str)]
     assert refused
     code, out, err = two.command("audit", "replay", "--rulebook", "fr", "--json")
     assert code == 0, out + err
 
 
-def test_a_file_that_is_not_the_partners_changes_nothing(
+def test_a_file_from_somebody_else_changes_nothing(
     sides: tuple[RelayProcess, RelayProcess],
 ) -> None:
     one, two = sides
@@ -168,7 +168,7 @@ def test_a_list_is_screened_without_a_store(commands: tuple[RelayProcess, RelayP
     assert two.command("partner", "screen", "other", str(people), "--snapshot", str(path))[0] == 0
 
 
-def test_what_can_be_told_is_said(commands: tuple[RelayProcess, RelayProcess]) -> None:
+def test_coverage_is_reported(commands: tuple[RelayProcess, RelayProcess]) -> None:
     one, _ = commands
     partners = one.config.pop("partner")
     one.write_config()
@@ -187,7 +187,7 @@ def test_what_can_be_told_is_said(commands: tuple[RelayProcess, RelayProcess]) -
 
 
 def test_the_key_is_replaced_while_mail_flows(sides: tuple[RelayProcess, RelayProcess]) -> None:
-    """The relay is never told, and lets nobody through at any step."""
+    """The relay is never notified, and lets nobody through at any step."""
     one, two = sides
     one.must("suppress", "add", address("somebody"))
     two.must("suppress", "import", "--partner", "other", str(_snapshot(one)))
@@ -200,10 +200,10 @@ def test_the_key_is_replaced_while_mail_flows(sides: tuple[RelayProcess, RelayPr
         assert two.send(marketing(), CUSTOMER)[0] == 250
 
 
-def test_a_snapshot_of_the_future_is_not_fresh_and_keeps_no_correct_one_out(
+def test_a_snapshot_from_the_future_is_not_fresh_and_yields_to_a_correct_one(
     sides: tuple[RelayProcess, RelayProcess],
 ) -> None:
-    """As a clock leaves it that was years ahead, on both machines, when it was imported."""
+    """As if the clocks of both machines had been years ahead at the import."""
     one, two = sides
     one.must("suppress", "add", SUBSCRIBER)
     path = _snapshot(one)
@@ -216,7 +216,7 @@ def test_a_snapshot_of_the_future_is_not_fresh_and_keeps_no_correct_one_out(
         )
     database.close()
     assert "list_stale" in two.send(marketing(), CUSTOMER)[1]
-    assert two.send(marketing(), SUBSCRIBER)[0] == 550, "it goes on refusing"
+    assert two.send(marketing(), SUBSCRIBER)[0] == 550, "it must still refuse"
     code, out, _ = two.command("partner", "show")
     assert (code, "dated in the future" in out) == (1, True)
     two.must("suppress", "import", "--partner", "other", str(_snapshot(one)))

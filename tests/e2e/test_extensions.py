@@ -1,4 +1,4 @@
-"""What real clients ask for beyond plain SMTP: DSN, chunks, LMTP, replies for each, refuse_at."""
+"""What clients use beyond plain SMTP: DSN, BDAT, LMTP, PRDR, refuse_at."""
 
 import email
 import smtplib
@@ -37,7 +37,7 @@ def _config(**more: Any) -> dict[str, Any]:
 
 
 def _ask(relay: RelayProcess, mail: bytes, rcpts: list[tuple[str, str]], *options: str) -> bytes:
-    """Send over the listener whose stream the header chooses; return the last reply."""
+    """Send through the listener whose stream the header chooses; return the last reply."""
     with smtplib.SMTP(LOOPBACK, relay.port("free"), timeout=30) as client:
         client.ehlo("client.example")
         client.mail(SENDER, options)
@@ -58,7 +58,7 @@ def knowing(filled: Callable[..., RelayProcess], mta: FakeUpstream) -> RelayProc
     return filled(mta.address, _config(policy={"on_mixed": "split"}))
 
 
-def test_dsn_parameters_go_on_unchanged(knowing: RelayProcess, mta: FakeUpstream) -> None:
+def test_dsn_parameters_are_relayed_unchanged(knowing: RelayProcess, mta: FakeUpstream) -> None:
     mail = marketing(stream="offers")
     parameters = "NOTIFY=success,DELAY ORCPT=rfc822;Jeanne+2Bx@P.example"
     _ask(knowing, mail, [(SUBSCRIBER, parameters)], "RET=hdrs", "ENVID=QQ+2B7")
@@ -67,7 +67,7 @@ def test_dsn_parameters_go_on_unchanged(knowing: RelayProcess, mta: FakeUpstream
     assert asked[1] == f"RCPT TO:<{SUBSCRIBER}> {parameters}"
 
 
-def test_a_notice_of_refusal_carries_what_the_sender_gave(
+def test_a_notice_of_refusal_carries_the_senders_dsn_parameters(
     knowing: RelayProcess, mta: FakeUpstream
 ) -> None:
     before = len(mta.messages)
@@ -86,7 +86,9 @@ def test_a_notice_of_refusal_carries_what_the_sender_gave(
 
 
 @pytest.mark.parametrize("wish", ["NOTIFY=NEVER", "NOTIFY=SUCCESS"])
-def test_nobody_is_left_out_in_silence(knowing: RelayProcess, mta: FakeUpstream, wish: str) -> None:
+def test_no_recipient_is_dropped_silently(
+    knowing: RelayProcess, mta: FakeUpstream, wish: str
+) -> None:
     before = len(mta.messages)
     rcpts = [(SUBSCRIBER, ""), (STRANGER, wish)]
     reply = _ask(knowing, marketing(stream="offers"), rcpts)
@@ -94,8 +96,10 @@ def test_nobody_is_left_out_in_silence(knowing: RelayProcess, mta: FakeUpstream,
     assert mta.messages[before:] == []
 
 
-def test_an_upstream_without_dsn(filled: Callable[..., RelayProcess]) -> None:
-    """It is not asked, and the sender who wants to know is told that it was relayed."""
+def test_without_dsn_at_the_upstream_the_sender_is_told_that_it_was_relayed(
+    filled: Callable[..., RelayProcess],
+) -> None:
+    """The upstream gets no DSN parameters; a sender who asked for success is told."""
     with FakeUpstream(keywords=NO_DSN) as mta:
         relay = filled(mta.address, _config())
         rcpts = [(SUBSCRIBER, "NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;J@x.example"), (OTHER, "")]
@@ -109,7 +113,7 @@ def test_an_upstream_without_dsn(filled: Callable[..., RelayProcess]) -> None:
         assert (recipient["Action"], recipient["Status"]) == ("relayed", "2.0.0")
 
 
-def test_lmtp_as_a_client_library_speaks_it(knowing: RelayProcess, mta: FakeUpstream) -> None:
+def test_a_client_library_speaks_lmtp(knowing: RelayProcess, mta: FakeUpstream) -> None:
     before = len(mta.messages)
     with smtplib.LMTP(LOOPBACK, knowing.port("local")) as client:
         client.connect(LOOPBACK, knowing.port("local"))
@@ -126,7 +130,7 @@ def test_lmtp_as_a_client_library_speaks_it(knowing: RelayProcess, mta: FakeUpst
 
 
 @needs("swaks")
-def test_lmtp_by_swaks(knowing: RelayProcess, mta: FakeUpstream) -> None:
+def test_swaks_speaks_lmtp(knowing: RelayProcess, mta: FakeUpstream) -> None:
     before = len(mta.messages)
     done = run(
         "swaks", "--protocol", "LMTP", "--server", f"{LOOPBACK}:{knowing.port('local')}",
@@ -137,7 +141,7 @@ def test_lmtp_by_swaks(knowing: RelayProcess, mta: FakeUpstream) -> None:
     assert len(mta.messages) == before + 1
 
 
-def test_chunks_arrive_as_they_were_sent(knowing: RelayProcess, mta: FakeUpstream) -> None:
+def test_bdat_chunks_arrive_unchanged(knowing: RelayProcess, mta: FakeUpstream) -> None:
     before = len(mta.messages)
     mail = marketing(stream="offers", body=".dot\r\n" * 3 + "last line without an end")
     with smtplib.SMTP(LOOPBACK, knowing.port("free")) as client:
@@ -156,7 +160,7 @@ def test_chunks_arrive_as_they_were_sent(knowing: RelayProcess, mta: FakeUpstrea
     )
 
 
-def test_a_refusal_that_waits_for_the_content(knowing: RelayProcess, mta: FakeUpstream) -> None:
+def test_a_refusal_can_wait_for_the_content(knowing: RelayProcess, mta: FakeUpstream) -> None:
     before = len(mta.messages)
     with smtplib.SMTP(LOOPBACK, knowing.port("late")) as client:
         client.ehlo("client.example")
@@ -167,7 +171,7 @@ def test_a_refusal_that_waits_for_the_content(knowing: RelayProcess, mta: FakeUp
     assert mta.messages[before:] == []
 
 
-def test_limits_are_told(knowing: RelayProcess) -> None:
+def test_limits_are_announced(knowing: RelayProcess) -> None:
     with socket.create_connection((LOOPBACK, knowing.port("apps"))) as connection:
         said = connection.recv(4096)
         connection.sendall(b"EHLO client.example\r\n")

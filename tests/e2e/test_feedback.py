@@ -1,5 +1,5 @@
-"""The feedback mailbox of a running relay: what comes by LMTP or into the maildir is done at once,
-once, and over a kill; what is forged or hostile changes nothing."""
+"""The feedback mailbox of a running relay: reports by LMTP or maildir take effect at once, once,
+and despite kills; forged or hostile ones change nothing."""
 
 import re
 import smtplib
@@ -50,12 +50,12 @@ def upstream(mta: FakeUpstream) -> Iterator[FakeUpstream]:
 
 
 def mailed(upstream: FakeUpstream, person: str) -> Accepted:
-    """The last message to this one: bounces of an earlier test may be handed on meanwhile."""
+    """The last message to this person: bounces of an earlier test may still be forwarded."""
     return [each for each in upstream.messages if each.recipients == (person,)][-1]
 
 
 def receipts(relay: RelayProcess, upstream: FakeUpstream, *people: str) -> Sequence[Accepted]:
-    """Mail these, on the stream whose bounces come back; what the upstream got."""
+    """Mail these people on the stream whose bounces come back; return what the upstream got."""
     before = len(upstream.messages)
     for person in people:
         assert relay.send(message(stream="receipts"), person, sender=APP)[0] == 250
@@ -63,7 +63,7 @@ def receipts(relay: RelayProcess, upstream: FakeUpstream, *people: str) -> Seque
 
 
 def deliver(relay: RelayProcess, *reports: tuple[str, bytes], sender: str = "") -> None:
-    """Deliver reports by LMTP, as the MTA does: each to one recipient."""
+    """Deliver reports by LMTP like the MTA, each to one recipient."""
     host, _, port = relay.config["feedback"]["address"].rpartition(":")
     with smtplib.LMTP(host, int(port)) as client:
         client.ehlo("mx.example")
@@ -80,17 +80,17 @@ def refused(relay: RelayProcess, person: str, reason: str, letter: bytes | None 
 
 
 def handed_on(upstream: FakeUpstream) -> list[str]:
-    """Whom the bounces are about that the app got."""
+    """The people whom the app's bounces are about."""
     found = []
     for each in list(upstream.messages):
         about = re.search(rb"Final-Recipient: rfc822; (\S+)", each.data)
         if each.recipients == (APP,) and about is not None:
-            assert each.sender == "", "nobody answers it"
+            assert each.sender == "", "it must not be answered"
             found.append(about[1].decode())
     return sorted(found)
 
 
-def test_a_complaint_about_a_message_that_was_relayed(
+def test_a_complaint_about_a_relayed_message_suppresses(
     relay: RelayProcess, upstream: FakeUpstream
 ) -> None:
     assert relay.send(bare(), JEANNE)[0] == 250
@@ -98,11 +98,11 @@ def test_a_complaint_about_a_message_that_was_relayed(
     told = complaint("", *header.split("\r\n"))
     deliver(relay, (f"abuse@{DOMAIN}", told), sender="loop@provider.example")
     wait_for(lambda: refused(relay, JEANNE, "suppressed_complaint", bare()), "the refusal")
-    assert receipts(relay, upstream, JEANNE), "the brand's receipts pass"
+    assert receipts(relay, upstream, JEANNE), "the brand's receipts must pass"
     assert relay.metric("smtpproxy_feedback_total", kind="complaint", stream="offers") == 1
 
 
-def test_a_mail_to_the_address_of_the_link_unsubscribes(
+def test_mail_to_the_unsubscribe_address_unsubscribes(
     relay: RelayProcess, upstream: FakeUpstream
 ) -> None:
     assert relay.send(bare(), PAUL)[0] == 250
@@ -117,7 +117,7 @@ def test_a_mail_to_the_address_of_the_link_unsubscribes(
     assert "link of id=" in shown
 
 
-def test_what_other_programs_put_into_the_maildir_is_read(
+def test_files_put_into_the_maildir_by_other_programs_are_read(
     relay: RelayProcess, upstream: FakeUpstream
 ) -> None:
     (mail,) = receipts(relay, upstream, "maildir@people.example")
@@ -137,7 +137,7 @@ def test_what_other_programs_put_into_the_maildir_is_read(
     assert notices[-1].notice_about is not None
 
 
-def test_what_is_acknowledged_is_done_once_over_kills(
+def test_acknowledged_reports_take_effect_once_despite_kills(
     upstream: FakeUpstream, filled: StartFilled
 ) -> None:
     relay = filled(upstream.address, config())
@@ -184,8 +184,8 @@ def test_a_storm_of_forged_reports_changes_nothing(
     new = Path(relay.config["server"]["state_dir"]) / "feedback/new"
     wait_for(lambda: not list(new.iterdir()), "all to be read", timeout=120)
     assert all(receipts(relay, upstream, *victims[:5]))
-    assert refused(relay, "real@people.example", "suppressed_bounce"), "by its own token alone"
-    assert len(handed_on(upstream)) == 1, "one bounce of a kind about a message"
+    assert refused(relay, "real@people.example", "suppressed_bounce"), "only by its own token"
+    assert len(handed_on(upstream)) == 1, "one bounce of each kind about a message"
 
 
 HOSTILE = {
@@ -201,20 +201,20 @@ HOSTILE = {
 }
 
 
-def test_hostile_mail_holds_up_nobody(relay: RelayProcess, upstream: FakeUpstream) -> None:
+def test_hostile_mail_delays_nobody(relay: RelayProcess, upstream: FakeUpstream) -> None:
     (mail,) = receipts(relay, upstream, "after@people.example")
     for content in HOSTILE.values():
         deliver(relay, (mail.sender, content))
     deliver(relay, (mail.sender, bounce("after@people.example", to=mail.sender)))
     wait_for(lambda: refused(relay, "after@people.example", "suppressed_bounce"), "the refusal")
-    assert relay.children("feedback"), "the process lives"
+    assert relay.children("feedback"), "the process must still run"
     assert "Traceback" not in relay.output
 
 
-def test_a_bounce_goes_nowhere_where_the_app_wants_none(
+def test_bounces_are_not_forwarded_if_the_app_wants_none(
     relay: RelayProcess, upstream: FakeUpstream
 ) -> None:
-    """From the null path nothing comes back to us; a reverse path of our own would loop."""
+    """Mail from the null path gets no bounces; a reverse path of our own would loop."""
     ours = f"app@{DOMAIN}"
     assert relay.send(message(stream="receipts"), "null@people.example", sender="")[0] == 250
     assert relay.send(message(stream="receipts"), "loop@people.example", sender=ours)[0] == 250
@@ -226,7 +226,7 @@ def test_a_bounce_goes_nowhere_where_the_app_wants_none(
     assert [each for each in upstream.messages if each.recipients == (ours,)] == []
 
 
-def test_observed_mail_and_other_streams_are_as_before(
+def test_observed_mail_and_other_streams_are_unchanged(
     relay: RelayProcess, upstream: FakeUpstream
 ) -> None:
     assert relay.send(marketing(), DESK)[0] == 250
@@ -234,7 +234,7 @@ def test_observed_mail_and_other_streams_are_as_before(
 
 
 class TakesOne(FakeUpstream):
-    """It takes one connection at a time."""
+    """An upstream that accepts one connection at a time."""
 
     def _usual(self, step: Step) -> str:
         if step == "connect" and len(self._open) > 1:
@@ -242,10 +242,10 @@ class TakesOne(FakeUpstream):
         return super()._usual(step)
 
 
-def test_bounces_and_mail_share_the_connections_that_the_upstream_takes(
+def test_bounces_and_mail_share_the_upstream_connections(
     filled: StartFilled,
 ) -> None:
-    """Bounces waited until the workers' connections had been idle for long, and mail likewise."""
+    """Bounces once waited until the workers' connections had long been idle, and mail likewise."""
     with TakesOne() as upstream:
         relay = filled(upstream.address, config())
         for person in ("anna@people.example", "bernard@people.example"):

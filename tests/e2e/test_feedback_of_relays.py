@@ -1,5 +1,5 @@
-"""Relays on one PostgreSQL: what comes back to another relay than the one that sent the mail is
-understood, and a bounce is handed on to the app, once."""
+"""Relays on one PostgreSQL: reports that reach another relay than the sending one are understood,
+and a bounce is forwarded to the app once."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ def returning() -> dict[str, Any]:
 def relays(
     tmp_path_factory: pytest.TempPathFactory, mta: FakeUpstream
 ) -> Iterator[tuple[Relays, RelayProcess, RelayProcess]]:
-    """Two that run, and the first sends."""
+    """Two running relays, of which the first sends."""
     relays = Relays(tmp_path_factory.mktemp("relays"), mta.address, postgres.cluster())
     one, two = (relays.start(name, returning(), timeout="10s") for name in ("one", "two"))
     yield relays, one, two
@@ -50,7 +50,7 @@ def upstream(mta: FakeUpstream) -> FakeUpstream:
 
 
 def hidden(content: bytes) -> bytes:
-    """A complaint that names nobody but by a field that the relay wrote."""
+    """A complaint that identifies the person only by a field that the relay wrote."""
     header = content.partition(b"\r\n\r\n")[0].replace(b"\r\n ", b" ").decode()
     return complaint("", *(line for line in header.split("\r\n") if line.startswith("Feedback-ID")))
 
@@ -59,10 +59,10 @@ def nothing_is_asked(relays: Relays) -> bool:
     return relays.sql("SELECT count(*) FROM asked_message") == "0"
 
 
-def test_what_comes_to_another_relay_is_understood_and_handed_on_once(
+def test_reports_to_another_relay_are_understood_and_forwarded_once(
     relays: tuple[Relays, RelayProcess, RelayProcess], upstream: FakeUpstream
 ) -> None:
-    """Within a second of the mail; the bounce comes to both."""
+    """Within a second of the mail; the bounce reaches both relays."""
     shared, one, two = relays
     person, complains = "gone@people.example", address("desk")
     assert one.send(bare(), complains)[0] == 250
@@ -88,11 +88,11 @@ def test_what_comes_to_another_relay_is_understood_and_handed_on_once(
 
 
 @only_at_length
-def test_the_relay_that_sent_it_was_away(
+def test_reports_wait_for_the_journal_of_a_relay_that_is_away(
     relays: tuple[Relays, RelayProcess, RelayProcess], upstream: FakeUpstream, tmp_path: Path
 ) -> None:
-    """And does not come back: its journal does, from a shipped copy, on another machine. The one
-    that has the reports is killed meanwhile: they wait, and are done then."""
+    """The relay does not come back, but its journal does, from a shipped copy on another machine.
+    The one with the reports is killed meanwhile: they wait, and then take effect."""
     shared, one, two = relays
     (mail,) = receipts(one, upstream, "lost@people.example")
     for person in (JEANNE, PAUL):
@@ -117,7 +117,7 @@ def test_the_relay_that_sent_it_was_away(
     two.start()
     status = json.loads(two.must("status", "--json"))["feedback"]
     assert (status["waiting"], status["to_hand_on"], status["kept"]) == (2, 1, 0)
-    assert two.send(bare(), JEANNE)[0] == 250, "nobody knows yet"
+    assert two.send(bare(), JEANNE)[0] == 250, "nobody can know yet"
     id = (one.root / "state/relay.id").read_text()
     three = shared.prepare("three", returning(), timeout="10s")
     (three.root / "state/relay.id").write_text(id)

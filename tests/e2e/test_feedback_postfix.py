@@ -1,5 +1,5 @@
-"""What Postfix itself sends back: bounces of dead, full and blocked mailboxes, through the return
-paths to the mailbox, and on to the app, as docs/deploy/feedback.md has it."""
+"""Bounces by Postfix itself for dead, full and blocked mailboxes: through return paths to the
+feedback mailbox and on to the app, as in docs/deploy/feedback.md."""
 
 import re
 import tomllib
@@ -20,7 +20,7 @@ pytestmark = needs("postfix")
 
 SHOP, APP = "shop.example", "news@shop.example"
 DEAD, FULL, BLOCKED = address("consent"), address("customer"), address("desk")
-LATE = address("contact")  # a role: nobody has to be on record
+LATE = address("contact")  # a role: no record needed
 FAILING = {
     DEAD: "550 5.1.1 no such user here",
     FULL: "552 5.2.2 mailbox full",
@@ -31,7 +31,7 @@ StartFilled = Callable[..., RelayProcess]
 
 @pytest.fixture(scope="module")
 def provider() -> Iterator[FakeUpstream]:
-    """Where the recipients' mailboxes are, or are not."""
+    """The server that has the recipients' mailboxes, or lacks them."""
     with FakeUpstream(*(At("rcpt", Reply(text), to=who) for who, text in FAILING.items())) as mx:
         yield mx
 
@@ -40,7 +40,7 @@ def provider() -> Iterator[FakeUpstream]:
 def pair(
     provider: FakeUpstream, filled: StartFilled
 ) -> Iterator[tuple[RelayProcess, PostfixInstance]]:
-    """Postfix sends to the provider; what comes back for the mailbox goes there by LMTP."""
+    """Postfix sends to the provider, and delivers bounces to the feedback mailbox by LMTP."""
     toml, main = blocks(
         "deploy/feedback.md", {"127.0.0.1:2526": f"{LOOPBACK}:{free_port()}", "example.com": SHOP}
     )
@@ -68,15 +68,15 @@ def mta(pair: tuple[RelayProcess, PostfixInstance]) -> PostfixInstance:
 
 
 def bounces(mta: PostfixInstance, about: str) -> list[Delivered]:
-    """What the app got back about somebody."""
+    """The bounces about this person that reached the app."""
     wanted = f"Final-Recipient: rfc822; {about}".encode()
     return [each for each in mta.delivered() if each.recipient == APP and wanted in each.message]
 
 
 def deferred(mta: PostfixInstance) -> list[str]:
-    """Who sent what waits for another try, and is not tried just now: a flush passes over that.
+    """The senders of deferred mail that is not being tried: a flush skips what is.
 
-    What Postfix finds as it is being tried waits a minute in `incoming`.
+    What Postfix finds during an attempt waits a minute in `incoming`.
     """
     waiting = [each for each in mta.queued() if each["queue_name"] != "active"]
     return [each["sender"] for each in waiting if "delay_reason" in each["recipients"][0]]
@@ -103,7 +103,7 @@ def test_a_dead_mailbox_is_refused_at_the_next_rcpt(
 
 
 @pytest.mark.parametrize(("who", "kind"), [(FULL, "full"), (BLOCKED, "blocked")])
-def test_who_has_a_full_mailbox_or_is_behind_a_policy_may_be_mailed_again(
+def test_people_with_a_full_mailbox_or_behind_a_policy_may_be_mailed_again(
     relay: RelayProcess, mta: PostfixInstance, who: str, kind: str
 ) -> None:
     assert relay.send(marketing(), who, sender=APP)[0] == 250
@@ -112,13 +112,13 @@ def test_who_has_a_full_mailbox_or_is_behind_a_policy_may_be_mailed_again(
     assert relay.send(marketing(), who, sender=APP)[0] == 250
 
 
-def test_the_bounce_is_on_record_as_a_notice(relay: RelayProcess) -> None:
+def test_the_bounce_is_recorded_as_a_notice(relay: RelayProcess) -> None:
     wait_for(lambda: "handed on" in relay.output, "a bounce to be handed on")
     told = relay.must("audit", "show", "--recipient", APP)
     assert "notices" in told
 
 
-def test_bounces_wait_at_the_mta_while_the_relay_is_away(
+def test_bounces_wait_at_the_mta_while_the_relay_is_down(
     relay: RelayProcess, mta: PostfixInstance, provider: FakeUpstream
 ) -> None:
     mta.wait_empty()

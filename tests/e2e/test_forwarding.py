@@ -1,4 +1,4 @@
-"""XCLIENT and XFORWARD: the client behind a trusted host is on record, and told to Postfix."""
+"""XCLIENT and XFORWARD: the client behind a trusted host is recorded and passed on to Postfix."""
 
 import smtplib
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ def _config() -> dict[str, Any]:
 
 
 def _send(relay: RelayProcess, *commands: str, via: str = "apps") -> list[tuple[int, bytes]]:
-    """Say `commands` after EHLO, then send a message; return the answers to them."""
+    """Send `commands` after EHLO, then a message; return the replies to them."""
     with smtplib.SMTP(LOOPBACK, relay.port(via), timeout=30) as client:
         client.ehlo("filter.example")
         answers = []
@@ -50,7 +50,7 @@ def relay(filled: Callable[..., RelayProcess], mta: FakeUpstream) -> RelayProces
     return filled(mta.address, _config())
 
 
-def test_xforward_is_for_the_next_message_alone(relay: RelayProcess, mta: FakeUpstream) -> None:
+def test_xforward_holds_for_the_next_message_only(relay: RelayProcess, mta: FakeUpstream) -> None:
     answers = _send(relay, "XFORWARD ADDR=192.0.2.7 NAME=a.example", "XFORWARD HELO=spike.example")
     assert [code for code, _ in answers] == [250, 250]
     first, second = [record.decided.client for record in records(relay)][-2:]
@@ -61,7 +61,7 @@ def test_xforward_is_for_the_next_message_alone(relay: RelayProcess, mta: FakeUp
     assert b"192.0.2.7" in received
 
 
-def test_xclient_is_for_the_session(relay: RelayProcess) -> None:
+def test_xclient_holds_for_the_session(relay: RelayProcess) -> None:
     answers = _send(relay, "XCLIENT ADDR=IPV6:2001:db8::7 LOGIN=shop")
     assert answers[0][0] == 220
     for record in records(relay)[-2:]:
@@ -73,7 +73,7 @@ def test_xclient_is_for_the_session(relay: RelayProcess) -> None:
         )
 
 
-def test_hosts_that_are_not_trusted_are_not_believed(relay: RelayProcess) -> None:
+def test_untrusted_hosts_are_not_believed(relay: RelayProcess) -> None:
     (answer,) = _send(relay, "XFORWARD ADDR=192.0.2.7", via="others")
     assert answer[0] == 550
     assert records(relay)[-1].decided.client.peer == LOOPBACK
@@ -81,7 +81,7 @@ def test_hosts_that_are_not_trusted_are_not_believed(relay: RelayProcess) -> Non
 
 @contextmanager
 def saying(mta: FakeUpstream, *keywords: str) -> Iterator[None]:
-    """From the next connection on it says that it takes these too."""
+    """Announce these keywords too from the next connection on."""
     mta.begin()
     mta.keywords = (*KEYWORDS, *keywords)
     mta.drop_connections()
@@ -90,10 +90,10 @@ def saying(mta: FakeUpstream, *keywords: str) -> Iterator[None]:
     mta.drop_connections()
 
 
-def test_an_upstream_that_takes_it_is_told(relay: RelayProcess, mta: FakeUpstream) -> None:
+def test_an_upstream_that_accepts_xforward_gets_it(relay: RelayProcess, mta: FakeUpstream) -> None:
     with saying(mta, TAKES_IT):
         _send(relay, "XFORWARD ADDR=192.0.2.7 NAME=a.example HELO=spike.example SOURCE=LOCAL")
-    assert len(mta.messages) == 2, "500 to XFORWARD, and the mail goes on"
+    assert len(mta.messages) == 2, "a 500 to XFORWARD must not stop the mail"
     told = [line for _, line in mta.commands if line.startswith("XFORWARD")]
     assert told == [
         "XFORWARD ADDR=192.0.2.7 NAME=a.example PROTO=ESMTP HELO=spike.example SOURCE=LOCAL",
@@ -101,10 +101,10 @@ def test_an_upstream_that_takes_it_is_told(relay: RelayProcess, mta: FakeUpstrea
     ]
 
 
-def test_an_upstream_that_lets_us_has_the_session_of_that_client(
+def test_an_upstream_that_allows_xclient_gets_a_session_for_the_client(
     relay: RelayProcess, mta: FakeUpstream
 ) -> None:
-    """On a connection of its own: nobody else's mail goes over it."""
+    """On its own connection, which no other client's mail uses."""
     with saying(mta, "XCLIENT NAME ADDR PORT PROTO HELO LOGIN"):
         _send(relay)
         _send(
@@ -125,7 +125,7 @@ def test_an_upstream_that_lets_us_has_the_session_of_that_client(
 
 
 @needs("postfix")
-def test_postfix_takes_the_client_for_its_own(filled: Callable[..., RelayProcess]) -> None:
+def test_postfix_treats_the_client_as_its_own(filled: Callable[..., RelayProcess]) -> None:
     with PostfixInstance(main={"smtpd_authorized_xclient_hosts": LOOPBACK}) as postfix:
         relay = filled(postfix.address, _config())
         _send(relay, "XCLIENT ADDR=192.0.2.7 NAME=a.example HELO=spike.example")

@@ -1,4 +1,4 @@
-"""Frequency caps: nobody gets more than the stream may send, however many workers send it."""
+"""Frequency caps: nobody gets more than the stream allows, however many workers send."""
 
 import smtplib
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def capped(filled: Callable[..., RelayProcess]) -> Callable[..., RelayProcess]:
 
 @pytest.fixture(scope="module")
 def once_a_week(capped: Callable[..., RelayProcess], mta: FakeUpstream) -> RelayProcess:
-    """For tests each of which mails somebody else."""
+    """A relay for several tests, each of which mails somebody else."""
     return capped(mta.address, "1/7d")
 
 
@@ -64,7 +64,7 @@ def test_two_workers_together_send_no_more_than_the_cap(
         assert relay.send(receipts, SUBSCRIBER)[0] == 250
 
 
-def test_what_the_upstream_did_not_take_does_not_count(
+def test_mail_refused_by_the_upstream_does_not_count(
     once_a_week: RelayProcess, mta: FakeUpstream
 ) -> None:
     mta.begin(At("end", Reply("451 4.2.0 later"), nth=1), At("end", Reply("554 no"), nth=2))
@@ -73,14 +73,14 @@ def test_what_the_upstream_did_not_take_does_not_count(
     assert len(mta.messages) == 1
 
 
-def test_what_the_upstream_may_have_taken_counts(
+def test_mail_that_the_upstream_may_have_accepted_counts(
     once_a_week: RelayProcess, mta: FakeUpstream
 ) -> None:
     mta.begin(At("end", Close(), nth=1))
     assert [once_a_week.send(marketing(), OTHER)[0] for _ in range(2)] == [451, 450]
 
 
-def test_a_cap_on_all_marketing(filled: Callable[..., RelayProcess]) -> None:
+def test_a_cap_can_cover_all_marketing(filled: Callable[..., RelayProcess]) -> None:
     with FakeUpstream() as mta:
         config = {
             "policy": {"frequency_cap": "1/24h"},
@@ -92,7 +92,7 @@ def test_a_cap_on_all_marketing(filled: Callable[..., RelayProcess]) -> None:
         assert (code, "frequency_cap" in text) == (450, True)
 
 
-def test_the_record_holds_what_it_was_judged_on(
+def test_the_record_has_the_mailings_it_was_based_on(
     once_a_week: RelayProcess, mta: FakeUpstream
 ) -> None:
     mta.begin()
@@ -105,7 +105,7 @@ def test_the_record_holds_what_it_was_judged_on(
     assert (counted.stream, counted.at <= second.at) == ("offers", True)
 
 
-def test_observed_mail_passes_and_the_record_says_what_would_have_been(
+def test_observed_mail_passes_and_the_record_says_what_was_decided(
     capped: Callable[..., RelayProcess],
 ) -> None:
     with FakeUpstream() as mta:
@@ -115,10 +115,10 @@ def test_observed_mail_passes_and_the_record_says_what_would_have_been(
         assert (second.observed, second.recipients[0].verdict.reason) == (True, "frequency_cap")
 
 
-def test_who_was_mailed_is_not_told_so_when_a_retry_is_for_the_others(
+def test_a_retry_for_others_does_not_report_failure_for_people_already_mailed(
     filled: Callable[..., RelayProcess],
 ) -> None:
-    """A mail server would try for days to mail somebody who has the message, and say it failed."""
+    """A mail server would retry for days for somebody who has the message, and report failure."""
     with FakeUpstream(At("end", Reply("451 4.2.0 later"), nth=2)) as mta:
         more = config(frequency_cap="1/7d")
         more["listener"] = [listener("apps", "offers", default="offers")]
@@ -129,10 +129,12 @@ def test_who_was_mailed_is_not_told_so_when_a_retry_is_for_the_others(
         alike = bare(message_id="<2@shop.example>")  # of the same size: RCPT cannot know
         assert relay.send(alike, SUBSCRIBER)[0] == 450
         assert len(mta.messages) == 1
-        assert rcpt(relay, size=1) == 450, "another message is refused to nobody else for that"
+        assert rcpt(relay, size=1) == 450, "nobody else may be refused because of it"
         assert relay.send(bare(message_id="<1@shop.example>"), SUBSCRIBER, OTHER)[0] == 250
         assert [one.recipients for one in mta.messages] == [(SUBSCRIBER,), (OTHER,)]
-        assert rcpt(relay, len(bare(message_id="<1@shop.example>"))) == 450, "it waits no more"
+        assert rcpt(relay, len(bare(message_id="<1@shop.example>"))) == 450, (
+            "it must wait no longer"
+        )
 
 
 def rcpt(relay: RelayProcess, size: int) -> int:

@@ -42,7 +42,7 @@ def people(path: Path, count: int = PEOPLE) -> Path:
 
 
 def ended(api: Client, id: str, within: float = 120) -> ImportShown:
-    """Wait for the end of an import."""
+    """Wait until an import ends."""
     wait_for(
         lambda: api.get_import(id).state not in ("waiting", "running", "undoing"), f"{id} ends",
         timeout=within,
@@ -58,7 +58,7 @@ def refusal(relay: RelayProcess, address: str) -> str:
         return "" if code == 250 else text.decode()
 
 
-def test_people_who_are_uploaded_may_be_mailed(relay: RelayProcess, tmp_path: Path) -> None:
+def test_uploaded_people_may_be_mailed(relay: RelayProcess, tmp_path: Path) -> None:
     file = people(tmp_path / "people.csv")
     with file.open("a") as more:
         more.write(f"nobody{SAID}")
@@ -120,7 +120,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def test_the_relay_alone_is_killed(relay: RelayProcess, tmp_path: Path) -> None:
-    """The import goes on by itself; the next relay waits for it, and knows what it said."""
+    """The import continues by itself; the next relay waits for it and has its result."""
     with Client(relay.url, TOKEN) as api:
         id = api.start_import(people(tmp_path / "people.csv"), ImportQuery("contacts")).id
         wait_for(lambda: api.get_import(id).octets, "the import has begun")
@@ -147,7 +147,7 @@ def test_a_cancelled_import_stops_and_is_undone(relay: RelayProcess, tmp_path: P
 
 @only_at_length
 @pytest.mark.soak
-def test_reloads_disturb_no_import(relay: RelayProcess, tmp_path: Path) -> None:
+def test_reloads_do_not_disturb_an_import(relay: RelayProcess, tmp_path: Path) -> None:
     with Client(relay.url, TOKEN) as api:
         file = people(tmp_path / "people.csv")
         ids = [api.start_import(file, ImportQuery("contacts", replace="none")).id for _ in range(2)]

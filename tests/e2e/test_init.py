@@ -1,4 +1,4 @@
-"""What `smtpproxy init` writes, run: the relay from its files, behind and before a real Postfix."""
+"""The files of `smtpproxy init` in use: the relay behind and in front of a real Postfix."""
 
 import json
 import re
@@ -44,14 +44,14 @@ def names() -> Iterator[NameServer]:
 
 
 class Site:
-    """A Postfix, a relay as `init` sets it up, and an app that speaks to `port`."""
+    """A Postfix, a relay set up by `init`, and an app that connects to `port`."""
 
     def __init__(self, root: Path, route: str, names: NameServer, stack: ExitStack) -> None:
         self.config = root / "etc" / "smtpproxy.toml"
         self.root, self.listen, back = root, free_port(), free_port()
         self.mta = PostfixInstance()  # delivers everybody's mail
         stack.callback(self.mta.remove)
-        self.postfix = self.mta  # the one that has to know of smtpproxy
+        self.postfix = self.mta  # the one that must know of smtpproxy
         self.port = self.mta.port
         upstream = f"{LOOPBACK}:{back}"
         if route == "apps":
@@ -63,8 +63,8 @@ class Site:
             stack.callback(self.postfix.remove)
             self.port, upstream = self.postfix.port, self.mta.address
         self.env = {"MAIL_CONFIG": str(self.postfix.config)}
-        asked = () if route == "relayhost" else ("--upstream", upstream)  # that it finds itself
-        streams = ("--marketing", "offers") if route == "policy" else ()  # it sees no header
+        asked = () if route == "relayhost" else ("--upstream", upstream)  # init finds it by itself
+        streams = ("--marketing", "offers") if route == "policy" else ()  # which sees no header
         code, said = self.command(
             "init", "--json", *BRAND, *asked, "--yes",
             "--hostname", "relay.shop.example", "--route", route,
@@ -87,10 +87,10 @@ class Site:
             self.postfix.start()
 
     def _lead(self) -> None:
-        """Run the commands of the second step, with the folder and the port of this Postfix."""
+        """Run the commands of step two with the folder and port of this Postfix."""
         for command in self.said["next"][1]["commands"]:
             here = command.replace("/etc/postfix", str(self.postfix.config))
-            here = here.replace(" && postfix reload", "")  # it does not run yet
+            here = here.replace(" && postfix reload", "")  # it is not running yet
             here = here.replace("smtp/inet", f"{self.postfix.address}/inet")
             done = run("sh", "-c", here, env=self.env, cwd=self.root)
             assert done.returncode == 0, (here, done.stderr)
@@ -108,7 +108,7 @@ class Site:
         return done.stdout
 
     def command(self, *arguments: str) -> tuple[int, str]:
-        """Run a command in this process, which spares a start."""
+        """Run a command in this process, to save the start."""
         asked = [*arguments, "--config", str(self.config)]
         done = CliRunner().invoke(main, asked, env=self.env)
         return done.exit_code, done.output
@@ -117,7 +117,7 @@ class Site:
 @pytest.mark.parametrize(
     "route", ["apps", "relayhost", "milter", "before-queue", "after-queue", "policy"]
 )
-def test_mail_goes_through_it_on_every_route(tmp_path: Path, names: NameServer, route: str) -> None:
+def test_mail_passes_on_every_route(tmp_path: Path, names: NameServer, route: str) -> None:
     with ExitStack() as stack:
         site = Site(tmp_path, route, names, stack)
         site.send("jeanne@people.example", "offers")
@@ -133,7 +133,7 @@ def test_mail_goes_through_it_on_every_route(tmp_path: Path, names: NameServer, 
         assert (code, "good" in said) == (0, True), said
 
 
-def test_the_doctor_finds_what_was_said_and_the_keys_sign(
+def test_doctor_finds_the_configured_setup_and_the_keys_sign(
     tmp_path: Path, names: NameServer
 ) -> None:
     with ExitStack() as stack:
@@ -146,7 +146,7 @@ def test_the_doctor_finds_what_was_said_and_the_keys_sign(
 
 
 def keys_sign(site: Site, message: Path) -> None:
-    """With the marks taken off [[dkim]], and the records published."""
+    """With [[dkim]] uncommented and the records published."""
     text = site.config.read_text()
     signing = re.search(r"^# \[\[dkim\]\]\n(# .*\n)+", text, re.MULTILINE)
     assert signing

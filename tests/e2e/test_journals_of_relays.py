@@ -1,5 +1,5 @@
-"""Relays on one PostgreSQL: an erasure reaches the journals of all of them, and the index of
-decisions knows what each has decided."""
+"""Relays on one PostgreSQL: an erasure reaches all their journals, and the index has the decisions
+of each."""
 
 import json
 import os
@@ -25,8 +25,8 @@ def indexed(relays: Relays) -> int:
     return int(relays.sql("SELECT count(*) FROM decision"))
 
 
-def others_are_found(one: RelayProcess, two: RelayProcess) -> None:
-    """By its id, by its recipient, in the evidence about a person, over the API."""
+def check_others_are_found(one: RelayProcess, two: RelayProcess) -> None:
+    """By id, by recipient, in the evidence about a person, and over the API."""
     theirs = {record.decided.id for record in records(two)}
     listed = json.loads(one.must("audit", "show", "--recipient", GONE, "--json"))
     (found,) = [each for each in listed if "elsewhere" in each]
@@ -51,7 +51,7 @@ def test_an_erasure_reaches_every_journal_and_the_index(relays: Relays, tmp_path
         assert [answer(relay, person) for person in (KNOWN, GONE)] == [250, 550]
     wait_for(lambda: indexed(relays) == 4, "all decisions to be in the index")
     assert relays.sql("SELECT count(DISTINCT relay) FROM decision") == "2"
-    others_are_found(one, two)
+    check_others_are_found(one, two)
 
     one.must("audit", "ship", str(central))
     two.must("audit", "ship", str(central))
@@ -99,6 +99,6 @@ def test_the_index_catches_up_after_kills_and_an_outage(relays: Relays) -> None:
         lambda: json.loads(one.must("status", "--json"))["audit_index"]["rows_behind"] == 0,
         f"no backlog, after {told}",
     )
-    relays.sql("UPDATE journal SET rows = '{}'")  # as when a commit is lost: all is read again
+    relays.sql("UPDATE journal SET rows = '{}'")  # as if a commit were lost: all is read again
     wait_for(lambda: relays.sql("SELECT rows FROM journal") != "{}", "the journal to be read again")
     assert indexed(relays) == decided

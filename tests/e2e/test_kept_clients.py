@@ -1,7 +1,7 @@
-"""Libraries that send several messages over one transport, with the lines of
-docs/deploy/clients.md: each shows why a message was refused, and sends the next one.
+"""Libraries that send several messages over one transport, with the code in
+docs/deploy/clients.md: each shows why a message was refused, and sends the next.
 
-A program reads jobs, a line of JSON each, and writes what was said: "" if the message went.
+A program reads jobs, one JSON object per line, and writes the error: "" if the message was sent.
 """
 
 import json
@@ -139,7 +139,7 @@ LIBRARIES = [
 
 
 class Program:
-    """One of them, running; the messages that went are counted."""
+    """One running library; counts the messages sent."""
 
     def __init__(self, argv: list[str], folder: Path) -> None:
         self.sent = 0
@@ -153,7 +153,7 @@ class Program:
         )
 
     def send(self, name: str, fields: dict[str, str] = FIELDS) -> str:
-        """What the library said, without line ends."""
+        """The library's error message, without line ends."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps({"to": address(name), "fields": fields}) + "\n")

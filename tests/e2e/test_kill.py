@@ -1,4 +1,4 @@
-"""The relay, or a part of it, dies without a word in mid-load: what it answered stands."""
+"""The relay, or a part of it, is killed under load: every reply it gave holds."""
 
 import os
 import signal
@@ -37,7 +37,7 @@ def numbers(entries: Sequence[Record]) -> set[int]:
 
 
 def check_accounts(relay: RelayProcess, dump: SmtpSink, accepted: set[int]) -> list[Record]:
-    """Nothing answered 250 is missing, nothing passed without its record; the records."""
+    """Check that nothing answered 250 is missing or unrecorded; return the records."""
 
     def at_sink() -> set[int]:
         return {number_of(mail.message) for mail in dump.dumped()}
@@ -66,7 +66,7 @@ def test_the_whole_relay_is_killed(relay: RelayProcess, dump: SmtpSink) -> None:
     assert all(entry.decided.at > killed - timedelta(seconds=1) for entry in unknown)
     assert {outcome(entry) for entry in entries} <= {250, None}
     assert len(entries) - len(unknown) >= 200
-    # The same ports, the same state: it starts at once and goes on.
+    # With the same ports and state it starts at once and continues.
     relay.start()
     check_service(relay)
     assert len(relayed(records(relay))) == len(entries) + 1
@@ -84,7 +84,7 @@ def test_a_worker_is_killed(relay: RelayProcess, dump: SmtpSink) -> None:
         fates = load.stop()
     lost = [fate for fate in fates if not fate.accepted]
     assert {fate.code for fate in lost} <= {None}
-    assert len(lost) <= 8  # what the sessions were at in that moment
+    assert len(lost) <= 8  # what the sessions were doing at that moment
     check_accounts(relay, dump, load.accepted)
     assert relay.metric("smtpproxy_worker_exits_total") == 1
 
@@ -100,9 +100,9 @@ def test_the_supervisor_is_killed(relay: RelayProcess, dump: SmtpSink) -> None:
     assert not listens(relay.port())
     assert {fate.code for fate in fates} <= {250, 421, None}
     entries = check_accounts(relay, dump, load.accepted)
-    # The workers had time to end in good order.
+    # The workers had time to end properly.
     assert {outcome(entry) for entry in entries} == {250}
     assert numbers(entries) == load.accepted
-    relay.kill()  # what is left of it: nothing
+    relay.kill()  # nothing may be left of it
     relay.start()
     check_service(relay)

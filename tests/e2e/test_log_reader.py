@@ -1,4 +1,4 @@
-"""Whoever reads the log may stop, or go away: mail and commands do not notice."""
+"""The reader of the log may stop or disappear: mail and commands are not affected."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from tests.kit.relay import RelayProcess
 from tests.kit.upstream import FakeUpstream
 
 MANY = 2 * 65_536 // 200
-"""More lines about refusals than a pipe holds."""
+"""More log lines about refusals than a pipe holds."""
 
 
 def test_mail_does_not_wait_for_the_reader_of_the_log(tmp_path: Path, mta: FakeUpstream) -> None:

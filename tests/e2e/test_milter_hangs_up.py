@@ -15,7 +15,7 @@ SENDER = "news@shop.example"
 MESSAGE = marketing(stream="offers")
 
 
-def test_the_sender_is_told_once(filled: Callable[..., RelayProcess]) -> None:
+def test_the_sender_gets_one_notice(filled: Callable[..., RelayProcess]) -> None:
     with FakeUpstream(At("end", Hold(), nth=1)) as upstream:
         milter = listener("mta", "offers", "receipts", protocol="milter")
         relay = filled(upstream.address, {"policy": {"on_mixed": "split"}, "listener": [milter]})

@@ -1,4 +1,4 @@
-"""Postfix asks smtpproxy by its milter, with the lines of docs/deploy/postfix-milter.md."""
+"""Postfix uses smtpproxy as a milter, configured as in docs/deploy/postfix-milter.md."""
 
 import grp
 import os
@@ -35,7 +35,7 @@ def lines(milter: str, without_milter: str) -> list[str]:
 def pair(
     filled: Callable[..., RelayProcess],
 ) -> Iterator[tuple[RelayProcess, PostfixInstance]]:
-    """smtpproxy and Postfix as the page has them; Postfix delivers everybody's mail."""
+    """smtpproxy and Postfix as on the page; Postfix delivers everybody's mail."""
     milter, notices = (f"{LOOPBACK}:{free_port()}" for _ in range(2))
     toml, main, master, *_ = lines(milter, notices)
     config = tomllib.loads(toml)
@@ -66,7 +66,7 @@ def session(postfix: PostfixInstance) -> smtplib.SMTP:
 def send(
     client: smtplib.SMTP, mail: bytes, *recipients: str, sender: str = SENDER, options: Any = ()
 ) -> tuple[int, str]:
-    """The reply that decided."""
+    """Send a message; return the reply that decided."""
     code, text = client.mail(sender, options)
     for recipient in recipients:
         if code < 400:
@@ -105,7 +105,7 @@ def test_a_permitted_message_is_delivered_unchanged(
     assert relay.metric("smtpproxy_relayed_total", listener="postfix", code_class="2xx") >= 1
 
 
-def test_encoded_words_in_list_unsubscribe_are_written_plainly(
+def test_encoded_words_in_list_unsubscribe_are_decoded(
     relay: RelayProcess, postfix: PostfixInstance
 ) -> None:
     encoded = "=?utf-8?q?=3Chttps=3A//u=2Eshop=2Eexample/AZm2=3E?=, <mailto:stop@shop.example>"
@@ -117,7 +117,7 @@ def test_encoded_words_in_list_unsubscribe_are_written_plainly(
     assert got.message == mail.replace(encoded.encode(), plain.encode())
 
 
-def test_several_messages_on_a_connection_some_refused(
+def test_several_messages_on_one_connection_some_refused(
     relay: RelayProcess, postfix: PostfixInstance
 ) -> None:
     with session(postfix) as client:
@@ -138,10 +138,10 @@ def test_several_messages_on_a_connection_some_refused(
     assert got.message == again
 
 
-def test_a_recipient_refused_at_rcpt_costs_the_others_nothing(
+def test_a_recipient_refused_at_rcpt_does_not_affect_the_others(
     relay: RelayProcess, postfix: PostfixInstance
 ) -> None:
-    """On every stream that the client may use a complaint counts."""
+    """A complaint counts on every stream that the client may use."""
     mail = marketing(message_id="<rcpt@shop.example>")
     with session(postfix) as client:
         client.mail(SENDER)
@@ -154,10 +154,10 @@ def test_a_recipient_refused_at_rcpt_costs_the_others_nothing(
     assert got.recipient == address("consent")
 
 
-def test_split_takes_the_refused_away_and_the_sender_hears_of_it(
+def test_split_removes_refused_recipients_and_notifies_the_sender(
     relay: RelayProcess, postfix: PostfixInstance
 ) -> None:
-    """Whatever the refused address looks like: Postfix has to find it again."""
+    """Whatever the refused address looks like: Postfix must find it again."""
     refused = [address("withdrawn"), '"odd local"@people.example', "x+tag@People.Example"]
     mail = marketing(message_id="<split@shop.example>", subject="split")
     with session(postfix) as client:
@@ -173,9 +173,7 @@ def test_split_takes_the_refused_away_and_the_sender_hears_of_it(
     assert sorted(m.recipient for m in got) == [address("consent"), SENDER]
 
 
-def test_split_of_an_address_that_is_not_ascii(
-    relay: RelayProcess, postfix: PostfixInstance
-) -> None:
+def test_split_removes_a_non_ascii_recipient(relay: RelayProcess, postfix: PostfixInstance) -> None:
     mail = marketing(message_id="<utf8@shop.example>")
     with socket.create_connection((LOOPBACK, postfix.port)) as connection:
         stream = connection.makefile("rwb")
@@ -209,7 +207,7 @@ def test_a_null_reverse_path_is_refused_for_all(
         assert "<withdrawn@people.example> refused: consent_withdrawn" in text
 
 
-def test_bdat(relay: RelayProcess, postfix: PostfixInstance) -> None:
+def test_bdat_is_supported(relay: RelayProcess, postfix: PostfixInstance) -> None:
     good = marketing(message_id="<bdat@shop.example>")
     bad = marketing(unsubscribe=None)
     with session(postfix) as client:
@@ -226,7 +224,7 @@ def test_bdat(relay: RelayProcess, postfix: PostfixInstance) -> None:
     assert got.message == good
 
 
-def test_large_messages(relay: RelayProcess, postfix: PostfixInstance) -> None:
+def test_large_messages_pass_unchanged(relay: RelayProcess, postfix: PostfixInstance) -> None:
     mail = marketing(message_id="<large@shop.example>", body=("x" * 78 + "\r\n") * 250_000)
     with session(postfix) as client:
         assert send(client, mail, address("consent"))[0] == 250
@@ -237,7 +235,7 @@ def test_large_messages(relay: RelayProcess, postfix: PostfixInstance) -> None:
     postfix.wait_empty()
 
 
-def test_mail_of_local_programs_bounces_and_does_not_jam(
+def test_refused_mail_of_local_programs_bounces(
     relay: RelayProcess, postfix: PostfixInstance
 ) -> None:
     mail = marketing(message_id="<local@shop.example>")
@@ -253,7 +251,7 @@ def test_mail_of_local_programs_bounces_and_does_not_jam(
     postfix.wait_empty()
 
 
-def test_trouble_of_ours_is_451(relay: RelayProcess, postfix: PostfixInstance) -> None:
+def test_an_internal_failure_is_451(relay: RelayProcess, postfix: PostfixInstance) -> None:
     database = Path(relay.config["store"]["url"].removeprefix("sqlite://"))
     away = database.rename(database.with_suffix(".away"))
     with session(postfix) as client:
@@ -264,7 +262,9 @@ def test_trouble_of_ours_is_451(relay: RelayProcess, postfix: PostfixInstance) -
 
 
 @pytest.mark.parametrize("version", ["2", "3", "4"])
-def test_older_versions_of_the_protocol(filled: Callable[..., RelayProcess], version: str) -> None:
+def test_older_versions_of_the_protocol_work(
+    filled: Callable[..., RelayProcess], version: str
+) -> None:
     milter = free_port()
     main = {
         "smtpd_milters": f"inet:{LOOPBACK}:{milter}",
@@ -284,7 +284,7 @@ def test_older_versions_of_the_protocol(filled: Callable[..., RelayProcess], ver
         relay.kill()
 
 
-def test_over_a_unix_socket(filled: Callable[..., RelayProcess]) -> None:
+def test_a_unix_socket_works(filled: Callable[..., RelayProcess]) -> None:
     with PostfixInstance() as postfix:
         queue = postfix.root / "queue"
         folder = queue / "smtpproxy"
@@ -309,7 +309,7 @@ def test_over_a_unix_socket(filled: Callable[..., RelayProcess]) -> None:
 
 
 def test_nothing_passes_without_smtpproxy(relay: RelayProcess, postfix: PostfixInstance) -> None:
-    """The last test of the file: a relay that a test starts ends with that test."""
+    """The last test of the file: a relay started by a test ends with it."""
     assert relay.terminate() == 0
     with session(postfix) as client:
         code, text = send(client, marketing(), address("consent"))

@@ -1,4 +1,4 @@
-"""Sendmail asks smtpproxy by its milter, with the lines of docs/deploy/sendmail-milter.md."""
+"""Sendmail uses smtpproxy as a milter, configured as in docs/deploy/sendmail-milter.md."""
 
 import smtplib
 import tomllib
@@ -25,7 +25,7 @@ SENDER = "news@shop.example"
 def pair(
     filled: Callable[..., RelayProcess], mta: FakeUpstream
 ) -> Iterator[tuple[RelayProcess, SendmailInstance]]:
-    """smtpproxy and Sendmail as the page has them; all mail goes on to `mta`."""
+    """smtpproxy and Sendmail as on the page; all mail is relayed to `mta`."""
     port, milter, notices = free_port(), free_port(), free_port()
     toml, mc = blocks(
         "deploy/sendmail-milter.md",
@@ -57,7 +57,7 @@ def client(pair: tuple[RelayProcess, SendmailInstance]) -> Iterator[smtplib.SMTP
 def send(
     client: smtplib.SMTP, mail: bytes, *recipients: str, sender: str = SENDER
 ) -> tuple[int, str]:
-    """The reply that decided."""
+    """Send a message; return the reply that decided."""
     code, text = client.mail(sender)
     for recipient in recipients:
         if code < 400:
@@ -77,7 +77,7 @@ def relayed(mta: FakeUpstream, about: str, count: int = 1) -> list[Accepted]:
     return wait_for(found, f"{count} of {about}")
 
 
-def test_several_messages_on_a_connection_some_refused(
+def test_several_messages_on_one_connection_some_refused(
     relay: RelayProcess, client: smtplib.SMTP, mta: FakeUpstream
 ) -> None:
     good = marketing(message_id="<good@shop.example>", headers=[("X-Fold", "a\r\n\tb")])
@@ -99,7 +99,7 @@ def test_several_messages_on_a_connection_some_refused(
     assert b"X-Fold: a\r\n\tb\r\n" in got.data
 
 
-def test_split_takes_the_refused_away_and_the_sender_hears_of_it(
+def test_split_removes_refused_recipients_and_notifies_the_sender(
     client: smtplib.SMTP, mta: FakeUpstream
 ) -> None:
     mail = marketing(message_id="<split@shop.example>")
@@ -113,8 +113,10 @@ def test_split_takes_the_refused_away_and_the_sender_hears_of_it(
     assert rest.recipients == (address("consent"),)
 
 
-def test_what_an_alias_hides_is_never_split(client: smtplib.SMTP, mta: FakeUpstream) -> None:
-    """Sendmail has expanded it by then, and DELRCPT would not find it."""
+def test_recipients_behind_an_alias_are_never_split(
+    client: smtplib.SMTP, mta: FakeUpstream
+) -> None:
+    """Sendmail has expanded the alias by then, and DELRCPT would not find the recipient."""
     mail = marketing(message_id="<alias@shop.example>")
     code, text = send(client, mail, address("consent"), "list@mx.example")
     assert code == 550
@@ -127,7 +129,7 @@ def test_a_null_reverse_path_is_refused_for_all(client: smtplib.SMTP) -> None:
     assert (code, "<withdrawn@people.example> refused" in text) == (550, True)
 
 
-def test_large_messages(client: smtplib.SMTP, mta: FakeUpstream) -> None:
+def test_large_messages_pass_unchanged(client: smtplib.SMTP, mta: FakeUpstream) -> None:
     mail = marketing(message_id="<large@shop.example>", body=("x" * 78 + "\r\n") * 50_000)
     assert send(client, mail, address("consent"))[0] == 250
     (got,) = relayed(mta, "<large@shop.example>")

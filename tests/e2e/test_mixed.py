@@ -1,4 +1,4 @@
-"""Messages some of whose recipients are refused only at the end: `on_mixed`."""
+"""Messages with some recipients refused only at the end of data: `on_mixed`."""
 
 import re
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def splitting_relay(split_mta: FakeUpstream, filled: StartFilled) -> RelayProces
 
 @pytest.fixture
 def splitting(splitting_relay: RelayProcess, split_mta: FakeUpstream) -> Any:
-    """The relay that splits; its upstream has no mail and no behaviours."""
+    """The splitting relay; its upstream starts empty and without behaviours."""
     split_mta.begin()
     yield splitting_relay
     split_mta.behaviours.clear()
@@ -70,7 +70,7 @@ def test_refuse_mails_nobody_and_names_the_refused(
     ]
 
 
-def test_split_mails_the_permitted_and_tells_the_sender(
+def test_split_delivers_to_permitted_recipients_and_tells_the_sender(
     splitting: RelayProcess, split_mta: FakeUpstream
 ) -> None:
     mail = marketing(subject="Winter", message_id="<split-1@shop.example>")
@@ -90,7 +90,7 @@ def test_split_mails_the_permitted_and_tells_the_sender(
 
 
 def check_notice(data: bytes) -> None:
-    """It is what RFC 3464 says, to the eyes of a parser that is not ours."""
+    """Check it against RFC 3464 with a parser that is not ours."""
     notice = message_from_bytes(data, _class=EmailMessage, policy=policy.SMTP)
     assert notice.defects == []
     assert notice["To"].addresses[0].addr_spec == SENDER
@@ -114,7 +114,7 @@ def check_notice(data: bytes) -> None:
     assert "Message-ID: <split-1@shop.example>" in headers.get_content()
 
 
-def test_split_falls_back_to_refusing_where_nobody_can_be_told(
+def test_split_falls_back_to_refusing_if_nobody_can_be_told(
     splitting: RelayProcess, split_mta: FakeUpstream
 ) -> None:
     code, text = splitting.send(marketing(), *MIXED, sender="")
@@ -138,15 +138,15 @@ def test_split_refuses_when_nobody_is_left(
         ([At("end", Reply("550 5.7.1 no notices here"), nth=1)], 550),
         ([At("end", Reply("452 4.3.1 full"), nth=1)], 451),
         ([At("end", Close(), nth=1)], 451),
-        ([At("data", Close(), nth=nth) for nth in (1, 2)], 451),  # a lost connection is replaced
+        ([At("data", Close(), nth=nth) for nth in (1, 2)], 451),  # the lost connection is replaced
         ([At("data", Reply("451 4.3.0 not now"), nth=1)], 451),
     ],
     ids=["end-550", "end-452", "end-closed", "data-closed", "data-451"],
 )
-def test_split_mails_nobody_when_the_notice_is_not_taken(
+def test_split_mails_nobody_if_the_notice_is_not_accepted(
     splitting: RelayProcess, split_mta: FakeUpstream, trouble: list[At], answer: int
 ) -> None:
-    """Where it will never be taken, the whole message is refused."""
+    """If it never will be, the whole message is refused."""
     split_mta.begin(*trouble)
     before = len(records(splitting))
     code, text = splitting.send(marketing(), *MIXED, sender=SENDER)

@@ -43,7 +43,7 @@ def relay(dns: NameServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             yield relay
 
 
-def test_the_recipient_is_refused_by_the_rfcs_reply_and_the_others_are_not(
+def test_only_the_recipient_with_a_null_mx_is_refused_with_the_rfcs_reply(
     relay: RelayProcess,
 ) -> None:
     code, text = relay.send(message(), PERSON)
@@ -53,7 +53,7 @@ def test_the_recipient_is_refused_by_the_rfcs_reply_and_the_others_are_not(
         assert relay.send(message(), f"jeanne@{domain}")[0] == 250
 
 
-def test_the_refusal_is_on_record_explained_and_counted(relay: RelayProcess) -> None:
+def test_the_refusal_is_recorded_explained_and_counted(relay: RelayProcess) -> None:
     relay.send(message(), PERSON)
     entry = records(relay)[-1].decided
     assert [r.verdict.reason for r in entry.recipients] == ["null_mx"]
@@ -66,7 +66,7 @@ def test_the_refusal_is_on_record_explained_and_counted(relay: RelayProcess) -> 
     assert relay.metric("smtpproxy_dns_lookups_total", outcome="answered") >= 1
 
 
-def test_an_mta_that_asks_is_told_the_same(relay: RelayProcess) -> None:
+def test_milter_and_policy_server_give_the_same_answer(relay: RelayProcess) -> None:
     with milter_client(relay.port("milter")) as mta:
         mta.negotiate()
         mta.connect()
@@ -77,13 +77,13 @@ def test_an_mta_that_asks_is_told_the_same(relay: RelayProcess) -> None:
         assert postfix.rcpt("jeanne@good.example").startswith("DUNNO")
 
 
-def test_who_is_refused_anyway_is_not_asked_about(relay: RelayProcess, dns: NameServer) -> None:
+def test_recipients_refused_anyway_cause_no_dns_query(relay: RelayProcess, dns: NameServer) -> None:
     code, text = relay.send(marketing(), "nobody@unasked.example", listener="ads")
     assert (code, "no_record" in text) == (550, True)
     assert dns.count("unasked.example", "MX") == 0
 
 
-def test_explain_asks_as_the_relay_does(relay: RelayProcess, tmp_path: Path) -> None:
+def test_explain_queries_the_dns_like_the_relay(relay: RelayProcess, tmp_path: Path) -> None:
     path = tmp_path / "message.eml"
     path.write_bytes(message())
     arguments = ("--mail-from", "a@shop.example", "--rcpt", PERSON, "--json")

@@ -1,4 +1,4 @@
-"""Observe mode: the mail passes, and what would have been done is on record."""
+"""Observe mode: the mail passes, and what would have happened is on record."""
 
 import re
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def observing(mta: FakeUpstream, filled: StartFilled) -> RelayProcess:
 
 @pytest.fixture(scope="module")
 def enforcing(mta: FakeUpstream, filled: StartFilled) -> RelayProcess:
-    """Only the stream `trial` is observed."""
+    """A relay that observes only the stream `trial`."""
     return filled(mta.address, {"listener": listeners(), "stream": [*STREAMS, TRIAL], "web": {}})
 
 
@@ -73,7 +73,7 @@ def test_faulty_messages_pass_too(observing: RelayProcess, mta: FakeUpstream) ->
     assert observed(observing, "default", "no_record") == 1
 
 
-def test_a_stream_alone_can_be_observed(enforcing: RelayProcess, mta: FakeUpstream) -> None:
+def test_a_single_stream_can_be_observed(enforcing: RelayProcess, mta: FakeUpstream) -> None:
     check_passes(enforcing, mta, marketing(), "withdrawn", "stranger", via="trial")
     assert observed(enforcing, "trial", "consent_withdrawn") == 1
     assert observed(enforcing, "trial", "no_record") == 1

@@ -1,4 +1,4 @@
-"""Processes of a relay that have no file left: they say so, and go on once there are some."""
+"""A relay's processes that run out of file descriptors say so, and recover."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def relay(mta: FakeUpstream, filled: Callable[..., RelayProcess]) -> RelayProces
 
 @contextmanager
 def limited(pid: int, files: int) -> Iterator[None]:
-    """The process may have only so many files open, and so may those that it forks."""
+    """Limit the open files of a process and its future children."""
     soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (files, hard))
     try:
@@ -45,7 +45,7 @@ def logged(relay: RelayProcess, event: str) -> list[dict[str, object]]:
     return [line for line in relay.log if line["event"] == event]
 
 
-def test_idle_clients_leave_files_for_the_messages_of_others(relay: RelayProcess) -> None:
+def test_idle_clients_leave_descriptors_for_other_clients(relay: RelayProcess) -> None:
     (nursery,) = relay.children("nursery")
     with limited(nursery, 128):
         relay.must("reload")
@@ -67,7 +67,7 @@ def test_idle_clients_leave_files_for_the_messages_of_others(relay: RelayProcess
     assert relay.send(message(), PERSON, sender=SENDER)[0] == 250
 
 
-def test_commands_are_answered_once_the_supervisor_has_files(relay: RelayProcess) -> None:
+def test_commands_are_answered_once_the_supervisor_has_descriptors(relay: RelayProcess) -> None:
     state = Path(relay.config["server"]["state_dir"])
     with socket.socket(socket.AF_UNIX) as waiting:
         with limited(relay.pid, open_files(relay.pid)):
@@ -76,8 +76,8 @@ def test_commands_are_answered_once_the_supervisor_has_files(relay: RelayProcess
         assert json.loads(relay.must("status", "--json"))["alive"] == 1
 
 
-def test_one_error_of_a_library_is_not_logged_thousands_of_times(relay: RelayProcess) -> None:
-    """asyncio reports each connection that it cannot accept, again and again."""
+def test_a_repeated_library_error_is_not_logged_thousands_of_times(relay: RelayProcess) -> None:
+    """asyncio reports every connection it cannot accept, again and again."""
     (feedback,) = relay.children("feedback")
     host, _, port = relay.config["feedback"]["address"].rpartition(":")
     with ExitStack() as stack, limited(feedback, open_files(feedback)):

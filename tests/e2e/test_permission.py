@@ -1,4 +1,4 @@
-"""Class `permission`: the one message that asks whether to go on, and the yes that it may bring."""
+"""Class `permission`: the single message that asks whether to go on, and the answer to it."""
 
 import csv
 import io
@@ -84,27 +84,27 @@ def ask_on(relay: RelayProcess, message: bytes, *names: str) -> tuple[int, str]:
     return relay.send(message, *(person(name) for name in names), listener="renewal")
 
 
-def test_a_yes_lets_the_mail_go_on(relay: RelayProcess, mta: FakeUpstream) -> None:
-    assert relay.send(marketing(), person("ada"))[0] == 550, "her time is over"
+def test_a_yes_lets_mail_continue(relay: RelayProcess, mta: FakeUpstream) -> None:
+    assert relay.send(marketing(), person("ada"))[0] == 550, "her period must be over"
     (link,) = links(relay, "ada")
     assert "ada" not in link
     assert ask_on(relay, question(link), "ada")[0] == 250
-    assert link.encode() in mta.messages[0].data, "as it came"
-    assert relay.send(marketing(), person("ada"))[0] == 550, "silence is a no"
+    assert link.encode() in mta.messages[0].data, "unchanged"
+    assert relay.send(marketing(), person("ada"))[0] == 550, "silence is not consent"
     uri = link.replace(PUBLIC, relay.url)
     code, page = ask(uri)
     assert (code, "Yes, Example SA may go on sending me offers" in page) == (200, True)
-    assert relay.send(marketing(), person("ada"))[0] == 550, "a look is no yes"
+    assert relay.send(marketing(), person("ada"))[0] == 550, "looking is not consent"
     assert ask(uri, YES)[0] == 200
     assert relay.send(marketing(), person("ada"))[0] == 250
     shown = json.loads(relay.must("contact", "show", person("ada"), "--json"))
     assert shown["consents"][-1]["evidence"]["wording"].startswith("Yes, Example SA may go on")
     assert "already" in ask(uri, YES)[1]
     code, text = ask_on(relay, question(link), "ada")
-    assert (code, "permission_not_due" in text) == (550, True), "there is nothing to ask any more"
+    assert (code, "permission_not_due" in text) == (550, True), "nothing is left to ask"
 
 
-def test_once_also_after_a_kill_and_not_if_it_was_not_taken(
+def test_it_is_sent_once_even_after_a_kill_and_again_if_not_accepted(
     mta: FakeUpstream, filled: Callable[..., RelayProcess]
 ) -> None:
     relay = asking(mta, filled)
@@ -112,7 +112,7 @@ def test_once_also_after_a_kill_and_not_if_it_was_not_taken(
     mta.behaviours.append(At("end", Reply("451 4.3.2 later")))
     assert ask_on(relay, message, "bea")[0] == 451
     mta.behaviours.clear()
-    assert ask_on(relay, message, "bea")[0] == 250, "what was not taken does not count"
+    assert ask_on(relay, message, "bea")[0] == 250, "undelivered mail must not count"
     relay.kill()
     relay.start()
     code, text = ask_on(relay, message, "bea")
@@ -131,7 +131,7 @@ def test_once_also_after_a_kill_and_not_if_it_was_not_taken(
         (lambda own, other: f"{own} {other}", "for somebody else"),
     ],
 )
-def test_a_link_that_is_not_the_readers_own(
+def test_a_link_of_somebody_else_is_refused(
     relay: RelayProcess, mta: FakeUpstream, spoil: Callable[[str, str], str], why: str
 ) -> None:
     own, other = links(relay, "cat", "dan")
@@ -149,7 +149,7 @@ def test_a_link_that_is_not_the_readers_own(
     assert why in " ".join(told.split())
 
 
-def test_a_link_of_a_double_opt_in_is_none(relay: RelayProcess, mta: FakeUpstream) -> None:
+def test_a_double_opt_in_link_does_not_count(relay: RelayProcess, mta: FakeUpstream) -> None:
     relay.must(
         *("consent", "start", person("cat"), "--purpose", "offers", "--wording", "offers by mail")
     )
@@ -157,15 +157,15 @@ def test_a_link_of_a_double_opt_in_is_none(relay: RelayProcess, mta: FakeUpstrea
     assert "confirm_link_missing" in ask_on(relay, question(link), "cat")[1]
 
 
-def test_one_message_a_person(relay: RelayProcess, mta: FakeUpstream) -> None:
+def test_each_person_needs_their_own_message(relay: RelayProcess, mta: FakeUpstream) -> None:
     own, _ = links(relay, "cat", "dan")
     code, text = ask_on(relay, question(own), "cat", "dan")
     assert (code, "confirm_link_missing" in text) == (550, True)
     assert not mta.messages
-    assert ask_on(relay, question(own), "cat")[0] == 250, "and nobody was counted"
+    assert ask_on(relay, question(own), "cat")[0] == 250, "and nobody may be counted"
 
 
-def test_who_is_not_asked(relay: RelayProcess, mta: FakeUpstream) -> None:
+def test_who_may_not_be_asked(relay: RelayProcess, mta: FakeUpstream) -> None:
     for name, reason in (("recent", "permission_not_due"), ("nobody", "no_record")):
         code, text = ask_on(relay, question(links(relay, name)[0]), name)
         assert (code, reason in text) == (550, True), text
@@ -184,7 +184,7 @@ def test_a_list_says_who_may_be_asked(relay: RelayProcess) -> None:
     assert "permission_not_due" in stdout
 
 
-def test_links_by_the_command_name_what_is_wrong(relay: RelayProcess) -> None:
+def test_the_link_command_reports_errors(relay: RelayProcess) -> None:
     code, _, told = relay.command("consent", "link", "-", "--stream", "offers", stdin=b"")
     assert (code, "known: renewal" in told) == (2, True)
     code, stdout, told = relay.command(
@@ -198,12 +198,12 @@ def test_the_header_may_choose_the_stream(relay: RelayProcess, mta: FakeUpstream
     message = question(links(relay, "fay")[0], stream="renewal")
     assert relay.send(message, person("fay"), listener="both")[0] == 250
     code, text = relay.send(message, person("fay"), listener="both")
-    assert (code, "consent_expired" in text) == (550, True), "each stream refuses"
+    assert (code, "consent_expired" in text) == (550, True), "each stream must refuse"
     code, text = relay.send(question(links(relay, "gus")[0]), person("gus"), listener="both")
-    assert (code, "consent_expired" in text) == (550, True), "by default it is an offer"
+    assert (code, "consent_expired" in text) == (550, True), "by default it counts as an offer"
 
 
-def test_with_a_way_out_that_the_relay_adds(relay: RelayProcess, mta: FakeUpstream) -> None:
+def test_with_added_unsubscribe_fields(relay: RelayProcess, mta: FakeUpstream) -> None:
     (link,) = links(relay, "hal")
     bare = question(link, unsubscribe=None, one_click=None)
     mta.behaviours.append(At("end", Reply("451 4.3.2 later")))
@@ -213,14 +213,14 @@ def test_with_a_way_out_that_the_relay_adds(relay: RelayProcess, mta: FakeUpstre
     assert b"List-Unsubscribe: <https://confirm.shop.example/u/" in mta.messages[0].data
     for name in ("copies", "renewal"):
         code, text = relay.send(question(link), person("hal"), listener=name)
-        assert (code, "permission_repeated" in text) == (550, True), "of all such streams together"
+        assert (code, "permission_repeated" in text) == (550, True), "counted over all such streams"
 
 
-def test_two_at_once_are_not_both_sent(relay: RelayProcess, mta: FakeUpstream) -> None:
+def test_of_two_at_once_only_one_is_sent(relay: RelayProcess, mta: FakeUpstream) -> None:
     message = question(links(relay, "ida")[0])
 
     def until_told(_: int) -> tuple[int, str]:
-        """What a client is told in the end: on a busy machine it may have to try again."""
+        """The final reply: on a busy machine a client may have to retry."""
         for _ in range(100):
             code, text = ask_on(relay, message, "ida")
             if code != 451:
@@ -234,7 +234,7 @@ def test_two_at_once_are_not_both_sent(relay: RelayProcess, mta: FakeUpstream) -
     assert sorted(code for code, _ in answers) == [250, 550, 550, 550, 550, 550], answers
 
 
-def test_decisions_are_the_same_when_they_are_judged_again(relay: RelayProcess) -> None:
+def test_decisions_can_be_replayed(relay: RelayProcess) -> None:
     (link,) = links(relay, "jon")
     answers = [ask_on(relay, question(link), "jon"), ask_on(relay, question(link), "jon")]
     answers += [relay.send(marketing(), person(name)) for name in ("jon", "recent")]

@@ -1,4 +1,4 @@
-"""From a message to the page of its reader: a link that the relay mails, and what it leads to."""
+"""From a message to its reader's personal page, by a link that the relay mails."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from tests.kit.upstream import FakeUpstream
 pytestmark = pytest.mark.needs("chromium")
 
 
-def test_from_a_message_to_what_is_stored_and_to_nothing(
+def test_a_reader_sees_and_then_erases_their_data(
     filled: Callable[..., RelayProcess], upstream: FakeUpstream, tmp_path: Path
 ) -> None:
     settings = config()
@@ -33,7 +33,7 @@ def test_from_a_message_to_what_is_stored_and_to_nothing(
     relay = filled(upstream.address, settings)
     assert relay.send(bare(), JEANNE)[0] == 250
     page = f"{relay.url}/u/{tokens(upstream.messages[0])}"
-    # Whoever objected to all advertising has the right to see what is stored all the same.
+    # People who objected to all advertising still have the right to see their data.
     relay.must("suppress", "add", JEANNE, "--origin", "objection", "--scope", "marketing")
     told = ("--method", "unticked_box", "--wording", "openings, v1", "--brand", "shop")
     relay.must("consent", "record", JEANNE, "--purpose", "tracking", *told)
@@ -69,6 +69,6 @@ def test_from_a_message_to_what_is_stored_and_to_nothing(
     (record,) = [one for one in records(relay) if one.decided.decision.stream.name == "personal"]
     assert record.decided.relayed
     proof = relay.must("contact", "export", JEANNE, "--evidence", "--lang", "en")
-    assert "box they ticked, wording “form v3”" in proof, "the proof outlives the profile"
+    assert "box they ticked, wording “form v3”" in proof, "the proof must outlive the profile"
     shown = json.loads(relay.must("suppress", "show", JEANNE, "--json"))
     assert "erasure" in json.dumps(shown)

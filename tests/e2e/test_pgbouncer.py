@@ -1,4 +1,4 @@
-"""A relay and its commands behind PgBouncer, which lends a server by session, or by transaction."""
+"""A relay and its commands behind PgBouncer, in session and in transaction mode."""
 
 import smtplib
 from collections.abc import Iterator
@@ -27,14 +27,14 @@ def relays(tmp_path: Path, upstream: FakeUpstream) -> Iterator[Relays]:
 
 
 @pytest.mark.parametrize("mode", ["session", "transaction"])
-def test_all_is_as_without_it(
+def test_everything_works_as_without_it(
     relays: Relays, upstream: FakeUpstream, mode: Literal["session", "transaction"]
 ) -> None:
     prepares = mode == "session"
     with PgBouncer(relays.server, mode) as pooler:
         url = pooler.url(relays.name)
         relay = relays.prepare("one", url=url, prepared_statements=prepares)
-        relays.sql("UPDATE schema_version SET version = version - 1")  # of the release before
+        relays.sql("UPDATE schema_version SET version = version - 1")  # the release before
         code, said, _ = relay.command("check")
         assert code == 2
         assert "smtpproxy migrate brings it up to date" in said

@@ -25,7 +25,7 @@ def relay(mta: FakeUpstream, filled: Callable[..., RelayProcess]) -> RelayProces
 
 @pytest.fixture(scope="module")
 def client(relay: RelayProcess) -> Iterator[PostfixInstance]:
-    """It hands all mail to the relay but what comes back to the shop, as a real one would."""
+    """It sends all mail to the relay except bounces to the shop, as a real one would."""
     with PostfixInstance(
         hostname="client.example",
         relayhost=relay.address,
@@ -60,7 +60,7 @@ def test_a_receipt_is_delivered(client: PostfixInstance, mta: FakeUpstream) -> N
     client.wait_empty()
 
 
-def test_a_refused_newsletter_bounces_with_our_reason(
+def test_a_refused_newsletter_bounces_with_the_reason(
     client: PostfixInstance, mta: FakeUpstream
 ) -> None:
     mail = marketing(message_id="<refused@shop.example>")
@@ -82,7 +82,7 @@ def test_a_newsletter_without_unsubscribe_fields_bounces(client: PostfixInstance
     assert b"550 5.7.0 refused: unsubscribe_missing (stream offers) id=" in text
 
 
-def test_trouble_of_ours_leaves_the_mail_queued_until_it_is_over(
+def test_an_internal_failure_leaves_the_mail_queued_until_it_is_over(
     client: PostfixInstance, mta: FakeUpstream, relay: RelayProcess
 ) -> None:
     database = Path(relay.config["store"]["url"].removeprefix("sqlite://"))

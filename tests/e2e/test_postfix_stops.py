@@ -1,4 +1,4 @@
-"""The MTA behind the relay goes away in mid-load and comes back: nothing is lost."""
+"""The MTA behind the relay goes down under load and comes back: nothing is lost."""
 
 from collections.abc import Callable
 
@@ -29,7 +29,7 @@ def test_nothing_that_was_answered_250_is_missing(
     postfix.wait_empty(60)
     arrived = {number_of(mail.message) for mail in postfix.delivered(len(load.accepted))}
     assert load.accepted <= arrived
-    # What arrived though it was deferred had its answer lost on the way: a handful at most.
+    # Mail that arrived though deferred lost its reply on the way: a handful at most.
     assert len(arrived - load.accepted) <= 2 * 8
 
     def answered() -> set[int]:

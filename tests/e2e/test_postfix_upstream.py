@@ -1,4 +1,4 @@
-"""Postfix behind the relay: what it delivers is what it would have delivered without us."""
+"""Postfix behind the relay delivers what it would have delivered without us."""
 
 import random
 import re
@@ -31,7 +31,7 @@ OURS = re.compile(
 
 
 def random_lines(size: int) -> bytes:
-    """Lines of any octets but NUL, CR and LF, many of which begin with a dot."""
+    """Lines of any octets but NUL, CR and LF, many of them starting with a dot."""
     source = random.Random(5322)
     lines = []
     while size > 0:
@@ -100,7 +100,7 @@ def send(port: int, mail: bytes, recipient: str, *options: str) -> None:
 
 
 def choosing(mail: bytes) -> bytes:
-    """The same with the stream header as its last field."""
+    """The same message with the stream header as its last field."""
     head, empty_line, body = mail.partition(b"\r\n\r\n")
     return head.removesuffix(b"\r\n") + b"\r\n" + STREAM + empty_line[2:] + body
 
@@ -114,7 +114,7 @@ def delivered_to(mailbox: PostfixInstance, recipient: str) -> Delivered:
 
 
 @pytest.mark.parametrize("name", MESSAGES)
-def test_the_mailbox_has_what_it_would_have_without_the_relay(
+def test_the_mailbox_is_the_same_as_without_the_relay(
     mailbox: PostfixInstance, relay: RelayProcess, name: str
 ) -> None:
     mail = MESSAGES[name]
@@ -122,7 +122,7 @@ def test_the_mailbox_has_what_it_would_have_without_the_relay(
     send(relay.port("till"), mail, f"relayed.{name}@people.example")
     send(relay.port("apps"), choosing(mail), f"chosen.{name}@people.example")
     direct = delivered_to(mailbox, f"direct.{name}@people.example")
-    if name != "odd-fields":  # Postfix takes the space before a colon out
+    if name != "odd-fields":  # Postfix removes the space before a colon
         assert direct.message == mail
     for way in ("relayed", "chosen"):
         relayed = delivered_to(mailbox, f"{way}.{name}@people.example")
@@ -144,7 +144,7 @@ def test_the_upstream_gets_every_octet(
         assert got.data[trace.end() :] == MESSAGES[name]
 
 
-def test_smtputf8_mail_arrives_the_same(mailbox: PostfixInstance, relay: RelayProcess) -> None:
+def test_smtputf8_mail_arrives_unchanged(mailbox: PostfixInstance, relay: RelayProcess) -> None:
     mail = "From: Éva <éva@shop.example>\r\nSubject: reçu\r\n\r\nMerci\r\n".encode()
     options = ("SMTPUTF8", "BODY=8BITMIME")
     send(mailbox.port, mail, "zoé.direct@people.example", *options)
@@ -155,7 +155,7 @@ def test_smtputf8_mail_arrives_the_same(mailbox: PostfixInstance, relay: RelayPr
     assert b" with UTF8SMTP id " in relayed.message.partition(b"From: ")[0]
 
 
-def test_a_postfix_without_8bitmime_and_smtputf8_gets_what_needs_neither(
+def test_a_postfix_without_8bitmime_and_smtputf8_gets_mail_that_needs_neither(
     filled: StartFilled,
 ) -> None:
     without = {"smtpd_discard_ehlo_keywords": "8bitmime, smtputf8"}
@@ -171,7 +171,7 @@ def test_a_postfix_without_8bitmime_and_smtputf8_gets_what_needs_neither(
             send(relay.port("till"), MESSAGES["odd-fields"], "zoe@people.example", *options)
 
 
-def test_only_the_permitted_get_marketing_mail(
+def test_only_permitted_recipients_get_marketing_mail(
     mailbox: PostfixInstance, relay: RelayProcess
 ) -> None:
     mail = marketing(message_id="<permitted@shop.example>")

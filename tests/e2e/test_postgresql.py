@@ -1,4 +1,4 @@
-"""Relays on one PostgreSQL: what one of them is told holds at the other, and trouble is a 451."""
+"""Relays on one PostgreSQL: what one learns holds at the other, and failures are a 451."""
 
 import signal
 import smtplib
@@ -17,7 +17,7 @@ from tests.kit.upstream import FakeUpstream
 pytestmark = needs("postgresql")
 
 
-def test_what_one_relay_is_told_holds_at_the_other(
+def test_a_suppression_at_one_relay_holds_at_the_other(
     calm_relays: Relays, upstream: FakeUpstream
 ) -> None:
     one, two = calm_relays.start("one"), calm_relays.start("two")
@@ -74,7 +74,7 @@ def test_without_its_database_a_relay_says_451_and_recovers(
     assert len(upstream.messages) == 2
 
 
-def test_a_database_that_hangs_is_a_451_in_time(relays: Relays, server: PostgresCluster) -> None:
+def test_a_hanging_database_means_451_in_time(relays: Relays, server: PostgresCluster) -> None:
     relay = relays.start("one")
     assert answer(relay, address("consent")) == 250
     server.signal(signal.SIGSTOP)
@@ -85,10 +85,10 @@ def test_a_database_that_hangs_is_a_451_in_time(relays: Relays, server: Postgres
     wait_for(lambda: answer(relay, address("consent")) == 250, "the relay to recover")
 
 
-def test_a_database_that_became_a_standby_is_a_451(
+def test_a_database_turned_standby_means_451(
     relays: Relays, server: PostgresCluster, upstream: FakeUpstream
 ) -> None:
-    """It answers: with what was so before somebody objected, at the new primary."""
+    """It still answers, but from before somebody objected at the new primary."""
     relay = relays.start("one")
     assert answer(relay, address("consent")) == 250
     server.restart_as_standby()
@@ -124,7 +124,9 @@ def test_no_command_shows_the_password_of_the_store(calm_relays: Relays) -> None
         assert "geheim" not in stdout + stderr, words
 
 
-def test_who_may_not_make_tables_is_told_who_may(server: PostgresCluster, relays: Relays) -> None:
+def test_without_the_right_to_create_tables_the_message_says_who_has_it(
+    server: PostgresCluster, relays: Relays
+) -> None:
     one = relays.start("one")
     relays.sql("CREATE ROLE weak LOGIN")
     one.config["store"]["url"] = server.url(server.create(), "weak")
@@ -135,9 +137,7 @@ def test_who_may_not_make_tables_is_told_who_may(server: PostgresCluster, relays
     assert "--grant-write" not in stderr
 
 
-def test_a_role_and_a_parameter_that_are_none_are_named(
-    server: PostgresCluster, relays: Relays
-) -> None:
+def test_an_unknown_role_or_parameter_is_named(server: PostgresCluster, relays: Relays) -> None:
     one = relays.start("one")
     ended, _, stderr = one.command("migrate", "--grant-read", "nobody")
     assert (ended, stderr) == (2, 'Error: store.url: role "nobody" does not exist\n')
@@ -149,7 +149,7 @@ def test_a_role_and_a_parameter_that_are_none_are_named(
 
 
 def assert_refused(relay: RelayProcess, code: int, text: str) -> None:
-    """`code` is what it says to systemd: whether starting it again may help."""
+    """Check that `serve` ends with `code`, which tells systemd whether a restart may help."""
     for command, expected in (("check", 2), ("serve", code)):
         ended, stdout, stderr = relay.command(command)
         assert text in stdout + stderr

@@ -1,4 +1,4 @@
-"""How many connections to PostgreSQL a relay has: no process ever more than `connections`."""
+"""Connections of a relay to PostgreSQL: no process ever has more than `connections`."""
 
 import time
 from collections import Counter
@@ -33,7 +33,7 @@ def relays(tmp_path: Path, upstream: FakeUpstream) -> Iterator[Relays]:
 
 
 def held(pid: int, port: int) -> dict[int, int]:
-    """Connections of each process below one to a port of this machine."""
+    """Connections of each descendant of a process to a local port."""
     sockets = set()
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         _, _, remote, state, *_, inode = line.split()[:10]
@@ -48,7 +48,7 @@ def held(pid: int, port: int) -> dict[int, int]:
     return dict(found)
 
 
-def test_no_process_has_more_than_it_may_under_load(relays: Relays) -> None:
+def test_no_process_exceeds_its_limit_under_load(relays: Relays) -> None:
     port = relays.server.port
     url = f"postgresql://smtpproxy@{LOOPBACK}:{port}/{relays.name}"
     config = {"server": {"workers": WORKERS}}
@@ -58,13 +58,13 @@ def test_no_process_has_more_than_it_may_under_load(relays: Relays) -> None:
     most: Counter[int] = Counter()
     total = rounds = 0
     with ThreadPoolExecutor(40) as clients:
-        while sum(n > 1 for n in most.values()) < WORKERS:  # until both were busy
+        while sum(n > 1 for n in most.values()) < WORKERS:  # until both have been busy
             answers = clients.map(lambda person: answer(relay, person), people)
             sending = clients.submit(list, answers)
             while not sending.done():
                 for pid, n in held(relay.pid, port).items():
                     most[pid] = max(most[pid], n)
-                total = max(total, int(relays.sql(counted)) - 1)  # the question itself
+                total = max(total, int(relays.sql(counted)) - 1)  # the query itself
                 time.sleep(0.02)
             assert sorted(Counter(sending.result()).items()) == [(250, 50), (550, 50)]
             rounds += 1

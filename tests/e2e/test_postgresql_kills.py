@@ -1,5 +1,5 @@
-"""Two relays on a PostgreSQL pair under load, of all of which something is killed every moment:
-what anybody was told stands.
+"""Two relays on a PostgreSQL pair under load, with parts killed all the time: whatever anybody was
+told holds.
 
 `make soak TESTS=tests/e2e/test_postgresql_kills.py`, with `SMTPPROXY_TEST_SEED` for the same kills
 once more.
@@ -46,7 +46,7 @@ PEOPLE = [address(f"p{n}") for n in range(4_000)]
 
 
 class World:
-    """All that may be killed, each in its way, and then helped up as whoever runs it would."""
+    """Everything that may be killed, each in its way, and restarted as an operator would."""
 
     def __init__(self, folder: Path, chance: random.Random) -> None:
         self.pair = PostgresPair()
@@ -91,7 +91,7 @@ class World:
         self.pair.primary.start()
 
     def kill_backend(self) -> None:
-        """PostgreSQL ends all others then, and recovers as after a crash."""
+        """PostgreSQL then ends all other backends and recovers as after a crash."""
         self._kill_one(descendants(self.pair.primary.pid))
 
     def kill_standby(self) -> None:
@@ -140,7 +140,7 @@ def _fill(url: str, state_dir: Path) -> None:
 
 
 def _start(relay: RelayProcess) -> None:
-    """As systemd would: without its database it ends, and is started again."""
+    """Start like systemd: without its database the relay ends and is started again."""
 
     def starts() -> bool:
         with suppress(AssertionError):
@@ -179,7 +179,7 @@ def world(tmp_path: Path, seed: int) -> Iterator[World]:
 
 
 @pytest.mark.timeout(3_600)
-def test_what_anybody_was_told_stands(world: World, seed: int) -> None:
+def test_whatever_anybody_was_told_holds(world: World, seed: int) -> None:
     print(f"SMTPPROXY_TEST_SEED={seed}")
     chance = random.Random(seed)
     ways: list[Callable[[], None]] = [

@@ -1,4 +1,4 @@
-"""Relays on one PostgreSQL: what has to be done once is done once, whichever relay does it."""
+"""Relays on one PostgreSQL: what must happen once happens once, whichever relay does it."""
 
 import json
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def suppress(relay: RelayProcess, *people: str) -> None:
         relay.must("suppress", "add", person, "--scope", "all", "--origin", "manual")
 
 
-def test_a_webhook_of_two_relays_is_told_once(relays: Relays, crm: Receiver) -> None:
+def test_a_webhook_of_two_relays_is_called_once(relays: Relays, crm: Receiver) -> None:
     config = {"webhook": [crm.table()]}
     one, two = relays.start("one", config), relays.start("two", config)
     listed = lambda: json.loads(one.must("webhook", "list", "--json"))  # noqa: E731
@@ -44,10 +44,10 @@ def test_a_webhook_of_two_relays_is_told_once(relays: Relays, crm: Receiver) -> 
     assert one.terminate() == 0
     suppress(two, "q@people.example")
     wait_for(lambda: len(set(told(crm))) == 7, "the other one to go on")
-    assert len(told(crm)) == 7, "each of them once"
+    assert len(told(crm)) == 7, "each change once"
 
 
-def test_locks_and_ended_connections_are_a_451_in_time_and_pass(relays: Relays) -> None:
+def test_locks_and_lost_connections_mean_451_in_time_and_pass(relays: Relays) -> None:
     one, two = relays.start("one"), relays.start("two")
     known, gone = address("consent"), address("unsubscribed")
     assert (answer(one, known), answer(two, gone)) == (250, 550)

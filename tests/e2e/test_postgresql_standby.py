@@ -1,4 +1,4 @@
-"""A relay whose RCPT is answered from a standby of PostgreSQL, and whose last look never is."""
+"""A relay that answers RCPT from a PostgreSQL standby, but never makes its last check there."""
 
 import json
 import smtplib
@@ -63,7 +63,7 @@ def status(relay: RelayProcess) -> dict[str, Any]:
 
 @contextmanager
 def cut_off(standby: PostgresCluster) -> Iterator[None]:
-    """It answers, and hears of nothing new."""
+    """Keep the standby answering but cut off from new commits."""
     standby.sql("postgres", "SELECT pg_wal_replay_pause()")
     try:
         yield
@@ -71,7 +71,7 @@ def cut_off(standby: PostgresCluster) -> Iterator[None]:
         standby.sql("postgres", "SELECT pg_wal_replay_resume()")
 
 
-def test_what_a_standby_does_not_know_yet_is_obeyed(
+def test_a_suppression_unknown_to_the_standby_is_obeyed(
     relays: Relays, standby: PostgresCluster, upstream: FakeUpstream
 ) -> None:
     relay = reading(relays, standby)
@@ -97,7 +97,7 @@ def test_what_a_standby_does_not_know_yet_is_obeyed(
     assert answer(relay, known) == 250  # at once, whatever the standby has by then
 
 
-def test_commands_say_how_the_standby_is(
+def test_commands_report_the_state_of_the_standby(
     relays: Relays, primary: PostgresCluster, standby: PostgresCluster, tmp_path: Path
 ) -> None:
     relay = relays.prepare("one", replica_url=standby.url(relays.name))

@@ -1,7 +1,7 @@
-"""Two relays on a PostgreSQL pair in trouble, a test for each row of the table in docs/store.md.
+"""Two relays on a failing PostgreSQL pair, with a test for each row of the table in docs/store.md.
 
-Whatever happens, mail is answered 451 in time and never passed, no suppression that was
-acknowledged is lost, and once it is over the relays go on by themselves.
+Whatever happens, mail gets a 451 in time and never passes, no acknowledged suppression is lost,
+and the relays recover by themselves once it is over.
 """
 
 import time
@@ -50,7 +50,7 @@ ROWS = {
     "Writers collide": "test_writers_wait_for_each_other_in_a_serializable_database",
     "It lost its tables, or the rights to them": "test_missing_tables_make_the_store_unavailable",
 }
-"""What docs/store.md says goes wrong, and the test of it."""
+"""The failures in docs/store.md, and their tests."""
 
 
 def test_each_row_of_the_table_has_its_test() -> None:
@@ -63,7 +63,7 @@ def test_each_row_of_the_table_has_its_test() -> None:
 
 
 class Trouble:
-    """A pair and two relays on it; who was acknowledged to be suppressed is remembered."""
+    """A pair with two relays; remembers whose suppression was acknowledged."""
 
     def __init__(self, pair: PostgresPair, relays: Relays) -> None:
         self.pair = pair
@@ -73,7 +73,7 @@ class Trouble:
         self._numbers = iter(range(1_000))
 
     def suppress(self) -> bool:
-        """Suppress somebody new who consented; whether that was acknowledged."""
+        """Suppress a new person who consented; return whether that was acknowledged."""
         person = f"consent+{next(self._numbers)}@people.example"
         begun = time.monotonic()
         acknowledged = suppress(self.each[0], person)
@@ -83,7 +83,7 @@ class Trouble:
         return acknowledged
 
     def answers(self, recipient: str = CONSENTING) -> list[int]:
-        """What each relay says, in time."""
+        """The reply of each relay, which must come in time."""
         found = []
         for relay in self.each:
             begun = time.monotonic()
@@ -92,13 +92,13 @@ class Trouble:
         return found
 
     def stops_all(self) -> None:
-        """Nobody is mailed, and who may not be is not told so."""
+        """Check that nobody is mailed, and that no refusal claims a reason."""
         assert self.answers() == [451, 451]
         assert self.answers(GONE) == [451, 451]
         assert not self.suppress()
 
     def is_over(self) -> None:
-        """Both relays go on by themselves, and nothing that was acknowledged is lost."""
+        """Check that both relays recover by themselves and no acknowledged suppression is lost."""
         wait_for(lambda: self.answers() == [250, 250], "the relays to recover")
         assert self.answers(GONE) == [550, 550]
         wait_for(self.suppress, "writes to recover")
@@ -107,7 +107,7 @@ class Trouble:
 
 
 def is_suppressed(relay: RelayProcess, person: str) -> bool:
-    """Nobody knows these people, so the reason tells."""
+    """The reason tells: these people have no record."""
     code, text = relay.send(marketing(to=person), person)
     return code == 550 and "suppressed_manual" in text
 
@@ -125,7 +125,7 @@ def lasting(tmp_path_factory: pytest.TempPathFactory, mta: FakeUpstream) -> Iter
 
 @pytest.fixture
 def trouble(lasting: Trouble) -> Trouble:
-    """They are well. What a test started is ended with it."""
+    """A healthy pair with relays; whatever a test starts ends with it."""
     for relay in lasting.each:
         if not relay.alive:
             relay.start()
@@ -145,7 +145,7 @@ def test_the_primary_is_killed_and_the_standby_takes_over(trouble: Trouble) -> N
 
 @only_at_length
 def test_the_old_primary_comes_back_and_nobody_fenced_it(trouble: Trouble) -> None:
-    """It is the first of the URL's hosts, lets anybody write, and does not know who objected."""
+    """It is the URL's first host, accepts writes, and does not know who objected."""
     pair = trouble.pair
     if pair.primary is not pair.servers[0]:
         pair.fail_over()
@@ -154,11 +154,11 @@ def test_the_old_primary_comes_back_and_nobody_fenced_it(trouble: Trouble) -> No
     trouble.is_over()
     old, one = pair.standby, trouble.each[0]
     old.start()
-    assert trouble.answers() == [250, 250], "they know the new one"
+    assert trouble.answers() == [250, 250], "they must know the new primary"
     pair.end_connections()
     trouble.is_over()
     one.kill()
-    one.start()  # it asks the old one first
+    one.start()  # it tries the old one first
     trouble.is_over()
     assert "is an old primary, on timeline" in one.output
     pair.network[pair.primary].cut()
@@ -174,7 +174,7 @@ def test_the_old_primary_comes_back_and_nobody_fenced_it(trouble: Trouble) -> No
 
 
 def test_the_primary_falls_silent_and_the_standby_takes_over(trouble: Trouble) -> None:
-    """Its machine is dead: nothing says so, and nothing is answered from its address."""
+    """Its machine is dead: nothing answers from its address, not even with an error."""
     old = trouble.pair.network[trouble.pair.primary]
     old.fall_silent()
     trouble.stops_all()
@@ -209,7 +209,7 @@ def test_the_network_is_cut(trouble: Trouble) -> None:
 @only_at_length
 def test_the_standby_is_lost_and_commits_wait_for_it(trouble: Trouble) -> None:
     trouble.pair.standby.kill()
-    assert trouble.answers() == [250, 250], "what is known goes on to hold"
+    assert trouble.answers() == [250, 250], "known suppressions must still hold"
     assert trouble.answers(GONE) == [550, 550]
     assert not trouble.suppress()
     assert not trouble.suppress()
@@ -221,7 +221,7 @@ def test_the_standby_is_lost_and_commits_wait_for_it(trouble: Trouble) -> None:
 @only_at_length
 def test_there_are_too_many_connections(trouble: Trouble) -> None:
     network = trouble.pair.network[trouble.pair.primary]
-    network.cut()  # what the relays have is lost, and others are faster
+    network.cut()  # the relays lose theirs, and others are faster
     with trouble.pair.primary.crowded():
         network.mend()
         trouble.stops_all()
@@ -253,7 +253,7 @@ def test_commits_stop_waiting_for_a_standby_that_relays_require(trouble: Trouble
 @only_at_length
 @needs("tmpfs")
 def test_the_disk_is_full(tmp_path: Path, mta: FakeUpstream) -> None:
-    """What is known goes on to hold, and nothing else is taken for known."""
+    """Known suppressions still hold, and no new one is acknowledged."""
     server = PostgresCluster(port=free_port())
     with tiny_disk(server.root / "small", "16m") as disk:
         server.own(disk)

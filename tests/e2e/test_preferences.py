@@ -1,4 +1,4 @@
-"""How often people want mail: the next one is refused, in every intake."""
+"""How often people want mail: one too many is refused, at every intake."""
 
 import json
 import re
@@ -27,13 +27,13 @@ def weekly(relay: RelayProcess, folder: Path, days_ago: int) -> None:
     relay.must("contact", "import", str(file))
 
 
-def test_one_a_week_whichever_worker_is_asked_and_no_other_recipient_suffers(
+def test_one_a_week_across_all_workers_without_affecting_others(
     filled: Callable[..., RelayProcess], tmp_path: Path
 ) -> None:
     with FakeUpstream(At("end", Reply("451 4.2.0 later"), nth=1)) as mta:
         relay = filled(mta.address, {"server": {"workers": 2}})
         weekly(relay, tmp_path, days_ago=30)
-        assert relay.send(marketing(), SUBSCRIBER)[0] == 451, "not taken: it does not count"
+        assert relay.send(marketing(), SUBSCRIBER)[0] == 451, "undelivered mail must not count"
 
         def send(_: int) -> tuple[int, str]:
             return relay.send(marketing(), SUBSCRIBER)
@@ -47,7 +47,7 @@ def test_one_a_week_whichever_worker_is_asked_and_no_other_recipient_suffers(
         assert relay.send(message(stream="receipts"), SUBSCRIBER)[0] == 250
 
 
-def test_from_the_moment_that_it_is_said(
+def test_a_wish_counts_from_the_moment_it_is_recorded(
     filled: Callable[..., RelayProcess], upstream: FakeUpstream, tmp_path: Path
 ) -> None:
     relay = filled(upstream.address)
@@ -56,7 +56,7 @@ def test_from_the_moment_that_it_is_said(
     assert relay.send(marketing(), SUBSCRIBER)[0] == 550
 
 
-def test_an_mta_that_only_asks_about_recipients(
+def test_a_policy_server_applies_the_wish_too(
     filled: Callable[..., RelayProcess], upstream: FakeUpstream, tmp_path: Path
 ) -> None:
     policy = listener("ask", "offers", default="offers", protocol="policy")
@@ -70,7 +70,7 @@ def test_an_mta_that_only_asks_about_recipients(
     assert [answer.split()[0] for answer in answers] == ["DUNNO", "DUNNO", "550", "DUNNO"]
 
 
-def test_from_the_page_of_a_message_to_the_next_message(
+def test_a_wish_on_the_page_of_a_message_holds_for_the_next_message(
     filled: Callable[..., RelayProcess], upstream: FakeUpstream
 ) -> None:
     relay = filled(upstream.address, config())

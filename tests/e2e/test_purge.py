@@ -1,4 +1,4 @@
-"""The daily purge of a running relay: nobody's mail waits for it, and the record stays provable."""
+"""The daily purge of a running relay: no mail waits for it, and the record stays provable."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ AGO = datetime.now(UTC) - timedelta(days=7 * 366)
 
 @pytest.fixture
 def relay(tmp_path: Path) -> Iterator[RelayProcess]:
-    """Not started yet; it was last up, and purged, two days ago."""
+    """Not started yet; it last ran, and purged, two days ago."""
     till = listener("till", "receipts", default="receipts")
     with SmtpSink() as sink:
         process = RelayProcess(tmp_path, sink.address, {"listener": [till], "web": {}})
@@ -43,7 +43,7 @@ def relay(tmp_path: Path) -> Iterator[RelayProcess]:
 
 
 def without_web(relay: RelayProcess) -> None:
-    """Where no metric is read."""
+    """A relay for tests that read no metrics."""
     relay.config.pop("web")
     relay.write_config()
 
@@ -58,7 +58,7 @@ def was_purged(relay: RelayProcess, at: datetime) -> None:
 
 
 def grow_old(relay: RelayProcess, people: int) -> None:
-    """Contacts and orders of long ago."""
+    """Add contacts and suppressions of long ago."""
     day = AGO.strftime("%Y-%m-%dT%H:%M:%SZ")
     names = [f"old{n}@people.example" for n in range(people)]
     contacts = [json.dumps({"address": name, "collected_at": day}) for name in names]
@@ -73,7 +73,7 @@ def grow_old(relay: RelayProcess, people: int) -> None:
 
 
 async def an_old_journal(relay: RelayProcess) -> None:
-    """Decisions of long ago, in a file before those of the relay."""
+    """Write decisions of long ago, in a file before the relay's."""
     clock = Clock()
     clock.time = AGO
     log = journal(state(relay) / "audit", clock, 77)
@@ -91,7 +91,7 @@ def purgers(relay: RelayProcess) -> list[int]:
     return relay.children("purge")
 
 
-async def test_what_was_missed_is_made_up_for_while_mail_goes_on(relay: RelayProcess) -> None:
+async def test_a_missed_run_is_made_up_for_while_mail_goes_on(relay: RelayProcess) -> None:
     grow_old(relay, 3_000)
     await an_old_journal(relay)
     relay.start()
@@ -102,7 +102,7 @@ async def test_what_was_missed_is_made_up_for_while_mail_goes_on(relay: RelayPro
     assert {fate.code for fate in fates} == {250}
     removed = {kind: what["rows"] for kind, what in runs(relay)[1]["removed"].items()}
     assert removed == {
-        "contacts": 3_001,  # and one of those who are there from the start
+        "contacts": 3_001,  # and one of the people there from the start
         "suppressions": 3_000,
         "lifted_suppressions": 0,
         "mailings": 0,
@@ -123,13 +123,13 @@ async def test_what_was_missed_is_made_up_for_while_mail_goes_on(relay: RelayPro
     assert relay.terminate() == 0
     relay.start()
     assert relay.send(message(), "paul@people.example", sender="orders@shop.example")[0] == 250
-    assert len(runs(relay)) == 2, "once a day"
+    assert len(runs(relay)) == 2, "it must run once a day"
 
 
-async def test_it_comes_at_its_time(relay: RelayProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_runs_at_its_time(relay: RelayProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(daily_purge, "_LOOK", 0.05)
     was_purged(relay, datetime.now(UTC))
-    at = datetime.now().replace(microsecond=0) + timedelta(seconds=2)  # noqa: DTZ005 - on the wall
+    at = datetime.now().replace(microsecond=0) + timedelta(seconds=2)  # noqa: DTZ005 - local time
     relay.config["retention"] = {"at": at.strftime("%H:%M:%S")}
     relay.write_config()
     failures: list[str] = []
@@ -145,8 +145,8 @@ async def test_it_comes_at_its_time(relay: RelayProcess, monkeypatch: pytest.Mon
     assert failures == []
 
 
-def test_the_first_start_of_all_begins_the_record(relay: RelayProcess) -> None:
-    """It has nothing to make up for."""
+def test_the_very_first_start_begins_the_record_of_runs(relay: RelayProcess) -> None:
+    """There is no missed run to make up for."""
     (state(relay) / "purges.ndjson").unlink()
     without_web(relay)
     relay.start()
@@ -155,7 +155,7 @@ def test_the_first_start_of_all_begins_the_record(relay: RelayProcess) -> None:
     assert purgers(relay) == []
 
 
-def test_a_run_that_fails_is_counted_and_mail_goes_on(relay: RelayProcess) -> None:
+def test_a_failing_run_is_counted_and_mail_goes_on(relay: RelayProcess) -> None:
     (state(relay) / "purge.lock").mkdir()
     relay.start()
     wait_for(lambda: relay.metric("smtpproxy_purge_failures_total") == 1, "the failure", timeout=60)
@@ -166,8 +166,8 @@ def test_a_run_that_fails_is_counted_and_mail_goes_on(relay: RelayProcess) -> No
     assert len(runs(relay)) == 1
 
 
-def test_a_clock_that_is_years_ahead_removes_nothing_and_mail_goes_on(relay: RelayProcess) -> None:
-    """To a relay it is the same as a last run of years ago."""
+def test_a_clock_years_ahead_removes_nothing_and_mail_goes_on(relay: RelayProcess) -> None:
+    """To the relay this looks like a last run years ago."""
     was_purged(relay, datetime.now(UTC) - timedelta(days=4 * 366))
     grow_old(relay, 10)
     relay.start()
@@ -181,7 +181,7 @@ def test_a_clock_that_is_years_ahead_removes_nothing_and_mail_goes_on(relay: Rel
     ]
 
 
-def test_killed_in_the_middle_the_next_run_does_the_rest(relay: RelayProcess) -> None:
+def test_after_a_kill_the_next_run_does_the_rest(relay: RelayProcess) -> None:
     grow_old(relay, 5_000)
     relay.start()
     wait_for(lambda: purgers(relay), "the purge to run")
@@ -202,10 +202,10 @@ def test_a_drain_does_not_wait_for_it(relay: RelayProcess) -> None:
     relay.start()
     wait_for(lambda: purgers(relay), "the purge to run")
     assert relay.terminate(timeout=20) == 0
-    assert len(runs(relay)) == 1, "it has not come to its end"
+    assert len(runs(relay)) == 1, "it must not have finished"
 
 
-def test_who_does_not_want_it_has_none(relay: RelayProcess) -> None:
+def test_the_purge_can_be_turned_off(relay: RelayProcess) -> None:
     relay.config["retention"] = {"enabled": False}
     without_web(relay)
     relay.start()

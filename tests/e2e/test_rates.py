@@ -1,4 +1,4 @@
-"""Rates hold over workers and restarts: what was sent is counted in one place."""
+"""Rate limits hold across workers and restarts: mail is counted in one place."""
 
 import smtplib
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from tests.kit.upstream import FakeUpstream
 
 
 def sent(relay: RelayProcess, connections: int) -> int:
-    """How many of that many connections had their MAIL accepted."""
+    """How many of `connections` had their MAIL accepted."""
     accepted = 0
     for _ in range(connections):
         with smtplib.SMTP(LOOPBACK, relay.port("shop"), timeout=10) as client:
@@ -22,7 +22,7 @@ def sent(relay: RelayProcess, connections: int) -> int:
     return accepted
 
 
-def test_a_rate_is_that_of_all_workers(
+def test_a_rate_limit_covers_all_workers(
     mta: FakeUpstream, filled: Callable[..., RelayProcess]
 ) -> None:
     shop = listener("shop", "offers", default="offers", message_rate="12/1h")

@@ -1,4 +1,4 @@
-"""`verp = true`: what the upstream gets, and what stays as it was."""
+"""`verp = true`: what the upstream gets, and what stays unchanged."""
 
 import smtplib
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def read(relay: RelayProcess, sender: str) -> tuple[ReturnPaths, ReturnPath]:
 
 
 @pytest.mark.parametrize("door", ["apps", "certain"])
-def test_one_recipient_has_a_reverse_path_of_its_own(
+def test_a_single_recipient_has_its_own_reverse_path(
     relay: RelayProcess, mta: FakeUpstream, sent: list[Accepted], door: str
 ) -> None:
     code, text = relay.send(marketing(), JEANNE, listener=door)
@@ -66,15 +66,17 @@ def test_one_recipient_has_a_reverse_path_of_its_own(
     assert one.recipients == (JEANNE,)
     assert b"\r\n".join(one.data.split(b"\r\n")[1:]).endswith(marketing().split(b"\r\n\r\n", 1)[1])
     mails = [line for _, line in mta.commands if line.upper().startswith("MAIL")]
-    assert len(mails) == (1 if door == "certain" else 2), "no round trip more where it is certain"
+    assert len(mails) == (1 if door == "certain" else 2), (
+        "no additional round trip for a single recipient"
+    )
 
 
-def test_alignment_is_that_of_the_reverse_path_it_leaves_with(relay: RelayProcess) -> None:
+def test_alignment_is_checked_for_the_outgoing_reverse_path(relay: RelayProcess) -> None:
     code, text = relay.send(marketing(), address("accountant"), listener="aligned")
     assert (code, "refused: from_misaligned (stream b2b)" in text) == (550, True)
 
 
-def test_several_recipients_get_a_copy_each(relay: RelayProcess, sent: list[Accepted]) -> None:
+def test_several_recipients_get_one_copy_each(relay: RelayProcess, sent: list[Accepted]) -> None:
     code, text = relay.send(marketing(), JEANNE, PAUL, DESK, listener="certain")
     assert code == 250, text
     assert sorted(one.recipients for one in sent) == [(JEANNE,), (PAUL,), (DESK,)]
@@ -84,7 +86,7 @@ def test_several_recipients_get_a_copy_each(relay: RelayProcess, sent: list[Acce
     assert len({one.sender for one in sent}) == 3
 
 
-def test_other_streams_and_the_null_path_stay_as_they_are(
+def test_other_streams_and_the_null_path_are_unchanged(
     relay: RelayProcess, sent: list[Accepted]
 ) -> None:
     assert relay.send(message(stream="receipts"), JEANNE)[0] == 250
@@ -92,7 +94,7 @@ def test_other_streams_and_the_null_path_stay_as_they_are(
     assert [one.sender for one in sent] == ["news@shop.example", ""]
 
 
-def test_a_retry_mails_only_who_has_no_copy(
+def test_a_retry_mails_only_recipients_without_a_copy(
     relay: RelayProcess, mta: FakeUpstream, sent: list[Accepted]
 ) -> None:
     mta.begin(At("end", Reply("451 4.2.0 later"), to=PAUL))
@@ -103,14 +105,14 @@ def test_a_retry_mails_only_who_has_no_copy(
     assert [one.recipients for one in mta.messages] == [(JEANNE,), (PAUL,)]
 
 
-def test_a_message_without_a_name_is_given_one(relay: RelayProcess, sent: list[Accepted]) -> None:
+def test_a_message_without_a_message_id_gets_one(relay: RelayProcess, sent: list[Accepted]) -> None:
     assert relay.send(marketing().replace(b"Message-ID", b"X-Was"), JEANNE)[0] == 250
     (one,) = sent
     assert f"Message-ID: <{one.sender}>\r\n".encode() in one.data
     assert f"Feedback-ID: {one.sender.partition('@')[0]}::offers:smtpproxy\r\n".encode() in one.data
 
 
-def test_lmtp_gives_each_recipient_a_path_and_an_answer(
+def test_over_lmtp_each_recipient_has_a_path_and_a_reply(
     relay: RelayProcess, mta: FakeUpstream
 ) -> None:
     mta.begin(At("rcpt", Reply("550 5.1.1 no such user"), to=PAUL))
@@ -120,7 +122,7 @@ def test_lmtp_gives_each_recipient_a_path_and_an_answer(
         codes = [client.rcpt(person)[0] for person in (JEANNE, PAUL, DESK)]
         assert codes == [250, 550, 250]
         assert client.data(marketing(subject="by LMTP"))[0] == 250
-        assert client.getreply()[0] == 250, "an answer for each"
+        assert client.getreply()[0] == 250, "one reply for each"
     assert sorted(one.recipients for one in mta.messages) == [(JEANNE,), (DESK,)]
     for one in mta.messages:
         paths, told = read(relay, one.sender)

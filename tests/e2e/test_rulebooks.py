@@ -1,4 +1,4 @@
-"""Each stream under its own law, and a first message that must say its source."""
+"""Each stream under its own law, and a first message that must name its source."""
 
 import json
 import smtplib
@@ -77,12 +77,12 @@ def test_a_stranger_is_refused_in_france_and_not_in_america(relay: RelayProcess)
     assert record.decided.recipients[0].verdict.basis == "opt_out"
 
 
-def test_whoever_objected_is_refused_under_every_law(relay: RelayProcess) -> None:
+def test_people_who_objected_are_refused_under_every_law(relay: RelayProcess) -> None:
     for name in ("unsubscribed", "complained"):
         assert (rcpt(relay, "france", name), rcpt(relay, "america", name)) == (550, 550)
 
 
-def test_where_the_header_chooses_the_law_it_is_judged_at_the_end(
+def test_if_the_header_chooses_the_law_judgement_waits_for_it(
     relay: RelayProcess, mta: FakeUpstream
 ) -> None:
     assert rcpt(relay, "both", "stranger") == 250
@@ -93,7 +93,7 @@ def test_where_the_header_chooses_the_law_it_is_judged_at_the_end(
     assert relay.send(marketing(stream="deals"), address("stranger"), listener="both")[0] == 250
 
 
-def test_a_first_message_must_say_where_the_address_is_from(
+def test_a_first_message_must_name_the_source_of_the_address(
     relay: RelayProcess, mta: FakeUpstream
 ) -> None:
     assert rcpt(relay, "news", "handed-on") == 250
@@ -115,11 +115,11 @@ def test_a_first_message_must_say_where_the_address_is_from(
     _, stdout, _ = relay.command("explain", "--id", passed.decided.id)
     told = " ".join(stdout.split())
     assert f"The message says where the addresses come from: “{STATEMENT}”" in told
-    # The next message is no first one.
+    # The next message is not a first one.
     assert relay.send(marketing(), address("handed-on"), listener="news")[0] == 250
 
 
-def test_a_double_opt_in_counts_across_europe_when_it_is_confirmed(
+def test_a_confirmed_double_opt_in_counts_across_europe(
     relay: RelayProcess, mta: FakeUpstream
 ) -> None:
     asking = ("consent", "record", address("joiner"), "--purpose", "club")
@@ -148,7 +148,7 @@ def test_a_double_opt_in_counts_across_europe_when_it_is_confirmed(
     assert rcpt(relay, "europe", "joiner") == 550
 
 
-def test_explain_says_the_same(relay: RelayProcess) -> None:
+def test_explain_agrees_with_the_relay(relay: RelayProcess) -> None:
     message = relay.root / "message.eml"
     for statement, expected in [(None, "source_not_announced"), (STATEMENT, "none")]:
         headers = [("X-Source-Statement", statement)] if statement else []
@@ -165,7 +165,7 @@ def test_explain_says_the_same(relay: RelayProcess) -> None:
         assert json.loads(stdout)["source_announced"] == statement
 
 
-def test_a_recorded_refusal_is_explained_by_its_message(relay: RelayProcess) -> None:
+def test_a_recorded_refusal_can_be_explained(relay: RelayProcess) -> None:
     code, text = relay.send(marketing(), address("never-mailed"), listener="news")
     assert code == 550
     decision_id = text.rpartition("id=")[2]
@@ -175,7 +175,7 @@ def test_a_recorded_refusal_is_explained_by_its_message(relay: RelayProcess) -> 
     assert (last["rule"], last["outcome"]) == ("source_announced", "refuse")
 
 
-def test_metrics_count_the_basis_under_its_stream(relay: RelayProcess) -> None:
+def test_metrics_count_each_basis_by_stream(relay: RelayProcess) -> None:
     def allowed() -> float:
         name = "smtpproxy_allowed_total"
         return relay.metric(name, stream="deals", basis="opt_out")

@@ -1,5 +1,5 @@
-"""Relays on one PostgreSQL share keys: one that lacks one refuses, and a new one counts nowhere
-before it is everywhere."""
+"""Relays on one PostgreSQL share keys: a relay without one refuses, and a new key takes effect
+only once all relays have it."""
 
 import json
 import re
@@ -50,7 +50,7 @@ def relays(tmp_path_factory: pytest.TempPathFactory, upstream: FakeUpstream) -> 
 
 @contextmanager
 def load(*relays: RelayProcess) -> Iterator["Counter[tuple[str, int]]"]:
-    """Mail to both all the time; what it is answered is counted by recipient."""
+    """Send to both relays all the time; count the replies by recipient."""
     found: Counter[tuple[str, int]] = Counter()
     over = threading.Event()
 
@@ -58,7 +58,7 @@ def load(*relays: RelayProcess) -> Iterator["Counter[tuple[str, int]]"]:
         while not over.is_set():
             for person in (KNOWN, GONE):
                 found[person, relay.send(bare(), person)[0]] += 1
-            time.sleep(0.02)  # the machine has other things to do
+            time.sleep(0.02)  # leave time to the machine
 
     threads = [threading.Thread(target=send, args=(relay,)) for relay in relays]
     for thread in threads:
@@ -72,7 +72,7 @@ def load(*relays: RelayProcess) -> Iterator["Counter[tuple[str, int]]"]:
 
 
 def holders(relay: RelayProcess, *command: str) -> list[list[str]]:
-    """The versions that each relay says it has."""
+    """The key versions that each relay reports."""
     told = json.loads(relay.must(*command, "--json"))
     return [sorted(each["keys"]) for each in told["relays"]]
 
@@ -87,7 +87,7 @@ def post(relay: RelayProcess, token: str) -> int:
 
 
 def link(relay: RelayProcess, upstream: FakeUpstream) -> str:
-    """Send as a client does, which tries again later where it is told to."""
+    """Send like a client that retries when told to."""
     upstream.messages.clear()
     wait_for(lambda: relay.send(bare(), address("customer"))[0] == 250, "the mail to be taken")
     return tokens(upstream.messages[0])
@@ -98,16 +98,16 @@ def identity(relay: RelayProcess) -> str:
 
 
 def third(relays: Relays) -> RelayProcess:
-    """A relay that does not run. Tests of a file may be in several processes of pytest-xdist."""
+    """A relay that is not running. Tests of a file may be spread over several xdist processes."""
     return relays.all[2] if len(relays.all) > 2 else relays.prepare("three", config())
 
 
 def version(token: str) -> int:
-    """Of the key that a link is sealed under."""
+    """The version of the key that seals a link."""
     return urlsafe_b64decode(token[:4])[0]
 
 
-def test_the_key_of_suppressions_is_replaced_under_load(relays: Relays) -> None:
+def test_the_suppression_key_is_replaced_under_load(relays: Relays) -> None:
     one, two = relays.all[:2]
     status = ("suppress", "rekey", "--status")
     with load(one, two) as found:
@@ -127,7 +127,7 @@ def test_the_key_of_suppressions_is_replaced_under_load(relays: Relays) -> None:
     assert answer(one, KNOWN.replace("consent", "late")) == 550, "stored under the new key"
 
 
-def test_a_new_key_of_links_leaves_no_dead_link(relays: Relays, upstream: FakeUpstream) -> None:
+def test_a_new_link_key_leaves_no_dead_link(relays: Relays, upstream: FakeUpstream) -> None:
     one, two = relays.all[:2]
     old = [link(one, upstream), link(two, upstream)]
     code, _, error = one.command("unsubscribe", "rekey")
@@ -135,19 +135,19 @@ def test_a_new_key_of_links_leaves_no_dead_link(relays: Relays, upstream: FakeUp
     assert "key 2 is in unsubscribe.key on this machine" in error
     assert one.must("reload")
     early = link(one, upstream)
-    assert version(early) == 1, "sealed under the key that both have"
+    assert version(early) == 1, "must be sealed under the key that both have"
     relays.copy_key("unsubscribe.key", one, two)
     soon(lambda: holders(two, "unsubscribe", "keys") == [["1", "2"]] * 2, "both to tell")
     assert "key 2" in one.must("unsubscribe", "rekey")
     one.must("reload")
     soon(lambda: version(link(one, upstream)) == 2, "the workers before to take no more mail")
     new = link(one, upstream)
-    assert version(link(two, upstream)) == 1, "until its reload"
+    assert version(link(two, upstream)) == 1, "until it reloads"
     assert [post(two, token) for token in (new, early, old[0])] == [200] * 3
     assert post(one, old[1]) == 200
 
 
-def test_a_relay_without_a_key_or_with_another_is_refused(relays: Relays) -> None:
+def test_a_relay_with_a_missing_or_different_key_is_refused(relays: Relays) -> None:
     two = relays.all[1]
     key = two.root / "state" / "unsubscribe.key"
     good = key.read_bytes()
@@ -178,7 +178,7 @@ def test_a_relay_without_a_key_or_with_another_is_refused(relays: Relays) -> Non
     assert re.search(r"in suppression\.key: key 1 \([0-9a-f]{8}\).* is missing; copy", error)
 
 
-def test_keys_may_be_credentials_of_systemd(
+def test_keys_can_be_systemd_credentials(
     relays: Relays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, three = relays.all[0], third(relays)
@@ -198,7 +198,7 @@ def test_keys_may_be_credentials_of_systemd(
     assert not (three.root / "state" / "unsubscribe.key").exists()
 
 
-def test_a_key_that_leaked_is_retired(relays: Relays) -> None:
+def test_a_leaked_key_can_be_retired(relays: Relays) -> None:
     one, two = relays.all[:2]
     if holders(one, "unsubscribe", "keys")[0] == ["1"]:
         one.command("unsubscribe", "rekey")
@@ -215,14 +215,15 @@ def test_a_key_that_leaked_is_retired(relays: Relays) -> None:
     two.must("reload")
 
 
-def test_keys_are_told_of_by_fingerprint_alone(relays: Relays) -> None:
+def test_keys_are_shown_by_fingerprint_only(relays: Relays) -> None:
     stored = relays.sql("SELECT string_agg(state, ' ') FROM relay")
     for name in ("suppression.key", "unsubscribe.key"):
+        assert name in stored
         for line in (relays.all[0].root / "state" / name).read_text().splitlines():
             assert line.startswith("#") or line.split()[-1] not in stored
 
 
-def test_relays_that_are_configured_otherwise_are_said(relays: Relays) -> None:
+def test_relays_with_a_different_configuration_are_reported(relays: Relays) -> None:
     one, two = relays.all[:2]
     two.config["stream"] = [each for each in two.config["stream"] if each["name"] != "b2b"]
     two.write_config()

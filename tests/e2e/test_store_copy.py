@@ -1,4 +1,4 @@
-"""A running relay's store is copied: it answers 451 from then on, and goes on with the copy."""
+"""A running relay's store is copied: the relay answers 451 until it uses the copy."""
 
 import json
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from tests.kit.upstream import FakeUpstream
 pytestmark = needs("postgresql")
 
 
-def test_a_relay_whose_store_was_copied_answers_451_until_it_has_the_copy(
+def test_a_relay_whose_store_was_copied_answers_451_until_it_uses_the_copy(
     tmp_path: Path, upstream: FakeUpstream
 ) -> None:
     old = f"sqlite://{tmp_path}/old.db"

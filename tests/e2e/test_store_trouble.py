@@ -48,7 +48,7 @@ def database(relay: RelayProcess) -> Path:
 
 @contextmanager
 def held(path: Path) -> Iterator[None]:
-    """A copy stands in its place, which another process uses exclusively."""
+    """Replace it by a copy that another process has locked."""
     copy = path.with_suffix(".copy")
     _checkpoint(path)
     shutil.copy(path, copy)
@@ -70,7 +70,7 @@ def removed(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replaced(path: Path) -> Iterator[None]:
-    """Another program's database stands there."""
+    """Replace it by another program's database."""
     other = path.with_suffix(".other")
     with contextlib.closing(sqlite3.connect(other)) as connection:
         connection.execute("CREATE TABLE notes (text)")
@@ -80,7 +80,7 @@ def replaced(path: Path) -> Iterator[None]:
 
 @contextmanager
 def corrupted(path: Path) -> Iterator[None]:
-    """The file is overwritten in place, as by a failing disk."""
+    """Overwrite the file in place, like a failing disk."""
     _checkpoint(path)
     good = path.read_bytes()
     with path.open("r+b") as file:
@@ -137,7 +137,7 @@ def test_nothing_passes_until_it_is_over(
             assert (code, text) == (451, "4.3.0 temporary_failure")
     assert len(mta.messages) == before
     assert enforcing.metric("smtpproxy_failures_total", part="store") == failures + 3
-    # It is over: the same process goes on, with all that it knew.
+    # It is over: the same process continues, with everything it knew.
     assert enforcing.send(newsletter, address("consent"), listener="shop")[0] == 250
     code, text = enforcing.send(newsletter, address("withdrawn"), listener="shop")
     assert code == 550
@@ -163,7 +163,7 @@ def test_observe_mode_lets_the_mail_pass_and_counts_it(
 
 
 def test_a_writer_does_not_stop_the_mail(enforcing: RelayProcess) -> None:
-    """An import of a million contacts holds the write lock for long."""
+    """An import of a million contacts holds the write lock for a long time."""
     path = database(enforcing)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("BEGIN EXCLUSIVE")

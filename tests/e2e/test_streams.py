@@ -1,4 +1,4 @@
-"""Which stream a message is on, and what follows from it (design: sections 3 and 4)."""
+"""Which stream a message belongs to, and what follows (design: sections 3 and 4)."""
 
 import re
 import smtplib
@@ -40,7 +40,7 @@ def relay(mta: FakeUpstream, filled: Callable[..., RelayProcess]) -> RelayProces
 
 
 class Shop:
-    """Sends, and tells what the upstream got of it."""
+    """Sends messages, and knows what the upstream got."""
 
     def __init__(self, relay: RelayProcess, mta: FakeUpstream) -> None:
         self.relay = relay
@@ -92,7 +92,7 @@ def test_the_header_chooses_and_is_removed(shop: Shop) -> None:
         b"X-Mail-Stream: receipts\r\nX-Other: 1\r\nX-MAIL-STREAM: receipts",
     ],
 )
-def test_the_header_is_read_and_removed_however_it_is_written(shop: Shop, field: bytes) -> None:
+def test_the_header_is_read_and_removed_in_any_spelling(shop: Shop, field: bytes) -> None:
     mail = message()
     assert shop.send(field + b"\r\n" + mail, "stranger")[0] == 250
     (relayed,) = shop.mailed()
@@ -101,7 +101,7 @@ def test_the_header_is_read_and_removed_however_it_is_written(shop: Shop, field:
     assert b"x-mail-stream" not in relayed.data.lower()
 
 
-def test_without_the_header_the_default_stream_of_the_listener_counts(shop: Shop) -> None:
+def test_without_the_header_the_listeners_default_stream_is_used(shop: Shop) -> None:
     code, text = shop.send(marketing(), "nothing")
     assert code == 550
     assert re.fullmatch(refusal("nothing", "consent_missing", "offers"), text)
@@ -120,7 +120,7 @@ def test_a_stream_that_the_client_may_not_use_is_refused(
     assert shop.mailed() == []
 
 
-def test_who_must_choose_and_does_not_is_on_the_strict_stream(shop: Shop) -> None:
+def test_a_client_that_must_choose_and_does_not_gets_the_strict_stream(shop: Shop) -> None:
     """`consent` agreed to offers, not to the purpose of the stream `default`."""
     code, text = shop.send(marketing(), "consent", via="choosers")
     assert code == 550
@@ -128,7 +128,7 @@ def test_who_must_choose_and_does_not_is_on_the_strict_stream(shop: Shop) -> Non
     assert shop.send(marketing(stream="offers"), "consent", via="choosers")[0] == 250
 
 
-def test_a_client_without_streams_is_on_the_strict_stream(shop: Shop) -> None:
+def test_a_client_without_streams_gets_the_strict_stream(shop: Shop) -> None:
     code, text = shop.send(marketing(), "stranger", via="strangers")
     assert code == 550
     assert re.fullmatch(refusal("stranger", "no_record", "default"), text)
@@ -139,7 +139,7 @@ def test_a_client_without_streams_is_on_the_strict_stream(shop: Shop) -> None:
     assert "stream_not_permitted" in text
 
 
-def test_sender_rules_choose_and_the_address_goes_before_its_domain(shop: Shop) -> None:
+def test_sender_rules_choose_with_addresses_before_domains(shop: Shop) -> None:
     receipt = message()
     assert shop.send(receipt, "stranger", sender="orders@till.example")[0] == 250
     assert shop.send(receipt, "stranger", sender="Orders@TILL.example")[0] == 250
@@ -152,7 +152,7 @@ def test_sender_rules_choose_and_the_address_goes_before_its_domain(shop: Shop) 
     assert len(shop.mailed()) == 2
 
 
-def test_a_rule_for_the_null_path_is_for_bounces_alone(shop: Shop) -> None:
+def test_a_rule_for_the_null_path_holds_for_bounces_only(shop: Shop) -> None:
     assert shop.send(message(), "stranger", sender="")[0] == 250
     code, text = shop.send(marketing(), "stranger", sender="nobody@shop.example")
     assert code == 550
@@ -161,7 +161,7 @@ def test_a_rule_for_the_null_path_is_for_bounces_alone(shop: Shop) -> None:
     assert re.fullmatch(refusal("stranger", "no_record", "default"), text)
 
 
-def test_sender_rules_grant_nothing_that_the_listener_does_not(shop: Shop) -> None:
+def test_sender_rules_grant_no_streams_beyond_the_listeners(shop: Shop) -> None:
     code, text = shop.send(marketing(), "accountant", via="shop", sender="greedy@shop.example")
     assert code == 550
     assert "(stream default)" in text
@@ -180,13 +180,13 @@ def test_sender_rules_grant_nothing_that_the_listener_does_not(shop: Shop) -> No
         # a receipt is still possible
         ("apps", "withdrawn", r"2\.1\.5 recipient ok"),
         ("apps", "unsubscribed", r"2\.1\.5 recipient ok"),
-        # refused on every stream that it could be
+        # refused on every possible stream
         ("apps", "complained", refusal("complained", "suppressed_complaint", "offers")),
         ("till", "complained", refusal("complained", "suppressed_complaint", "receipts")),
         ("till", "unsubscribed", r"2\.1\.5 recipient ok"),
     ],
 )
-def test_a_recipient_is_refused_at_rcpt_only_if_no_stream_would_take_it(
+def test_a_recipient_is_refused_at_rcpt_only_if_every_stream_refuses_it(
     relay: RelayProcess, via: str, name: str, expected: str
 ) -> None:
     code, text = rcpt(relay, via, name)
@@ -194,7 +194,7 @@ def test_a_recipient_is_refused_at_rcpt_only_if_no_stream_would_take_it(
     assert re.fullmatch(expected, text)
 
 
-def test_the_journal_tells_of_both_stages(shop: Shop, relay: RelayProcess) -> None:
+def test_the_journal_has_both_stages(shop: Shop, relay: RelayProcess) -> None:
     _, at_rcpt = rcpt(relay, "shop", "preticked")
     _, at_data = shop.send(marketing(), "preticked")
     early, late = records(relay, recipient=address("preticked"))
@@ -206,7 +206,7 @@ def test_the_journal_tells_of_both_stages(shop: Shop, relay: RelayProcess) -> No
         assert entry.outcome is None
 
 
-def test_the_journal_tells_what_the_upstream_answered(shop: Shop, relay: RelayProcess) -> None:
+def test_the_journal_has_the_upstreams_reply(shop: Shop, relay: RelayProcess) -> None:
     mail = marketing(message_id="<answered@shop.example>")
     assert shop.send(mail, "customer")[0] == 250
     (answered,) = wait_for(lambda: answers(relay, "<answered@shop.example>"), "the outcome")

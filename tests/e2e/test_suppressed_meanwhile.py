@@ -1,7 +1,7 @@
 """A person is suppressed at any moment between RCPT and the end of data: the mail does not pass.
 
-Over real sockets and the real store, with two workers, in every intake and in every way that a
-message takes to the upstream.
+Over real sockets and the real store, with two workers, at every intake and by every path of a
+message to the upstream.
 """
 
 import contextlib
@@ -59,7 +59,7 @@ def mta(upstream: FakeUpstream) -> FakeUpstream:
 
 
 class Act:
-    """Suppresses somebody, and takes that back at the end."""
+    """Suppresses people, and undoes that at the end."""
 
     def __init__(self, relay: RelayProcess) -> None:
         self._relay = relay
@@ -82,7 +82,7 @@ def suppress(relay: RelayProcess) -> Iterator[Act]:
 
 
 class Client:
-    """Says lines, and reads whole replies."""
+    """Sends lines and reads whole replies."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -171,7 +171,7 @@ def test_smtp(relay: RelayProcess, mta: FakeUpstream, suppress: Act, way: str, m
     assert [m for m in mta.messages if set(m.recipients) & {ANN, BOB}] == []
 
 
-def test_a_second_copy(relay: RelayProcess, mta: FakeUpstream, suppress: Act) -> None:
+def test_the_second_copy_is_not_sent(relay: RelayProcess, mta: FakeUpstream, suppress: Act) -> None:
     """The first copy is on its way: the second recipient gets none."""
     mta.behaviours.append(At("end", Hold(), to=ANN))
     with client(relay, "apps") as peer:
@@ -185,7 +185,7 @@ def test_a_second_copy(relay: RelayProcess, mta: FakeUpstream, suppress: Act) ->
     assert [m.recipients for m in mta.messages] == [(ANN,), ("news@shop.example",)]
 
 
-def test_while_the_notice_of_a_split_is_sent(
+def test_suppressed_while_the_notice_of_a_split_is_sent(
     relay: RelayProcess, mta: FakeUpstream, suppress: Act
 ) -> None:
     mta.behaviours.append(At("end", Hold(), to="news@shop.example"))
@@ -246,10 +246,10 @@ def test_policy(relay: RelayProcess, mta: FakeUpstream, suppress: Act, state: st
 
 
 @pytest.mark.parametrize("how", ["rekey", "withdraw", "erase"])
-def test_while_the_upstream_thinks_about_data(
+def test_suppressed_while_the_upstream_delays_its_reply_to_data(
     relay: RelayProcess, mta: FakeUpstream, suppress: Act, how: str
 ) -> None:
-    """These come last: nobody takes back what they do."""
+    """These come last: nothing undoes what they do."""
     person = address("desk") if how == "erase" else ANN
     mta.behaviours.append(At("data", Hold(), to=person))
     with client(relay, "apps") as peer:

@@ -25,7 +25,7 @@ SENDER = "news@shop.example"
 USER, PASSWORD = "shop", "correct horse battery"
 
 Send = Callable[[RelayProcess, Authority, str, str, str, Path], tuple[bool, str]]
-"""Sends (relay, root, "starttls" or "implicit", mechanism, password): whether it went."""
+"""Sends (relay, root, "starttls" or "implicit", mechanism, password); returns success."""
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +176,7 @@ def test_openssl_verifies_the_certificate(
     assert "221 2.0.0 bye" in done.stdout
 
 
-def test_an_expired_certificate_serves_whoever_does_not_check_it(
+def test_an_expired_certificate_works_for_clients_that_do_not_check(
     mta: FakeUpstream, authority: Authority, tmp_path: Path
 ) -> None:
     pair = authority.issue("relay.example", days=-1, file="expired")
@@ -195,7 +195,9 @@ def test_an_expired_certificate_serves_whoever_does_not_check_it(
         ):
             client.starttls(context=checked)
         logged = [one for one in relay.log if f"{pair.certificate} expired on" in str(one)]
-        assert [one["level"] for one in logged] == ["warning", "warning"], "serve and reload"
+        assert [one["level"] for one in logged] == ["warning", "warning"], (
+            "once at the start and once at the reload"
+        )
         assert f"{pair.certificate} expired on" in relay.must("check")
         wait_for(lambda: "(expired)" in relay.must("status"), "the status")
 
@@ -204,7 +206,7 @@ def test_an_expired_certificate_serves_whoever_does_not_check_it(
 def test_postfix_relays_with_tls_and_a_password(
     relay: RelayProcess, authority: Authority, mta: FakeUpstream
 ) -> None:
-    """`docs/deploy/tls-auth.md` has these lines."""
+    """Configured as in docs/deploy/tls-auth.md."""
     host = f"{LOOPBACK}:{relay.port('starttls')}"
     postfix = PostfixInstance(
         relayhost=host,
@@ -223,7 +225,7 @@ def test_postfix_relays_with_tls_and_a_password(
         "user", "add", USER, "--replace", stdin=PASSWORD.replace(" ", "_").encode() + b"\n"
     )
     assert relay_user[0] == 0
-    time.sleep(1.1)  # a look each second
+    time.sleep(1.1)  # checked once a second
     before = len(mta.messages)
     try:
         with postfix:
@@ -239,7 +241,9 @@ def test_postfix_relays_with_tls_and_a_password(
     assert b"with ESMTPSA id" in mta.messages[-1].data
 
 
-def test_metrics_tell_it(relay: RelayProcess, authority: Authority, tmp_path: Path) -> None:
+def test_metrics_count_tls_and_logins(
+    relay: RelayProcess, authority: Authority, tmp_path: Path
+) -> None:
     wait_for(
         lambda: relay.metric("smtpproxy_certificate_expiry_timestamp_seconds") > time.time(),
         "the expiry",
@@ -256,8 +260,8 @@ def test_metrics_tell_it(relay: RelayProcess, authority: Authority, tmp_path: Pa
     wait_for(counted, "the counts")
 
 
-def test_logins_on_every_connection_are_quick(relay: RelayProcess, authority: Authority) -> None:
-    """argon2 is paid for once: the second login waits for no hash."""
+def test_repeated_logins_are_quick(relay: RelayProcess, authority: Authority) -> None:
+    """argon2 is computed once: the second login waits for no hash."""
     context = ssl.create_default_context(cafile=str(authority.path))
     done: list[int] = []
 

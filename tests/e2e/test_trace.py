@@ -1,4 +1,4 @@
-"""The Received field that the relay adds, and the loop that it ends."""
+"""The Received field that the relay adds, and mail loops."""
 
 import re
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def relay(mta: FakeUpstream, filled: Callable[..., RelayProcess]) -> RelayProces
     return filled(mta.address, {"listener": till()})
 
 
-def test_it_names_the_one_recipient_and_the_decision(
+def test_it_names_a_single_recipient_and_the_decision(
     relay: RelayProcess, mta: FakeUpstream
 ) -> None:
     relay.send(message(message_id="<one@shop.example>"), "Jeanne@People.example")
@@ -39,7 +39,7 @@ def test_it_names_the_one_recipient_and_the_decision(
     assert entry.decided.id == found[1].decode()
 
 
-def test_it_tells_nobody_of_the_others(relay: RelayProcess, mta: FakeUpstream) -> None:
+def test_it_does_not_name_several_recipients(relay: RelayProcess, mta: FakeUpstream) -> None:
     """A blind copy stays blind."""
     relay.send(message(), "jeanne@people.example", "blind@people.example")
     trace = mta.messages[-1].data.partition(b"From: ")[0]
@@ -54,7 +54,7 @@ def hops(count: int) -> bytes:
     return field * count + message()
 
 
-def test_a_message_that_goes_in_circles_is_refused(relay: RelayProcess, mta: FakeUpstream) -> None:
+def test_a_message_in_a_loop_is_refused(relay: RelayProcess, mta: FakeUpstream) -> None:
     before = len(mta.messages)
     code, text = relay.send(hops(100), "jeanne@people.example")
     assert (code, text[:5]) == (554, "5.4.6")
@@ -76,5 +76,5 @@ def test_a_real_loop_ends(filled: Callable[..., RelayProcess]) -> None:
             timeout=60,
         )
         rounds = looping.log.count("to=<jeanne@people.example>")
-        assert 40 <= rounds <= 60  # each adds two Received fields, or one
+        assert 40 <= rounds <= 60  # each adds one or two Received fields
         looping.wait_empty()

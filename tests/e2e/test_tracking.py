@@ -1,4 +1,4 @@
-"""Mail that tells who opens it, through a running relay: counted, refused, or sent without that."""
+"""Mail with tracking pixels through a running relay: counted, refused, or sent without them."""
 
 import json
 from base64 import encodebytes
@@ -32,7 +32,7 @@ Start = Callable[..., RelayProcess]
 
 @pytest.fixture(scope="module")
 def started(filled: Start) -> Start:
-    """Start a relay; `fate` is that of pixels on the stream offers. `WEB` has its metrics."""
+    """Start a relay; `fate` is the setting for pixels on the stream offers. `WEB` adds metrics."""
 
     def start(upstream: str, fate: str, offers: Any = None, **config: Any) -> RelayProcess:
         more = {"tracking_pixels": fate, **(offers or {})}
@@ -50,7 +50,7 @@ def shared(started: Start, mta: FakeUpstream) -> RelayProcess:
 
 @pytest.fixture
 def stripping(shared: RelayProcess, mta: FakeUpstream) -> Iterator[RelayProcess]:
-    """A relay for several tests: nobody agrees to be tracked, and nothing was sent yet."""
+    """A shared relay: nobody has agreed to tracking, and nothing has been sent yet."""
     mta.begin()
     yield shared
     shared.command("consent", "withdraw", AGREED, "--purpose", "tracking")
@@ -64,7 +64,7 @@ def shared_adding(started: Start, mta: FakeUpstream) -> RelayProcess:
 
 @pytest.fixture
 def adding(shared_adding: RelayProcess, mta: FakeUpstream) -> Iterator[RelayProcess]:
-    """The same where each copy gets a link of its own."""
+    """The same, with a copy and a link for each recipient."""
     mta.begin()
     yield shared_adding
     for who in (AGREED, OTHER):
@@ -85,7 +85,7 @@ def html(body: str = HTML, **more: Any) -> bytes:
     return marketing(body=body, headers=[TYPE], **more)
 
 
-def test_it_is_counted_and_on_record(started: Start) -> None:
+def test_a_pixel_is_counted_and_recorded(started: Start) -> None:
     with FakeUpstream() as mta:
         relay = started(mta.address, "observe", **WEB)
         assert relay.send(html(), AGREED)[0] == 250
@@ -96,10 +96,10 @@ def test_it_is_counted_and_on_record(started: Start) -> None:
         assert (counted(relay, "passed"), counted(relay, "passed", "receipts")) == (1, 1)
         first = records(relay)[0]
         assert "t.example" in relay.command("explain", "--id", first.decided.id)[1]
-        assert "upn" not in repr(first)  # which would tell of the person
+        assert "upn" not in repr(first)  # which would identify the person
 
 
-def test_it_is_refused_to_who_did_not_agree(started: Start) -> None:
+def test_a_pixel_is_refused_for_people_who_did_not_agree(started: Start) -> None:
     with FakeUpstream() as mta:
         relay = started(mta.address, "refuse", **WEB)
         code, text = relay.send(html(), AGREED)
@@ -125,7 +125,7 @@ def test_it_is_refused_to_who_did_not_agree(started: Start) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["8bit", "base64"])
-def test_it_is_taken_out_and_all_else_stays(
+def test_a_pixel_is_removed_and_everything_else_stays(
     stripping: RelayProcess, mta: FakeUpstream, encoding: str
 ) -> None:
     def sent(text: str) -> bytes:
@@ -162,7 +162,7 @@ def _text(body: bytes) -> str:
     return b64decode(body).decode()
 
 
-def test_each_copy_is_for_its_recipient(adding: RelayProcess, mta: FakeUpstream) -> None:
+def test_each_copy_follows_its_recipients_choice(adding: RelayProcess, mta: FakeUpstream) -> None:
     agree(adding, AGREED)
     sent = html(unsubscribe=None, one_click=None)
     assert adding.send(sent, AGREED, OTHER)[0] == 250
@@ -170,7 +170,7 @@ def test_each_copy_is_for_its_recipient(adding: RelayProcess, mta: FakeUpstream)
     assert told == {AGREED: True, OTHER: False}
 
 
-def test_what_others_signed_is_refused_and_what_the_relay_signs_is_not(
+def test_mail_signed_by_others_is_refused_and_mail_signed_by_the_relay_is_edited(
     started: Start, tmp_path: Path
 ) -> None:
     theirs, ours = KeyFile(tmp_path, "app"), KeyFile(tmp_path, "relay")
@@ -197,8 +197,10 @@ SIGNED_TYPE = (
 )
 
 
-def test_what_its_author_signed_is_never_edited(stripping: RelayProcess, mta: FakeUpstream) -> None:
-    """With no other signature than that in the message (RFC 1847)."""
+def test_mail_signed_by_its_author_is_never_edited(
+    stripping: RelayProcess, mta: FakeUpstream
+) -> None:
+    """Even without any signature but the one inside the message (RFC 1847)."""
     body = f"--b\r\nContent-Type: text/html\r\n\r\n{HTML}\r\n{SIGNATURE}"
     sent = marketing(body=body, headers=[SIGNED_TYPE])
     fates = ("refused", "consented")
@@ -212,10 +214,10 @@ def test_what_its_author_signed_is_never_edited(stripping: RelayProcess, mta: Fa
     assert [counted(stripping, fate) for fate in fates] == [count + 1 for count in before]
 
 
-def test_each_form_of_a_pixel_goes_from_mail_in_parts(
+def test_every_form_of_pixel_is_removed_from_multipart_mail(
     stripping: RelayProcess, mta: FakeUpstream
 ) -> None:
-    """multipart/related of quoted-printable, as programs send it."""
+    """multipart/related in quoted-printable, as programs send it."""
     base = "https://t.example/wf/open?upn=3D8f2c"
     forms = [
         f'<image src=3D"{base}" width=3D1 height=3D1>',
@@ -239,9 +241,7 @@ def test_each_form_of_a_pixel_goes_from_mail_in_parts(
     assert found.data.decode().partition("\r\n\r\n")[2] == expected
 
 
-def test_a_part_that_each_reader_sees_as_another_is_refused(
-    stripping: RelayProcess, mta: FakeUpstream
-) -> None:
+def test_an_ambiguous_part_is_refused(stripping: RelayProcess, mta: FakeUpstream) -> None:
     types = "Content-Type: text/plain\r\nContent-Type: text/html\r\n"
     body = f"--b\r\n{types}\r\n{HTML}\r\n--b--\r\n"
     mixed = marketing(body=body, headers=[("Content-Type", "multipart/mixed; boundary=b")])
@@ -252,7 +252,7 @@ def test_a_part_that_each_reader_sees_as_another_is_refused(
     assert not mta.messages
 
 
-def test_a_large_message_is_edited_at_its_beginning_alone(
+def test_a_large_message_is_edited_only_at_its_start(
     stripping: RelayProcess, mta: FakeUpstream
 ) -> None:
     rest = "".join(f"<p>{'x' * 70} {n}</p>\r\n" for n in range(40_000))
@@ -261,10 +261,8 @@ def test_a_large_message_is_edited_at_its_beginning_alone(
     assert mta.messages[0].data.endswith(b"\r\n\r\n" + expected.encode())
 
 
-def test_a_withdrawal_while_the_message_is_on_its_way_counts(
-    stripping: RelayProcess, mta: FakeUpstream
-) -> None:
-    """The upstream has answered 354 to nothing yet: what leaves is made anew."""
+def test_a_withdrawal_during_delivery_counts(stripping: RelayProcess, mta: FakeUpstream) -> None:
+    """The upstream has not answered 354 yet, so the outgoing message is rebuilt."""
     agree(stripping, AGREED)
     mta.begin(At("data", Hold(), to=AGREED))
     with ThreadPoolExecutor(1) as pool:
@@ -276,7 +274,7 @@ def test_a_withdrawal_while_the_message_is_on_its_way_counts(
     assert [PIXEL.encode() in each.data for each in mta.messages] == [False]
 
 
-def test_the_second_copy_after_a_withdrawal_waits_for_another_attempt(
+def test_after_a_withdrawal_the_second_copy_waits_for_a_retry(
     adding: RelayProcess, mta: FakeUpstream
 ) -> None:
     sent = html(unsubscribe=None, one_click=None, message_id="<copies@shop.example>")
@@ -294,7 +292,7 @@ def test_the_second_copy_after_a_withdrawal_waits_for_another_attempt(
     assert told == [(AGREED, True), (OTHER, False)]
 
 
-def test_who_agreed_is_mailed_where_others_are_refused(started: Start) -> None:
+def test_people_who_agreed_are_mailed_while_others_are_refused(started: Start) -> None:
     with FakeUpstream() as mta:
         relay = started(mta.address, "refuse", policy={"on_mixed": "split"})
         agree(relay, AGREED)
@@ -303,7 +301,7 @@ def test_who_agreed_is_mailed_where_others_are_refused(started: Start) -> None:
         assert b"tracking_unconsented" in mta.messages[0].data
 
 
-def test_what_is_observed_goes_as_it_came(started: Start) -> None:
+def test_observed_mail_is_relayed_unchanged(started: Start) -> None:
     with FakeUpstream() as mta:
         for fate in ("strip", "refuse"):
             relay = started(mta.address, fate, {"mode": "observe"}, **WEB)

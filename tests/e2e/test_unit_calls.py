@@ -1,4 +1,4 @@
-"""Every process of the relay does its work with the system calls that the unit leaves it."""
+"""Every process of the relay works with the system calls that the service unit allows."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -23,14 +23,14 @@ def ended(relay: RelayProcess) -> list[object]:
     return [entry for entry in relay.log if entry["event"] == "child ended"]
 
 
-def test_what_the_unit_leaves() -> None:
+def test_the_unit_allows_these_calls() -> None:
     found = allowed()
     assert {"read", "execve", "setpriority"} <= found
     assert found.isdisjoint({"mount", "reboot", "sched_setscheduler", "ptrace"})
 
 
 def test_every_process_does_its_work(tmp_path: Path, upstream: FakeUpstream) -> None:
-    """Also the purge, which is due, the import over the API, and whoever signs."""
+    """Including the purge, which is due, an import over the API, and signing."""
     token = {"name": "crm", "sha256": sha256(b"secret").hexdigest(), "may": ["import"]}
     hook = tmp_path / "hook.secret"
     hook.write_text("whsec_" + "QUFB" * 11)

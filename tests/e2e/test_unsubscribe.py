@@ -1,4 +1,4 @@
-"""From the header of a message to mail that is refused: curl and Chromium use the link."""
+"""From the header of a message to refused mail: curl and Chromium use the link."""
 
 import json
 import re
@@ -35,7 +35,7 @@ def adding(upstream: FakeUpstream, filled: Callable[..., RelayProcess]) -> Relay
 
 
 def link(relay: RelayProcess, upstream: FakeUpstream, recipient: str) -> str:
-    """The link that a recipient gets, at the address behind the proxy that ends TLS."""
+    """The link that a recipient gets, at the address behind the TLS proxy."""
     upstream.messages.clear()
     assert relay.send(bare(), recipient)[0] == 250
     return f"{relay.url}/u/{tokens(upstream.messages[0])}"
@@ -52,18 +52,18 @@ def unsubscribed(relay: RelayProcess) -> float:
 
 
 @needs("curl")
-def test_one_click_by_curl(adding: RelayProcess, upstream: FakeUpstream) -> None:
+def test_curl_unsubscribes_with_one_click(adding: RelayProcess, upstream: FakeUpstream) -> None:
     before = unsubscribed(adding)
     uri = link(adding, upstream, JEANNE)
-    assert curl(uri)[0] == 200, "a scanner looks"
-    assert adding.send(bare(), JEANNE)[0] == 250, "and nothing is changed"
+    assert curl(uri)[0] == 200, "a scanner only looks"
+    assert adding.send(bare(), JEANNE)[0] == 250, "and changes nothing"
     code, body = curl("-F", "List-Unsubscribe=One-Click", uri)
     assert code == 200, body
     code, text = adding.send(bare(), JEANNE)
     assert code == 550
     assert re.match(r"5\.7\.1 <consent@people\.example> refused: suppressed_unsubscribe", text)
-    assert adding.send(message(stream="receipts"), JEANNE)[0] == 250, "a receipt passes"
-    assert curl("-d", "List-Unsubscribe=One-Click", uri)[0] == 200, "again is the same"
+    assert adding.send(message(stream="receipts"), JEANNE)[0] == 250, "a receipt must pass"
+    assert curl("-d", "List-Unsubscribe=One-Click", uri)[0] == 200, "a second time is the same"
     assert unsubscribed(adding) == before + 1
     (line,) = [each for each in adding.log if each.get("by") and not each["again"]]
     assert (line["event"], line["by"], line["stream"]) == ("unsubscribed", "one_click", "offers")
@@ -72,29 +72,31 @@ def test_one_click_by_curl(adding: RelayProcess, upstream: FakeUpstream) -> None
     )
     shown = json.loads(adding.must("suppress", "show", JEANNE, "--json"))
     assert "unsubscribe" in json.dumps(shown)
-    assert line["id"] in json.dumps(shown), "the note names the decision"
+    assert line["id"] in json.dumps(shown), "the note must name the decision"
     assert curl("-d", "List-Unsubscribe=One-Click", uri[:-1])[0] == 404
 
 
 @needs("chromium")
-def test_the_page_in_chromium(adding: RelayProcess, upstream: FakeUpstream, tmp_path: Path) -> None:
+def test_the_page_works_in_chromium(
+    adding: RelayProcess, upstream: FakeUpstream, tmp_path: Path
+) -> None:
     uri = link(adding, upstream, PAUL)
     with Chromium(tmp_path / "profile", "fr") as browser:
         shown = browser.open(uri)
         assert "Se désinscrire" in shown
         border = "getComputedStyle(document.querySelector('button')).borderTopWidth"
-        assert browser.run(border) == "2px", "the policy lets the page's own style through"
-        assert adding.send(bare(), PAUL)[0] == 250, "a page that is only looked at"
+        assert browser.run(border) == "2px", "the policy must allow the page's own style"
+        assert adding.send(bare(), PAUL)[0] == 250, "looking at the page must change nothing"
         done = browser.press("button")
         assert "Votre désinscription est enregistrée" in done
         assert browser.run("document.cookie") == ""
-        assert browser.requested() == [uri, uri], "nothing from elsewhere"
+        assert browser.requested() == [uri, uri], "nothing may come from elsewhere"
     assert adding.send(bare(), PAUL)[0] == 550
     (line,) = [each for each in adding.log if each.get("by") == "page"]
     assert line["stream"] == "offers"
 
 
-def test_links_work_after_a_restart_and_under_an_older_key(
+def test_links_work_after_a_restart_and_with_an_older_key(
     adding: RelayProcess, upstream: FakeUpstream
 ) -> None:
     old = link(adding, upstream, DESK)
@@ -112,7 +114,7 @@ def test_links_work_after_a_restart_and_under_an_older_key(
 
 
 @needs("curl")
-def test_what_was_answered_200_outlives_a_kill(
+def test_an_unsubscribe_answered_200_survives_a_kill(
     upstream: FakeUpstream, filled: Callable[..., RelayProcess]
 ) -> None:
     relay = filled(upstream.address, config())
@@ -126,7 +128,7 @@ def test_what_was_answered_200_outlives_a_kill(
 
 
 @needs("curl")
-def test_a_store_that_cannot_be_written_is_said(
+def test_an_unwritable_store_is_reported(
     upstream: FakeUpstream, filled: Callable[..., RelayProcess]
 ) -> None:
     relay = filled(upstream.address, config() | {"store": {"timeout": "500ms"}})

@@ -1,4 +1,4 @@
-"""Two workers before an MTA that takes few connections: Exim takes 20 as it comes."""
+"""Two workers in front of an MTA that accepts few connections: Exim accepts 20 by default."""
 
 import smtplib
 import time
@@ -19,8 +19,8 @@ pytestmark = [needs("exim"), pytest.mark.soak]
 
 
 @pytest.mark.parametrize(("takes", "messages"), [(20, 60), (1, 12)])
-def test_all_that_come_at_once_are_relayed(tmp_path: Path, takes: int, messages: int) -> None:
-    """Connections belonged to the worker that was first; the other answered 451."""
+def test_concurrent_clients_are_all_served(tmp_path: Path, takes: int, messages: int) -> None:
+    """Connections once belonged to the first worker; the other answered 451."""
     start = Barrier(messages)
     port = free_port()
 

@@ -1,4 +1,4 @@
-"""An upstream that goes away at any step: 451 4.4.x, a record of it, and no message lost."""
+"""An upstream that fails at any step: 451 4.4.x, a record, and no message lost."""
 
 import re
 import smtplib
@@ -24,7 +24,7 @@ def relay(mta: FakeUpstream, filled: Callable[..., RelayProcess]) -> RelayProces
 
 @pytest.fixture
 def troubled(mta: FakeUpstream) -> Iterator[FakeUpstream]:
-    """The upstream, on new connections and with no behaviour of an earlier test."""
+    """The upstream with new connections and without behaviours of earlier tests."""
     mta.drop_connections()
     yield mta
     mta.behaviours.clear()
@@ -65,7 +65,7 @@ def test_the_client_may_try_again(
     assert len(troubled.messages) == before + 1
 
 
-def test_connections_that_died_idle_cost_no_message(
+def test_connections_that_died_idle_lose_no_message(
     relay: RelayProcess, troubled: FakeUpstream
 ) -> None:
     before = len(troubled.messages)
@@ -83,7 +83,7 @@ def test_connections_that_died_idle_cost_no_message(
         ("end", "552 5.2.2 mailbox full\n552 5.2.2 by 12 octets"),
     ],
 )
-def test_its_refusal_is_the_clients(
+def test_the_client_gets_its_refusal(
     step: Step, said: str, relay: RelayProcess, troubled: FakeUpstream
 ) -> None:
     before = len(troubled.messages)
@@ -95,7 +95,7 @@ def test_its_refusal_is_the_clients(
         wait_for(lambda: outcomes(relay, "refused-end") == [552], "the record of it")
 
 
-def test_a_client_that_leaves_before_the_end_mails_nothing(
+def test_a_client_that_leaves_before_the_end_sends_nothing(
     relay: RelayProcess, troubled: FakeUpstream
 ) -> None:
     before = len(troubled.messages)
@@ -114,7 +114,7 @@ def test_a_client_that_leaves_before_the_end_mails_nothing(
 def test_a_client_that_leaves_at_the_end_has_its_mail_relayed_and_recorded(
     relay: RelayProcess, troubled: FakeUpstream
 ) -> None:
-    """The upstream may have it: what becomes of it has to be known."""
+    """The upstream may have the message, so its outcome must be known."""
     before = len(troubled.messages)
     troubled.behaviours.append(At("end", Delay(0.3)))
     with smtplib.SMTP(LOOPBACK, relay.port(), timeout=30) as client:

@@ -1,4 +1,4 @@
-"""`unsubscribe = "add"`: each recipient gets a message with a link of his own."""
+"""`unsubscribe = "add"`: each recipient gets a copy with their own link."""
 
 import json
 import re
@@ -44,7 +44,7 @@ def config(**more: Any) -> dict[str, Any]:
 
 
 def bare(**more: Any) -> bytes:
-    """A marketing message without a way out."""
+    """A marketing message without unsubscribe fields."""
     return marketing(unsubscribe=None, one_click=None, **more)
 
 
@@ -61,7 +61,7 @@ def adding(upstream: FakeUpstream, filled: Callable[..., RelayProcess]) -> Relay
 
 @pytest.fixture
 def mta(upstream: FakeUpstream) -> Iterator[FakeUpstream]:
-    """Without mail, and without behaviours afterwards."""
+    """The upstream, empty before a test and without behaviours after it."""
     upstream.begin()
     yield upstream
     upstream.behaviours.clear()
@@ -74,7 +74,7 @@ def parsed(message: Accepted) -> EmailMessage:
 
 
 def tokens(message: Accepted, public: str = PUBLIC) -> str:
-    """The token of a message that has exactly one complete way out."""
+    """The token of a message with exactly one complete set of unsubscribe fields."""
     mail = message_from_bytes(message.data)
     (field,) = mail.get_all("List-Unsubscribe", [])
     found = re.fullmatch(
@@ -99,7 +99,7 @@ def the_record(relay: RelayProcess, text: str) -> Any:
     return wait_for(found, "the outcome")
 
 
-def test_one_recipient(adding: RelayProcess, mta: FakeUpstream) -> None:
+def test_one_recipient_gets_a_link(adding: RelayProcess, mta: FakeUpstream) -> None:
     assert adding.send(bare(), JEANNE) == (250, "2.0.0 queued as FAKE")
     (message,) = mta.messages
     tokens(message)
@@ -108,10 +108,12 @@ def test_one_recipient(adding: RelayProcess, mta: FakeUpstream) -> None:
     assert "for <consent@people.example>" in mail["Received"]
     assert mail["Subject"] == "New shoes"
     commands = [command.split()[0] for _, command in mta.commands]
-    assert commands.count("MAIL") == commands.count("RCPT") == 1, "no transaction more than without"
+    assert commands.count("MAIL") == commands.count("RCPT") == 1, (
+        "no more transactions than without"
+    )
 
 
-def test_several_recipients_get_a_message_each(adding: RelayProcess, mta: FakeUpstream) -> None:
+def test_several_recipients_get_one_copy_each(adding: RelayProcess, mta: FakeUpstream) -> None:
     code, text = adding.send(bare(), JEANNE, PAUL, DESK)
     assert code == 250
     assert re.fullmatch(r"2\.0\.0 relayed to 3 recipients, one copy each, id=\w{26}", text)
@@ -123,12 +125,12 @@ def test_several_recipients_get_a_message_each(adding: RelayProcess, mta: FakeUp
     assert entry.outcome.each == ("250 2.0.0 queued as FAKE",) * 3
 
 
-def test_who_is_named_twice_gets_one_message(adding: RelayProcess, mta: FakeUpstream) -> None:
+def test_a_recipient_named_twice_gets_one_copy(adding: RelayProcess, mta: FakeUpstream) -> None:
     assert adding.send(bare(), JEANNE, PAUL, JEANNE)[0] == 250
     assert sorted(m.recipients for m in mta.messages) == [(JEANNE,), (PAUL,)]
 
 
-def test_a_way_out_of_the_message_is_kept(adding: RelayProcess, mta: FakeUpstream) -> None:
+def test_existing_unsubscribe_fields_are_kept(adding: RelayProcess, mta: FakeUpstream) -> None:
     assert adding.send(marketing(), JEANNE, PAUL) == (250, "2.0.0 queued as FAKE")
     (message,) = mta.messages
     assert message.recipients == (JEANNE, PAUL)
@@ -139,7 +141,7 @@ def test_a_way_out_of_the_message_is_kept(adding: RelayProcess, mta: FakeUpstrea
 
 
 @pytest.mark.parametrize("existing", ["replace", "refuse"])
-def test_a_way_out_of_the_message_is_replaced_or_refused(
+def test_existing_unsubscribe_fields_can_be_replaced_or_refused(
     filled: Callable[..., RelayProcess], existing: str
 ) -> None:
     own = marketing(headers=[("list-unsubscribe", "<https://a.example/2>"), ("List-Id", "<own>")])
@@ -156,14 +158,18 @@ def test_a_way_out_of_the_message_is_replaced_or_refused(
             assert b"<own>" not in mta.messages[0].data
 
 
-def test_half_a_way_out_is_completed(adding: RelayProcess, mta: FakeUpstream) -> None:
+def test_incomplete_unsubscribe_fields_are_completed(
+    adding: RelayProcess, mta: FakeUpstream
+) -> None:
     list_id = [("List-Id", "Shop <shop.lists.example>")]
     assert adding.send(marketing(unsubscribe=None, headers=list_id), JEANNE)[0] == 250
     tokens(mta.messages[0])
     assert parsed(mta.messages[0])["List-Id"] == "Shop <shop.lists.example>"
 
 
-def test_who_asks_later_is_told_who_got_it(adding: RelayProcess, mta: FakeUpstream) -> None:
+def test_a_later_failure_is_reported_with_those_who_got_a_copy(
+    adding: RelayProcess, mta: FakeUpstream
+) -> None:
     mta.behaviours.append(At("end", Reply("550 5.2.2 mailbox full"), nth=2))
     _, text = adding.send(bare(), JEANNE, PAUL)
     the_record(adding, text)
@@ -176,7 +182,7 @@ def test_who_asks_later_is_told_who_got_it(adding: RelayProcess, mta: FakeUpstre
     assert "upstream: 550 5.2.2 mailbox full" in adding.must("audit", "show", id)
     mta.behaviours[:] = [At("end", Reply("550 5.7.1 filtered"))]
     before = len(records(adding))
-    assert adding.send(bare(), JEANNE, PAUL) == (550, "5.7.1 filtered")  # PAUL's is not tried
+    assert adding.send(bare(), JEANNE, PAUL) == (550, "5.7.1 filtered")  # PAUL's copy is not tried
     wait_for(lambda: [one.outcome for one in records(adding)[before:]] not in ([], [None]), "it")
     id = records(adding)[-1].decided.id
     told = json.loads(adding.must("explain", "--id", id, "--json"))["recipients"]
@@ -184,7 +190,7 @@ def test_who_asks_later_is_told_who_got_it(adding: RelayProcess, mta: FakeUpstre
 
 
 @pytest.mark.parametrize("failing", ["rcpt", "end"])
-def test_who_fails_after_another_was_mailed_is_told_of_in_a_notice(
+def test_failures_after_the_first_copy_are_reported_in_a_notice(
     adding: RelayProcess, mta: FakeUpstream, failing: Any
 ) -> None:
     nth = 5 if failing == "rcpt" else 2  # three at RCPT, then one by one
@@ -210,16 +216,14 @@ def test_who_fails_after_another_was_mailed_is_told_of_in_a_notice(
     assert sum(each.startswith("550") for each in entry.outcome.each) == 1
 
 
-def test_what_is_wrong_with_the_message_is_the_clients_answer(
-    adding: RelayProcess, mta: FakeUpstream
-) -> None:
+def test_a_faulty_message_is_refused_to_the_client(adding: RelayProcess, mta: FakeUpstream) -> None:
     mta.behaviours.append(At("end", Reply("554 5.7.1 spam"), nth=1))
     assert adding.send(bare(), JEANNE, PAUL) == (554, "5.7.1 spam")
     assert mta.messages == []
-    assert [c for _, c in mta.commands if c == "DATA"] == ["DATA"], "nobody else was tried"
+    assert [c for _, c in mta.commands if c == "DATA"] == ["DATA"], "nobody else may be tried"
 
 
-def test_a_recipient_that_is_not_taken_any_more_does_not_stop_the_first(
+def test_a_recipient_refused_later_does_not_stop_the_first_copy(
     adding: RelayProcess, mta: FakeUpstream
 ) -> None:
     mta.behaviours += [At("rcpt", Reply("450 4.2.0 later"), nth=n) for n in (3, 4)]
@@ -228,7 +232,7 @@ def test_a_recipient_that_is_not_taken_any_more_does_not_stop_the_first(
     assert mta.messages == []
 
 
-def test_an_upstream_that_is_lost_before_anybody_was_mailed(
+def test_losing_the_upstream_before_the_first_copy_means_retry(
     adding: RelayProcess, mta: FakeUpstream
 ) -> None:
     mta.behaviours.append(At("end", Close(), nth=1))
@@ -237,7 +241,7 @@ def test_an_upstream_that_is_lost_before_anybody_was_mailed(
     assert mta.messages == []
 
 
-def test_a_failure_that_may_pass_means_send_again(adding: RelayProcess, mta: FakeUpstream) -> None:
+def test_a_temporary_failure_means_retry(adding: RelayProcess, mta: FakeUpstream) -> None:
     mta.behaviours.append(At("end", Reply("452 4.3.1 full"), nth=2))
     mail = bare(message_id="<once@shop.example>")
     code, text = adding.send(mail, JEANNE, PAUL)
@@ -247,7 +251,9 @@ def test_a_failure_that_may_pass_means_send_again(adding: RelayProcess, mta: Fak
     assert sorted(m.recipients for m in mta.messages) == sorted([(JEANNE,), (PAUL,)])
 
 
-def test_without_a_sender_nobody_could_be_told(adding: RelayProcess, mta: FakeUpstream) -> None:
+def test_the_null_sender_must_send_one_message_per_recipient(
+    adding: RelayProcess, mta: FakeUpstream
+) -> None:
     code, text = adding.send(bare(), JEANNE, PAUL, sender="")
     assert (code, text[:5]) == (554, "5.5.4")
     assert mta.messages == []
@@ -255,10 +261,10 @@ def test_without_a_sender_nobody_could_be_told(adding: RelayProcess, mta: FakeUp
 
 
 @pytest.mark.parametrize("wish", ["NEVER", "SUCCESS,DELAY"])
-def test_a_sender_that_must_not_be_told_has_to_send_one_each(
+def test_a_sender_with_notify_never_must_send_one_message_per_recipient(
     adding: RelayProcess, mta: FakeUpstream, wish: str
 ) -> None:
-    """A temporary failure of the second would be lost: nobody tries again, nobody is told."""
+    """A temporary failure of the second copy would be lost: nobody would retry or be told."""
     mta.behaviours.append(At("end", Reply("451 4.3.0 later"), nth=2))
     with smtplib.SMTP("127.0.0.1", adding.port(), timeout=30) as client:
         client.ehlo("client.example")
@@ -276,7 +282,7 @@ def test_a_sender_that_must_not_be_told_has_to_send_one_each(
 def test_two_notices_about_one_message_are_two_messages(
     filled: Callable[..., RelayProcess],
 ) -> None:
-    """Mailboxes drop what has a Message-ID that they know."""
+    """Mailboxes drop messages with a Message-ID that they know."""
     more = config(refuse_at="data") | {"policy": {"on_mixed": "split"}}
     with FakeUpstream(At("end", Reply("550 5.2.2 full"), nth=3)) as mta:
         relay = filled(mta.address, more)
@@ -287,7 +293,9 @@ def test_two_notices_about_one_message_are_two_messages(
 
 
 @pytest.mark.parametrize("nth", [1, 2])
-def test_lmtp_has_an_answer_for_each(adding: RelayProcess, mta: FakeUpstream, nth: int) -> None:
+def test_lmtp_has_a_reply_for_each_recipient(
+    adding: RelayProcess, mta: FakeUpstream, nth: int
+) -> None:
     mta.behaviours.append(At("end", Reply("550 5.2.2 mailbox full"), nth=nth))
     with smtplib.LMTP("127.0.0.1", adding.port("local"), timeout=30) as client:
         client.ehlo("client.example")
@@ -298,12 +306,10 @@ def test_lmtp_has_an_answer_for_each(adding: RelayProcess, mta: FakeUpstream, nt
         client.send(bare() + b".\r\n")
         codes = sorted(client.getreply()[0] for _ in range(3))
     assert codes == [250, 250, 550]
-    assert all(message.sender for message in mta.messages), "no notice: the client knows"
+    assert all(message.sender for message in mta.messages), "no notice: the client knows already"
 
 
-def test_lmtp_takes_what_several_are_refused_for_as_said_of_all(
-    adding: RelayProcess, mta: FakeUpstream
-) -> None:
+def test_over_lmtp_a_common_refusal_holds_for_all(adding: RelayProcess, mta: FakeUpstream) -> None:
     mta.behaviours.append(At("end", Reply("554 5.6.0 no such content")))
     with smtplib.LMTP("127.0.0.1", adding.port("local"), timeout=30) as client:
         client.ehlo("client.example")
@@ -318,7 +324,7 @@ def test_lmtp_takes_what_several_are_refused_for_as_said_of_all(
 
 
 def firms(count: int) -> list[str]:
-    """Addresses of nobody in particular, whom anybody may write to."""
+    """Generic addresses that anybody may write to."""
     return [f"contact@firm{number}.example" for number in range(count)]
 
 
@@ -334,7 +340,7 @@ def test_many_recipients_take_a_bounded_number_of_connections(
     assert mta.connections - before <= 8
 
 
-def test_an_upstream_that_takes_few_connections_gets_all(
+def test_an_upstream_with_few_connections_gets_every_copy(
     adding: RelayProcess, mta: FakeUpstream
 ) -> None:
     mta.drop_connections()
@@ -342,22 +348,22 @@ def test_an_upstream_that_takes_few_connections_gets_all(
     mta.behaviours += [At("connect", busy, Close(), nth=nth) for nth in range(2, 99)]
     assert adding.send(bare(), *firms(20))[0] == 250
     assert sorted(m.recipients[0] for m in mta.messages) == sorted(firms(20))
-    assert all(message.sender for message in mta.messages), "no notice of failure"
+    assert all(message.sender for message in mta.messages), "there must be no notice of failure"
 
 
-def test_trouble_in_the_middle_ends_it_soon_and_the_sender_is_told(
+def test_a_failure_in_the_middle_ends_it_soon_and_the_sender_is_told(
     adding: RelayProcess, mta: FakeUpstream
 ) -> None:
     mta.behaviours += [At("end", Close(), nth=nth) for nth in range(4, 40)]
     code, text = adding.send(bare(), *firms(40))
-    assert code == 451, "the notice was lost too: rather twice than never"
+    assert code == 451, "the notice was lost too: twice beats never"
     taken = [each for each in the_record(adding, text).outcome.each if each.startswith("250")]
     assert len(taken) == len(mta.messages) == 3
     assert len([c for _, c in mta.commands if c == "DATA"]) < 30
 
 
-def test_killed_in_the_middle(filled: Callable[..., RelayProcess]) -> None:
-    """What was mailed is on record, and what became of it reads unknown."""
+def test_copies_sent_before_a_kill_are_on_record(filled: Callable[..., RelayProcess]) -> None:
+    """They are recorded as sent, and the outcome of the last one as unknown."""
     with FakeUpstream(At("end", Hold(), nth=2)) as mta:
         relay = filled(mta.address, config())
         with smtplib.SMTP("127.0.0.1", relay.port(), timeout=60) as client:
@@ -377,7 +383,7 @@ def test_killed_in_the_middle(filled: Callable[..., RelayProcess]) -> None:
         assert entry.outcome is None
 
 
-def test_the_signature_of_the_relay_covers_what_it_adds(
+def test_the_relays_signature_covers_the_added_fields(
     filled: Callable[..., RelayProcess], tmp_path: Path
 ) -> None:
     keys = [KeyFile(tmp_path, "r1"), KeyFile(tmp_path, "e1", kind="ed25519")]
@@ -388,10 +394,10 @@ def test_the_signature_of_the_relay_covers_what_it_adds(
         for message in (one, two):
             assert verdicts(message.data, *keys) == [True, True]
         swapped = one.data.replace(tokens(one).encode(), tokens(two).encode())
-        assert verdicts(swapped, *keys) == [False, False], "the link is signed"
+        assert verdicts(swapped, *keys) == [False, False], "the link must be signed"
 
 
-def test_what_an_app_signed_is_not_added_to(
+def test_fields_signed_by_an_app_are_not_added(
     filled: Callable[..., RelayProcess], tmp_path: Path
 ) -> None:
     key = KeyFile(tmp_path)
@@ -405,7 +411,7 @@ def test_what_an_app_signed_is_not_added_to(
 
 
 @needs("postfix")
-def test_postfix_delivers_one_message_to_each(filled: Callable[..., RelayProcess]) -> None:
+def test_postfix_delivers_one_copy_to_each(filled: Callable[..., RelayProcess]) -> None:
     with PostfixInstance() as postfix:
         relay = filled(postfix.address, config())
         code, text = relay.send(bare(), JEANNE, PAUL, DESK)

@@ -1,5 +1,4 @@
-"""What else others are told, by a running relay to a real HTTPS receiver: feedback, refusals and
-trials of campaigns, over a kill."""
+"""Other events for a real HTTPS receiver: feedback, refusals, campaign trials, despite a kill."""
 
 import json
 import os
@@ -28,7 +27,7 @@ def crm(tmp_path: Path) -> Iterator[Receiver]:
 
 
 def told(crm: Receiver, kind: str) -> list[dict[str, Any]]:
-    """The changes of messages of one type, each once, in the order in which they came."""
+    """The changes in messages of one type, each once, in order of arrival."""
     found: dict[int, dict[str, Any]] = {}
     for delivery in list(crm.deliveries):
         body = json.loads(delivery.body)
@@ -43,7 +42,7 @@ def kill_webhooks(relay: RelayProcess) -> None:
     os.kill(process, signal.SIGKILL)
 
 
-def test_feedback_refusals_and_trials_are_told(
+def test_feedback_refusals_and_trials_are_delivered(
     filled: Callable[..., RelayProcess], mta: FakeUpstream, crm: Receiver
 ) -> None:
     config = feedback_config()

@@ -1,4 +1,4 @@
-"""Others are told: `smtpproxy serve`, a process of its own, and a real HTTPS receiver."""
+"""Webhooks of `smtpproxy serve`, from their own process to a real HTTPS receiver."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def relay_with(
 
 
 def started(relay: RelayProcess) -> None:
-    """Wait until every webhook has its place in the log: it is told what comes from then on."""
+    """Wait until every webhook has its position in the log, from which it gets all changes."""
     wait_for(
         lambda: all(row["position"] is not None for row in listed(relay)),
         "the webhooks to begin",
@@ -80,14 +80,14 @@ def test_an_objection_reaches_the_receiver_signed(
             "the metric",
         )
         wait_for(lambda: listed(relay)[0]["state"] == "up to date", "the state")
-        wait_for(  # which is told by another process
+        wait_for(  # which another process delivers
             lambda: relay.metric("smtpproxy_webhook_lag_seconds", webhook="crm") == 0, "no lag"
         )
         assert relay.terminate() == 0
         assert "Traceback" not in relay.output
 
 
-def test_a_receiver_that_hangs_holds_up_no_mail_and_no_other_receiver(
+def test_a_hanging_receiver_delays_neither_mail_nor_other_receivers(
     tmp_path: Path, mta: FakeUpstream, crm: Receiver
 ) -> None:
     other = tmp_path / "other"
@@ -109,11 +109,11 @@ def test_a_receiver_that_hangs_holds_up_no_mail_and_no_other_receiver(
                 return {row["name"]: row for row in listed(relay)}
 
             wait_for(lambda: rows()["quick"]["state"] == "up to date", "the state")
-            assert rows()["slow"]["lag_seconds"] > 0, "it hangs no more"
+            assert rows()["slow"]["lag_seconds"] > 0, "it must not hang any more"
             assert relay.terminate() == 0
 
 
-def test_what_failed_is_delivered_later_in_order_and_once_more_under_the_same_id(
+def test_failed_messages_are_redelivered_in_order_under_the_same_id(
     tmp_path: Path, mta: FakeUpstream, crm: Receiver
 ) -> None:
     failing = {"left": 2}
@@ -139,7 +139,7 @@ def test_what_failed_is_delivered_later_in_order_and_once_more_under_the_same_id
     assert crm.told == [1, 2, 3, 4, 5]
 
 
-def test_gone_disables_it_and_retry_enables_it_again(
+def test_a_410_disables_a_webhook_and_retry_enables_it_again(
     tmp_path: Path, mta: FakeUpstream, crm: Receiver
 ) -> None:
     crm.answer = lambda delivery: Say(410)
@@ -155,7 +155,7 @@ def test_gone_disables_it_and_retry_enables_it_again(
         assert len(crm.deliveries) > count
 
 
-def test_redirects_are_not_followed_and_end_as_dead_letters_that_can_be_retried(
+def test_redirects_become_dead_letters_that_can_be_retried(
     tmp_path: Path, mta: FakeUpstream, crm: Receiver
 ) -> None:
     crm.answer = lambda delivery: Say(302, (("location", f"{crm.url}/elsewhere"),))
@@ -177,9 +177,7 @@ def test_redirects_are_not_followed_and_end_as_dead_letters_that_can_be_retried(
         assert crm.deliveries[-1].id == crm.deliveries[0].id
 
 
-def test_a_process_that_is_killed_loses_nothing(
-    tmp_path: Path, mta: FakeUpstream, crm: Receiver
-) -> None:
+def test_a_killed_process_loses_nothing(tmp_path: Path, mta: FakeUpstream, crm: Receiver) -> None:
     with relay_with(tmp_path, mta, crm.table(batch=3), web=True) as relay:
         started(relay)
         names = [f"p{number:03}" for number in range(240)]
@@ -190,7 +188,7 @@ def test_a_process_that_is_killed_loses_nothing(
 
         filling = threading.Thread(target=fill)
         filling.start()
-        for deliveries in (3, 25):  # the last at once after it began anew, or in mid-work
+        for deliveries in (3, 25):  # the second right after its restart, or in mid-work
             crm.wait(deliveries)
             os.kill(webhook_process(relay), signal.SIGKILL)
         filling.join()
@@ -203,7 +201,7 @@ def test_a_process_that_is_killed_loses_nothing(
         assert relay.metric("smtpproxy_worker_exits_total") == 0
 
 
-def test_a_secret_that_cannot_be_used_keeps_the_relay_from_starting(
+def test_an_unusable_secret_keeps_the_relay_from_starting(
     tmp_path: Path, mta: FakeUpstream, crm: Receiver
 ) -> None:
     crm.secret_file.chmod(0o644)
@@ -213,7 +211,7 @@ def test_a_secret_that_cannot_be_used_keeps_the_relay_from_starting(
     assert "chmod 600" in stderr
 
 
-def test_the_feed_answers_who_has_a_token(tmp_path: Path, mta: FakeUpstream) -> None:
+def test_the_feed_needs_a_token(tmp_path: Path, mta: FakeUpstream) -> None:
     relay = RelayProcess(tmp_path, mta.address, {"web": {}})
     made = json.loads(relay.must("token", "dwh", "--json"))
     relay.config["token"] = [{key: made[key] for key in ("name", "sha256", "may")}]

@@ -1,1 +1,1 @@
-"""What tests and benchmarks stand on: real programs, started and surely ended."""
+"""The base of tests and benchmarks: real programs, started and reliably ended."""

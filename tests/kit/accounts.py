@@ -1,7 +1,7 @@
-"""What clients were told while everything dies, to be compared with what sinks and journals hold.
+"""What clients were told while everything is being killed, to compare with sinks and journals.
 
-Each message has a number and one recipient, and is sent once. Somebody else suppresses these people
-meanwhile, and notes when that was acknowledged.
+Each message has a number and one recipient, and is sent once. Meanwhile another client suppresses
+these people, and notes when that was acknowledged.
 """
 
 import contextlib
@@ -22,28 +22,28 @@ from tests.kit.relay import RelayProcess
 from tests.kit.relays import suppress
 
 NUMBERED = ".numbered@"
-"""In the Message-ID of what these clients send."""
-_JUST_NOW = 50  # people whose suppression is the newest are mailed as often as all others
+"""The form of these clients' Message-IDs."""
+_JUST_NOW = 50  # the people suppressed last are mailed as often as all others
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What became of one message. `code` is None without an answer; `ended_from` is when its end
-    may have been sent, at the earliest (seconds, monotonic)."""
+class Attempt:
+    """The result for one message. `code` is None without a reply; `ended_from` is the earliest
+    moment at which its end may have been sent (seconds, monotonic)."""
 
     number: int
     person: str
     ended_from: float
     code: int | None
     text: str
-    seconds: float  # from its beginning to the answer
+    seconds: float  # from its start to the reply
 
 
 class Clients:
-    """Sessions that send mail, and two that suppress, each time by any of the relays."""
+    """Sessions that send mail, and two that suppress people, each through any of the relays."""
 
     def __init__(self, relays: Sequence[RelayProcess], people: Sequence[str], seed: int) -> None:
-        self.told: list[Told] = []
+        self.told: list[Attempt] = []
         self.acknowledged: dict[str, float] = {}  # when
         self.refused_to_write = 0
         self._relays = relays
@@ -71,7 +71,7 @@ class Clients:
         self._stopping.set()
         for thread in self._threads:
             thread.join(90)
-            assert not thread.is_alive(), "a client was not answered"
+            assert not thread.is_alive(), "a client got no reply"
 
     def _repeat(self, job: Callable[[random.Random], None], chance: random.Random) -> None:
         while not self._stopping.is_set():
@@ -102,14 +102,14 @@ class Clients:
                 id = f"<{number}{NUMBERED}shop.example>"
                 said = client.data(marketing(to=person, message_id=id))
             code, text = said[0], said[1].decode()
-        self.told.append(Told(number, person, ended_from, code, text, time.monotonic() - begun))
+        self.told.append(Attempt(number, person, ended_from, code, text, time.monotonic() - begun))
 
     def _suppress(self, chance: random.Random) -> None:
         with self._lock:
             if not self._left:
                 return
             person = self._left.pop()
-        with contextlib.suppress(OSError):  # nobody is there to tell
+        with contextlib.suppress(OSError):  # nobody answers
             if suppress(chance.choice(self._relays), person):
                 self.acknowledged[person] = time.monotonic()
                 self._newest.append(person)
@@ -118,7 +118,7 @@ class Clients:
 
 
 def faults(clients: Clients, at_sinks: Mapping[int, int], journals: Iterable[Record]) -> list[str]:
-    """Return what contradicts the promises. `at_sinks` is how often each message is there."""
+    """Return the broken promises. `at_sinks` is how often each message arrived."""
     ids = ((entry.decided.message_id or "", entry) for entry in journals if entry.decided.relayed)
     on_record = {number_of(id): entry for id, entry in ids if NUMBERED in id}
     found = []
@@ -141,7 +141,7 @@ def faults(clients: Clients, at_sinks: Mapping[int, int], journals: Iterable[Rec
 
 
 def summary(clients: Clients, at_sinks: Mapping[int, int]) -> str:
-    """Say in figures what happened."""
+    """Summarise in figures what happened."""
     codes = Counter(str(one.code) for one in clients.told)
     unsure = sum(one.code in (None, 451) and one.number in at_sinks for one in clients.told)
     slowest = max(one.seconds for one in clients.told)

@@ -1,4 +1,4 @@
-"""What a relay put on record, read by the product's own reader."""
+"""A relay's records, read by the product's own reader."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from tests.kit.relay import RelayProcess
 
 
 def records(relay: RelayProcess, **chosen: Any) -> list[Record]:
-    """Every record of the relay's journal, or those that `read` chooses, in order of time."""
+    """All records in the relay's journal, or those that `read` selects, in order of time."""
     return sorted(read(folder(relay), **chosen), key=lambda record: record.decided.at)
 
 
@@ -18,10 +18,10 @@ def folder(relay: RelayProcess) -> Path:
 
 
 def relayed(entries: Sequence[Record]) -> list[Record]:
-    """The messages that were put to the upstream."""
+    """The messages that were sent to the upstream."""
     return [entry for entry in entries if entry.decided.stage == "data" and entry.decided.relayed]
 
 
 def outcome(entry: Record) -> int | None:
-    """The code of the upstream's answer; None when it is not known."""
+    """The code of the upstream's reply; None if it is unknown."""
     return None if entry.outcome is None else entry.outcome.code

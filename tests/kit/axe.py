@@ -1,6 +1,6 @@
-"""axe-core, which finds what keeps people out of a page (WCAG), run in the kit's Chromium.
+"""axe-core, which finds accessibility faults (WCAG), run in the kit's Chromium.
 
-`python -m tests.kit.axe` fetches it into build/, out of a package that carries it.
+`python -m tests.kit.axe` fetches it into build/, from a package that contains it.
 """
 
 import json
@@ -19,18 +19,18 @@ from tests.kit.parts import AXE
 PACKAGE = "axe-playwright-python==0.1.8"
 SHA256 = "84494fec757e4710dc751c8d7a636e457f4532f08f85c86dc9070133fbff53bc"
 COLOURS = ["color-contrast", "link-in-text-block"]
-"""The rules that look at colours: all that a page has left to be asked in the dark."""
+"""The rules about colours, the only ones to repeat in dark mode."""
 _RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
 
 def faults(browser: Chromium, rules: Sequence[str] = _RULES) -> list[str]:
-    """What is wrong with the page that is open, a line for each element."""
+    """The faults of the open page, one line for each element."""
     if not browser.run("typeof axe == 'object'"):
         browser.run(AXE.read_text("utf-8"))
     options = {"runOnly": rules, "resultTypes": ["violations", "incomplete"]}
     found: dict[str, Any] = browser.run(f"axe.run(document, {json.dumps(options)})")
     least = 10 if rules is _RULES else 0
-    assert len(found["passes"]) > least, "it looked at hardly anything"
+    assert len(found["passes"]) > least, "axe checked hardly anything"
     return [
         f"{rule['id']}: {rule['help']}: {' '.join(map(str, node['target']))}"
         for rule in (*found["violations"], *found["incomplete"])

@@ -1,4 +1,4 @@
-"""Certificates for tests: a root of their own, servers and clients under it."""
+"""Certificates for tests: a private root, with servers and clients under it."""
 
 import ipaddress
 import ssl
@@ -26,7 +26,7 @@ class Pair:
 
 
 class Authority:
-    """A root certificate in `folder`/ca.pem, which signs others."""
+    """A root certificate in `folder`/ca.pem that signs others."""
 
     def __init__(self, folder: Path, name: str = "ca") -> None:
         self.folder = folder
@@ -48,7 +48,7 @@ class Authority:
         self.path.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
     def issue(self, name: str, *, days: float = 90, file: str | None = None) -> Pair:
-        """Write a pair for `name`, also good for localhost and 127.0.0.1."""
+        """Write a pair for `name`, also valid for localhost and 127.0.0.1."""
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.now(UTC)
         names = [x509.DNSName(name), x509.DNSName("localhost")]
@@ -76,7 +76,7 @@ class Authority:
         return pair
 
     def client_context(self, pair: Pair | None = None) -> ssl.SSLContext:
-        """A context that trusts this root alone, and shows `pair`."""
+        """A context that trusts only this root, and presents `pair`."""
         context = ssl.create_default_context(cafile=str(self.path))
         if pair is not None:
             context.load_cert_chain(pair.certificate, pair.key)

@@ -1,4 +1,4 @@
-"""Debian's Chromium without a screen, driven over its pipe (DevTools protocol)."""
+"""Debian's Chromium, headless, driven through its pipe (DevTools protocol)."""
 
 import base64
 import json
@@ -12,7 +12,7 @@ from tests.kit.ports import wait_for
 
 
 class Chromium:
-    """One browser with one page; use it with `with`. `profile` is a folder of its own."""
+    """One browser with one page, for `with`. `profile` is a folder for it alone."""
 
     def __init__(self, profile: Path, language: str = "en") -> None:
         self._profile = profile
@@ -57,25 +57,25 @@ class Chromium:
         os.close(self._from)
 
     def open(self, url: str) -> str:
-        """Go there; return the page as it is then."""
+        """Load a URL; return the resulting page."""
         self._ask("Page.navigate", url=url)
         return self._settled()
 
     def show(self, page: str) -> None:
-        """Show this HTML where the browser is; it takes half of what going to a file does."""
+        """Show this HTML in the current page: twice as fast as loading a file."""
         frame = self._ask("Page.getFrameTree")["frameTree"]["frame"]["id"]
         self._ask("Page.setDocumentContent", frameId=frame, html=page)
         self._settled()
 
     def press(self, selector: str) -> str:
-        """Click on what the selector finds; return the page that follows."""
+        """Click on the element of a selector; return the page that follows."""
         self.run("document.title = 'pressed'")
         self.run(f"document.querySelector({json.dumps(selector)}).click()")
         wait_for(lambda: self.run("document.title") != "pressed", "the next page")
         return self._settled()
 
     def run(self, script: str) -> Any:
-        """Return what a script comes to; None where the page it runs in goes away meanwhile."""
+        """Return the value of a script; None if its page is left meanwhile."""
         found = self._ask(
             "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
         )
@@ -83,7 +83,7 @@ class Chromium:
         return found.get("result", {}).get("value")
 
     def requested(self) -> list[str]:
-        """Every URL that was asked for, in order, but for the browser's own."""
+        """Every URL requested, in order, except the browser's own."""
         sent = [e["params"]["request"]["url"] for e in self.events
                 if e["method"] == "Network.requestWillBeSent"]  # fmt: skip
         return [url for url in sent if not url.endswith("/favicon.ico")]
@@ -91,7 +91,7 @@ class Chromium:
     def resize(
         self, width: int, height: int = 900, *, paper: bool = False, dark: bool = False
     ) -> None:
-        """Show pages this wide (CSS pixels), `paper`: as they are printed."""
+        """Show pages at this size (CSS pixels); with `paper`, as printed."""
         self._ask(
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=width < 500,
@@ -129,7 +129,7 @@ class Chromium:
     def _message(self) -> dict[str, Any]:
         while b"\0" not in self._left:
             piece = os.read(self._from, 65_536)
-            assert piece, "the browser ended"
+            assert piece, "the browser has ended"
             self._left += piece
         raw, _, self._left = self._left.partition(b"\0")
         found: dict[str, Any] = json.loads(raw)

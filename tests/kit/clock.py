@@ -1,16 +1,16 @@
-"""A clock for programs that run, moved by the test: libfaketime, with the time in a file."""
+"""A clock for running programs that tests move: libfaketime, with the time in a file."""
 
 import time
 from datetime import datetime
 from pathlib import Path
 
 _LIBRARY = "usr/lib/*/faketime/libfaketime.so.1"
-_CACHED = "0"  # whole seconds that must have passed: a program looks at the file in each second
-_SEEN_WITHIN = 2.1  # seconds: the call that looks still tells the old time, the next the new
+_CACHED = "0"  # whole seconds to wait: a program looks at the file once a second
+_SEEN_WITHIN = 2.1  # seconds: the call that looks still returns the old time, the next one the new
 
 
 class MovedClock:
-    """The wall clock of all that is started with `env`; timers go on as they are."""
+    """The wall clock of everything started with `env`; timers are not affected."""
 
     def __init__(self, path: Path, start: datetime) -> None:
         self._path = path
@@ -21,13 +21,13 @@ class MovedClock:
             "FAKETIME_TIMESTAMP_FILE": str(path),
             "FAKETIME_CACHE_DURATION": _CACHED,
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "FAKETIME_FORCE_MONOTONIC_FIX": "0",  # which has threads wait busily
-            "NO_FAKE_STAT": "1",  # a file has the time that the test gave it
+            "FAKETIME_FORCE_MONOTONIC_FIX": "0",  # the fix makes threads busy-wait
+            "NO_FAKE_STAT": "1",  # files keep the times that tests give them
             "TZ": "UTC",
         }
 
     def move(self, to: datetime) -> None:
-        """Move it, and wait until all that runs has seen it. UTC; from there it goes on."""
+        """Set the time (UTC), and wait until every process has seen it. It runs on from there."""
         self._set(to)
         time.sleep(_SEEN_WITHIN)
 

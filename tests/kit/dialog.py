@@ -1,8 +1,8 @@
 """SMTP dialogs as text files, in tests/dialogs/.
 
 # what this dialog shows
-c: EHLO client.example          a line sent with CRLF
-s: 250-*                        one line of reply; * matches anything, ... any more lines
+c: EHLO client.example          a line, sent with CRLF
+s: 250-*                        one line of reply; * matches anything, ... any further lines
 s: ...
 c: MAIL FROM:<${sender}>        lines in a row are sent in one write: pipelining
 c: RCPT TO:<jeanne@people.example>
@@ -23,7 +23,7 @@ DIALOGS = Path(__file__).parents[1] / "dialogs"
 
 
 class DialogError(AssertionError):
-    """The server said something else; names the file and line."""
+    """The server replied something else; names the file and line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Line:
 
 
 def read_dialog(path: Path, variables: Mapping[str, str] | None = None) -> list[Line]:
-    """Read a dialog file; raises ValueError on a line that is none of the above."""
+    """Read a dialog file; raises ValueError on any other line."""
     lines = []
     for number, text in enumerate(path.read_text().splitlines(), 1):
         text = Template(text).substitute(variables or {}) if "${" in text else text
@@ -59,7 +59,7 @@ def run_dialog(
     variables: Mapping[str, str] | None = None,
     timeout: float = 10.0,
 ) -> list[str]:
-    """Hold the dialog with a listener; return all lines that it said.
+    """Hold the dialog with a listener; return all lines of its replies.
 
     `piece=1` sends byte by byte. Raises DialogError at the first line that differs.
     """
@@ -103,7 +103,7 @@ class _Talk:
             for at in range(0, len(data), step):
                 self._connection.sendall(data[at : at + step])
         except OSError:
-            return  # the server closed early: what it said before decides
+            return  # the server closed early: what it sent before decides
 
     def _expect(self, line: Line, skipping: bool) -> None:
         while True:
@@ -140,7 +140,7 @@ class _Talk:
 
 
 def sent(line: Line) -> bytes:
-    """What a client sends for a `c` or `raw` line."""
+    """The octets that a client sends for a `c` or `raw` line."""
     if line.kind == "c":
         return line.text.encode("utf-8", "surrogateescape") + b"\r\n"
     return (
@@ -149,6 +149,6 @@ def sent(line: Line) -> bytes:
 
 
 def matches(said: str, pattern: str) -> bool:
-    """Whether a line of reply is what the dialog has in its place."""
-    # Only * is special: replies are full of brackets.
+    """Whether a line of reply matches the dialog's."""
+    # Only * is special, since replies are full of brackets.
     return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), said) is not None

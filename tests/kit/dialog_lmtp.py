@@ -1,4 +1,4 @@
-"""A dialog of tests/dialogs in LMTP's words: LHLO, and a reply to content for each recipient."""
+"""A dialog of tests/dialogs converted to LMTP: LHLO, and a reply to content for each recipient."""
 
 from tests.kit.dialog import Line
 
@@ -8,13 +8,13 @@ _NOBODY = "s: 503 5.5.1 no valid recipients"  # RFC 2033 4.2, where SMTP repeats
 
 
 def in_lmtp(lines: list[Line]) -> str:
-    """Return the dialog as a client of LMTP holds it (RFC 2033), as the text of a file."""
-    asked = ["greeting"]  # what was said and not answered yet
+    """Return the text of the dialog as an LMTP client holds it (RFC 2033)."""
+    asked = ["greeting"]  # commands not answered yet
     accepted = 0
     told: list[str] = []
     for line in lines:
         words = _words(line)
-        if words == "s: 250 PRDR":  # the last of EHLO's list, which LMTP does not have
+        if words == "s: 250 PRDR":  # the last line of EHLO's list, which LMTP lacks
             told[-1] = told[-1].replace("250-", "250 ") if told[-1] != "s: ..." else "s: ..."
             words = "" if told[-1] != "s: ..." else "s: 250 LIMITS *"
         answer = line.text if line.kind == "s" and line.text[3:4] == " " else ""

@@ -1,4 +1,4 @@
-"""A dialog of tests/dialogs held with a milter: the kit is the MTA in between."""
+"""A dialog of tests/dialogs held with a milter; the kit plays the MTA in between."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from tests.kit.mta import Mta, Outcome, encode, strings
 
 
 def hold_with_milter(path: Path, mta: Mta) -> list[Verdict]:
-    """Hold the dialog's transactions; return every verdict of the milter."""
+    """Hold the dialog's transactions; return all verdicts of the milter."""
     verdicts: list[Verdict] = []
     mta.negotiate()
     mta.connect()

@@ -1,7 +1,7 @@
-"""A dialog of tests/dialogs as an MTA hears it: what it asks about, and what is to be answered.
+"""A dialog of tests/dialogs as an MTA sees it: what it asks about, and the answers expected.
 
-What an MTA says by itself (its greeting, EHLO's list, order and syntax of commands) is for
-nobody else to say; answers to recipients and messages have to be those of the dialog.
+What an MTA answers by itself (greeting, EHLO's list, order and syntax of commands) is not asked;
+answers to recipients and messages must be those of the dialog.
 """
 
 import re
@@ -12,12 +12,12 @@ from pathlib import Path
 from tests.kit.dialog import Line, matches, read_dialog, sent
 
 OF_THE_MTA = ("501 ", "503 ", "554 5.5.1", "554 5.6.0 content contains a bare", "555 ")
-"""Replies that an MTA gives without asking anybody."""
+"""Replies that an MTA gives by itself."""
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """A command, or `MESSAGE` with content behind it, and what the dialog has for a reply."""
+class Step:
+    """A command, or `MESSAGE` with its content, and the dialog's reply to it."""
 
     verb: bytes
     command: bytes
@@ -31,10 +31,10 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was answered, beside what the dialog has in its place."""
+    """An answer, and the dialog's reply in its place."""
 
     about: str
-    said: str  # "250" where there was nothing against it
+    said: str  # "250" if there was no objection
     expected: str
 
     @property
@@ -44,8 +44,8 @@ class Verdict:
         return matches(self.said, self.expected)
 
 
-def heard(path: Path) -> Iterator[Said]:
-    """Yield what the client of the dialog says, in order, without what the MTA refuses itself."""
+def heard(path: Path) -> Iterator[Step]:
+    """Yield the client's steps in order, without those that the MTA itself refuses."""
     lines = read_dialog(path)
     replies = _replies(lines)
     assert next(replies).startswith("220")
@@ -62,14 +62,14 @@ def heard(path: Path) -> Iterator[Said]:
                 continue
             chunks += chunk
             if words[-1] == b"LAST":
-                yield Said(b"MESSAGE", command, reply, chunks)
+                yield Step(b"MESSAGE", command, reply, chunks)
                 chunks = b""
         elif words[0] == b"DATA" and reply[:1] in "23":
             content, stream = _content(stream)
-            yield Said(b"MESSAGE", command, next(replies), content)
+            yield Step(b"MESSAGE", command, next(replies), content)
         elif not reply.startswith(OF_THE_MTA):
             chunks = b""
-            yield Said(words[0], command, reply)
+            yield Step(words[0], command, reply)
 
 
 def _content(stream: bytes) -> tuple[bytes, bytes]:

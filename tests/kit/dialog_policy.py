@@ -1,6 +1,6 @@
-"""A dialog of tests/dialogs held with a policy server: the kit is the Postfix in between.
+"""A dialog of tests/dialogs held with a policy server; the kit plays Postfix in between.
 
-Recipients are all that it can say something about: of the content it hears nothing.
+It can only answer for recipients, since it does not see the content.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A disk so small that it is soon full."""
+"""A disk so small that it fills up quickly."""
 
 import contextlib
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ def tiny_disk(path: Path, size: str = "64k") -> Iterator[Path]:
 
 
 def fill(path: Path) -> Path:
-    """Take all that is free on the disk of this folder; return the file that does."""
+    """Fill the disk of this folder with a file; return the file."""
     file = path / "filler"
     with contextlib.suppress(OSError), file.open("wb", buffering=0) as out:
         while out.write(b"x" * 4096):

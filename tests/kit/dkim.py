@@ -1,4 +1,4 @@
-"""DKIM keys as files, their DNS records, and dkimpy's verdict on what was signed."""
+"""DKIM keys in files, their DNS records, and dkimpy's verdict on signatures."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from smtpproxy.relay.dkim_signing import new_key
 
 
 class KeyFile:
-    """A new key in `folder`, and how it is configured and published."""
+    """A new key in `folder`, with its configuration and DNS record."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class KeyFile:
         return f"{self.selector}._domainkey.{self.domain}"
 
     def table(self, **more: Any) -> dict[str, Any]:
-        """As `[[dkim]]` has it."""
+        """Its `[[dkim]]` table."""
         return {
             "domain": self.domain,
             "selector": self.selector,
@@ -43,7 +43,7 @@ class KeyFile:
 
     @property
     def dns(self) -> str:
-        """As `tests.kit.dns.NameServer` wants it."""
+        """Its record for `tests.kit.dns.NameServer`."""
         text = str(self.record)
         strings = " ".join(f'"{text[i : i + 250]}"' for i in range(0, len(text), 250))
         return f"{self.name}. TXT {strings}"
@@ -55,7 +55,7 @@ def signed(
     names: list[str],
     canonicalize: tuple[bytes, bytes] = (b"relaxed", b"relaxed"),
 ) -> bytes:
-    """Sign as an app does, by dkimpy and RSA."""
+    """Sign as an app does, with dkimpy and RSA."""
     field: bytes = dkim.sign(
         message,
         key.selector.encode(),
@@ -68,7 +68,7 @@ def signed(
 
 
 def verdicts(message: bytes, *keys: KeyFile) -> list[bool]:
-    """What dkimpy says of each signature of the message, from the top."""
+    """dkimpy's verdict on each signature of the message, from the top."""
     records: Mapping[str, str] = {key.name: str(key.record) for key in keys}
     count = message.lower().count(b"\r\ndkim-signature:") + message.lower().startswith(
         b"dkim-signature:"

@@ -1,10 +1,10 @@
-"""A name server on loopback, UDP and TCP, that says what a test tells it to.
+"""A name server on loopback, UDP and TCP, that answers as a test says.
 
     with NameServer("shop.example. MX 10 mail.shop.example.") as dns:
         dns.add('shop.example. TXT "v=spf1 -all"')
         dns.fail("slow.example", "silence")
 
-A name with records of other kinds, or with names below it, exists; any other does not.
+A name exists if it has records of any kind or names below it.
 """
 
 import socket
@@ -24,13 +24,13 @@ import dns.rrset
 from tests.kit.ports import LOOPBACK, free_port
 
 Fault = Literal["servfail", "refused", "silence", "garbage", "truncated"]
-"""What to do instead of an answer; `truncated` makes the client come again over TCP."""
+"""What to do instead of answering; `truncated` makes the client repeat the query over TCP."""
 
 _TTL = 60
 
 
 class NameServer:
-    """Runs in threads until closed. `asked` are the questions so far, as `(name, kind)`."""
+    """Runs in threads until closed. `asked` has the questions so far, as `(name, kind)`."""
 
     def __init__(self, *records: str) -> None:
         self.asked: list[tuple[str, str]] = []
@@ -49,7 +49,7 @@ class NameServer:
 
     @property
     def address(self) -> str:
-        """As `dns.nameservers` wants it."""
+        """Its address for `dns.nameservers`."""
         return f"{LOOPBACK}:{self.port}"
 
     def add(self, record: str) -> None:
@@ -61,7 +61,7 @@ class NameServer:
         self._records.pop((_name(name), kind), None)
 
     def fail(self, name: str, fault: Fault) -> None:
-        """Answer every question about `name` so from now on."""
+        """Answer every question about `name` with this fault from now on."""
         self._faults[_name(name)] = fault
 
     def mend(self, name: str) -> None:

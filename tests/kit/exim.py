@@ -10,8 +10,8 @@ from tests.kit.unpacked import TREE, private
 
 USER = "Debian-exim"
 
-# What the private instance needs and no deployment does: its own folders, no DNS, and mail
-# of its own domain (bounces) straight to the MTA at the end.
+# What only a private instance needs: its own folders, no DNS, and mail of its own domain
+# (bounces) straight to the MTA at the end.
 PRIVATE = """\
 exim_path = {tree}/usr/sbin/exim4
 primary_hostname = mx.example

@@ -1,4 +1,4 @@
-"""Folders of servers that run as users to whom pytest's are closed; none stays for good."""
+"""Folders for servers whose users may not enter pytest's; none stays for good."""
 
 import os
 import shutil
@@ -10,13 +10,13 @@ from pathlib import Path
 
 
 def server_folder(server: str) -> Path:
-    """Make a folder, which the caller removes, or after a killed run the next one that calls."""
+    """Make a folder; the caller removes it, or the next caller after a killed run."""
     return Path(tempfile.mkdtemp(prefix=f"smtpproxy-{server}-{_owner()}-"))
 
 
 @lru_cache(maxsize=1)
 def _owner() -> str:
-    """The name of this process in those of its folders, by which others see that it lives."""
+    """This process's name in those of its folders, which shows others that it is alive."""
     _remove_ownerless()
     name = os.urandom(4).hex()
     _locks.append(_lock(name))
@@ -27,7 +27,7 @@ _locks: list[socket.socket] = []
 
 
 def _lock(name: str) -> socket.socket:
-    """An abstract socket, which ends with its process; raises OSError while somebody has it."""
+    """An abstract socket, which ends with its process; raises OSError while it is taken."""
     lock = socket.socket(socket.AF_UNIX)
     try:
         lock.bind(f"\0smtpproxy-test-folder-{name}")

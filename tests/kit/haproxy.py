@@ -1,4 +1,4 @@
-"""A private HAProxy with a configuration of one's own."""
+"""A private HAProxy with a given configuration."""
 
 import tempfile
 from pathlib import Path
@@ -9,7 +9,7 @@ from tests.kit.processes import Running
 
 
 class Haproxy:
-    """Started by `with`; `config` is a whole file, in which something listens on `port`."""
+    """Started by `with`; `config` is a whole file, which must listen on `port`."""
 
     def __init__(self, config: str, port: int) -> None:
         self.port = port
@@ -20,7 +20,7 @@ class Haproxy:
 
     @property
     def pid(self) -> int:
-        """Raises RuntimeError before it was started."""
+        """Raises RuntimeError before the start."""
         if self._running is None:
             raise RuntimeError("HAProxy was not started")
         return self._running.pid

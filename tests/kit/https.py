@@ -11,8 +11,8 @@ from tests.kit.ports import LOOPBACK
 
 
 class HttpsServer:
-    """`answers` has a status for each method, `location` goes with redirects; `asked` are
-    the requests so far, as `(method, path, host, body)`."""
+    """`answers` has a status for each method, `location` is for redirects; `asked` has the
+    requests so far, as `(method, path, host, body)`."""
 
     def __init__(self, pair: Pair, **answers: int) -> None:
         self.answers = answers
@@ -62,7 +62,7 @@ def _handler(owner: HttpsServer) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
 
         def handle(self) -> None:
-            with contextlib.suppress(OSError):  # a client that does not trust us goes away
+            with contextlib.suppress(OSError):  # a client that does not trust us disconnects
                 super().handle()
 
         def log_message(self, format: str, *args: object) -> None:

@@ -17,7 +17,7 @@ START = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 class Clock:
-    """A time that a test moves; ids are of it."""
+    """A clock that a test moves; ids are made from it."""
 
     def __init__(self) -> None:
         self.time = START
@@ -35,7 +35,7 @@ def journal(folder: Path, clock: Clock, worker: int = 0, **settings: Any) -> Jou
 
 
 def decided(clock: Clock, to: str = "a@b.example", **over: Any) -> Decided:
-    """A message that is about to be relayed to one recipient."""
+    """The decision on a message about to be relayed to one recipient."""
     changes: dict[str, Any] = {
         "id": clock.new_id(),
         "at": clock.now(),
@@ -57,7 +57,7 @@ def anchors(folder: Path) -> list[Anchor]:
 
 
 def segments(folder: Path) -> list[Path]:
-    """The files of decisions; changes of facts have files of their own."""
+    """The files of decisions; changes of facts have their own files."""
     return [
         each for each in sorted(folder.glob("*-*.ndjson")) if not each.name.startswith("changes-")
     ]

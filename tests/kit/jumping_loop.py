@@ -1,4 +1,4 @@
-"""An event loop whose time jumps to whatever is due next: minutes of waiting take no time."""
+"""An event loop whose time jumps to whatever is due next, so that waiting takes no time."""
 
 import asyncio
 import selectors
@@ -14,7 +14,7 @@ class _Jumping(selectors.PollSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(0)
         if not ready:
-            assert timeout is not None, "everybody waits, and nothing is left to happen"
+            assert timeout is not None, "everything waits, and nothing is due"
             self.now += max(timeout, 0.0)
         return ready
 
@@ -29,7 +29,7 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run what uses no thread and no network; whatever the loop would only have logged, raises."""
+    """Run work without threads or network; raises whatever the loop would only have logged."""
     loop = _Loop()
     logged: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: logged.append(context))

@@ -1,6 +1,6 @@
-"""Databases of PostgreSQL that one test after the other has, each as good as new.
+"""PostgreSQL databases lent to one test after another, each as good as new.
 
-Making one copies a thousand files; emptying one deletes the few rows that a test wrote.
+Creating one copies a thousand files; emptying one deletes the few rows that a test wrote.
 """
 
 from functools import lru_cache
@@ -80,7 +80,7 @@ _free: list[str] = []
 
 @lru_cache(maxsize=1)
 def _template() -> str:
-    """A database with all tables and no key, and what tells whether another one is like it."""
+    """A database with all tables and no key, and a function to compare another one with it."""
     name = postgres.template()
     postgres.cluster().sql(name, _SHAPE)
     return name
@@ -92,7 +92,7 @@ def borrow() -> str:
 
 
 def give_back(name: str) -> None:
-    """Empty a database for the next test, or drop it where a test has changed more than rows."""
+    """Empty a database for the next test, or drop it if a test has changed more than rows."""
     if postgres.cluster().does(name, _EMPTY):
         _free.append(name)
     else:

@@ -1,4 +1,4 @@
-"""Postfix's test generator and sink: `smtp_source()` sends, `SmtpSink` takes and counts."""
+"""Postfix's load generator and sink: `smtp_source()` sends, `SmtpSink` accepts and counts."""
 
 import os
 import pwd
@@ -16,7 +16,7 @@ from tests.kit.processes import Running, run
 
 @dataclass(frozen=True, slots=True)
 class Dumped:
-    """One message that the sink took, as it dumped it."""
+    """One message as dumped by the sink."""
 
     sender: str
     recipients: tuple[str, ...]
@@ -24,10 +24,10 @@ class Dumped:
 
 
 class SmtpSink:
-    """smtp-sink(1) on a port of its own, as a context manager.
+    """smtp-sink(1) on its own port, as a context manager.
 
     `dump` keeps every message (slow: one file each); `count` keeps the running count,
-    which costs one small write a message; `options` are passed on as they are.
+    which costs one small write per message; `options` are passed on unchanged.
     """
 
     def __init__(
@@ -78,19 +78,19 @@ class SmtpSink:
 
     @property
     def messages(self) -> int:
-        """How many messages it has taken."""
+        """The number of messages accepted."""
         counts = re.findall(r"mesg=(\d+)", (self.root / "output").read_text())
         return int(counts[-1]) if counts else 0
 
     def dumped(self) -> list[Dumped]:
-        """What it took, in no order; what it was taking when it was killed is left out."""
+        """The messages accepted, in no order, without those interrupted by a kill."""
         files = (self.root / "dump").glob("m.*")
         raw = (path.read_bytes() for path in files)
         return [_read_dump(each) for each in raw if each.endswith(b"\n\n")]
 
 
 def _read_dump(raw: bytes) -> Dumped:
-    """The sink's own fields end with its `Received:`; see smtp-sink(1)."""
+    """Read a dump; the sink's own fields end with its `Received:`, see smtp-sink(1)."""
     head, _, rest = raw.partition(b"Received: ")
     lines = rest.split(b"\n")
     own = 1
@@ -107,7 +107,7 @@ def _read_dump(raw: bytes) -> Dumped:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """How one run of smtp-source ended. `accepted`: the messages it saw answered 250."""
+    """The result of one run of smtp-source. `accepted`: the messages answered 250."""
 
     exit_code: int
     seconds: float
@@ -116,7 +116,7 @@ class Sent:
 
     @property
     def rate(self) -> float:
-        """Messages a second."""
+        """Messages per second."""
         return self.accepted / self.seconds
 
 
@@ -135,11 +135,11 @@ def smtp_source(
     count: bool = True,
     timeout: float = 300.0,
 ) -> Sent:
-    """Send `messages` by smtp-source(1); it ends at the first reply that it did not expect.
+    """Send `messages` by smtp-source(1), which ends at the first unexpected reply.
 
     `numbered` puts 1, 2, 3 … before the recipient's name, `recipients` are put in one
     transaction, `length` makes a payload of that many bytes, `file` is a whole message
-    (LF line ends), `reuse` sends many messages a connection. Without `count` nothing is
+    (LF line ends), `reuse` sends many messages per connection. Without `count` nothing is
     written while it sends, and `accepted` is all or, after a failure, 0.
     """
     argv = [program("smtp-source"), *options, "-m", str(messages), "-s", str(sessions)]

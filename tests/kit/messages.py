@@ -1,4 +1,4 @@
-"""Messages as apps send them: good ones, which a test spoils as it likes."""
+"""Messages as apps send them: valid ones, which tests spoil as they like."""
 
 import itertools
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def marketing(
     body: str = "New shoes are in.\r\n\r\nNo more of this: https://shop.example/stop\r\n",
     message_id: str | None = None,
 ) -> bytes:
-    """A whole bulk message, CRLF line ends; None leaves a field out."""
+    """A complete bulk message with CRLF line ends; None omits a field."""
     fields = [
         ("List-Unsubscribe", unsubscribe),
         ("List-Unsubscribe-Post", one_click),
@@ -47,7 +47,7 @@ def message(
     body: str = "You paid 12 euros.\r\n",
     message_id: str | None = None,
 ) -> bytes:
-    """A message of one person, as a receipt is: no unsubscribe fields."""
+    """A message for one person, like a receipt, without unsubscribe fields."""
     fields = [
         ("From", sender),
         ("To", to),

@@ -1,7 +1,7 @@
-"""The MTA's side of the milter protocol: says what it is told, and reads what comes back.
+"""The MTA's side of the milter protocol: sends what it is told to, and reads the answers.
 
-Written from Sendmail's mfdef.h alone, not from smtpproxy's codec, so that each can show
-the other's mistakes.
+Written from Sendmail's mfdef.h, not from smtpproxy's codec, so that each exposes the other's
+mistakes.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ def strings(*values: str | bytes) -> bytes:
 
 
 def split_packets(data: bytes) -> list[Packet]:
-    """All packets of a stream that ends with one."""
+    """All packets of a stream of complete packets."""
     packets = []
     while data:
         (length,) = struct.unpack_from("!I", data)
@@ -56,7 +56,7 @@ def macros(letter: str, values: Mapping[str, str]) -> bytes:
 
 @dataclass
 class Outcome:
-    """What a milter said at the end of a message: edits in order, then the final reply."""
+    """A milter's answer at the end of a message: edits in order, then the final reply."""
 
     final: str  # its letter
     reply: str = ""  # of REPLYCODE, %% as %
@@ -69,7 +69,7 @@ class Outcome:
 
 
 class Mta:
-    """One milter connection. Steps that the milter does not want answered are not waited for."""
+    """One milter connection. Steps to which the milter sends no reply are not waited for."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.socket = connection
@@ -134,7 +134,7 @@ class Mta:
         return self.outcome()
 
     def message(self, message: bytes, queue_id: str = "4QID", chunk: int = 65_535) -> Outcome:
-        """Header fields, body and end, as a message with CRLF line ends has them."""
+        """Send the header fields, body and end of a message with CRLF line ends."""
         if not self.steps & 0x200 and self.version >= 4:
             self._say("T", b"", 0x10000)
         head, _, body = message.partition(b"\r\n\r\n")

@@ -1,4 +1,4 @@
-"""A private nginx with servers of one's own."""
+"""A private nginx with given servers."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ _TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
 class Nginx:
-    """Started by `with`; `lines` are those of the http context, `folder` is for its files."""
+    """Started by `with`; `lines` go into the http context, `folder` is for its files."""
 
     def __init__(self, lines: str, port: int, folder: Path) -> None:
         self.port = port

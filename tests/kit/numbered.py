@@ -1,4 +1,4 @@
-"""A load whose every message is known by its number, so that each can be accounted for."""
+"""A load of numbered messages, so that each can be accounted for."""
 
 import contextlib
 import itertools
@@ -14,14 +14,14 @@ from tests.kit.messages import message
 from tests.kit.ports import LOOPBACK, wait_for
 
 Reached = Literal["nothing", "connect", "mail", "rcpt", "data"]
-"""The last step that was answered positively before the one that decided."""
+"""The last step with a positive reply before the decisive one."""
 
 _NUMBER = re.compile(rb"^Message-ID: <(\d+)\.numbered@shop\.example>", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """What became of one message, as its sender saw it. `code` is None without an answer."""
+    """The result for one message, as its sender saw it. `code` is None without a reply."""
 
     number: int
     reached: Reached
@@ -39,7 +39,7 @@ def numbered(number: int) -> bytes:
 
 
 def number_of(mail: bytes | str) -> int:
-    """The number in a message, or in a Message-ID alone."""
+    """The number in a message, or in a bare Message-ID."""
     text = mail if isinstance(mail, bytes) else b"Message-ID: " + mail.encode()
     found = _NUMBER.search(text)
     assert found is not None, f"no numbered message: {text[:300]!r}"
@@ -47,10 +47,10 @@ def number_of(mail: bytes | str) -> int:
 
 
 class NumberedLoad:
-    """Sends messages 1, 2, 3 … over several sessions at once and tries none again.
+    """Sends messages 1, 2, 3 … over several sessions at once, without retries.
 
-    A session makes a new connection when it lost its last one, and pauses between
-    messages, so that an interruption does not use them all up. It ends by itself after
+    A session reconnects when it loses its connection, and pauses between
+    messages, so that an outage does not use them all up. It ends by itself after
     `messages`, or at `stop()`.
     """
 
@@ -108,7 +108,7 @@ class NumberedLoad:
         self._wait_for(count, True, timeout)
 
     def wait_not_accepted(self, count: int, timeout: float = 60.0) -> None:
-        """Wait until `count` more messages had another fate."""
+        """Wait until `count` more messages were not answered 250."""
         self._wait_for(count, False, timeout)
 
     def _wait_for(self, count: int, accepted: bool, timeout: float) -> None:
@@ -130,7 +130,7 @@ class NumberedLoad:
                 client.quit()
 
     def _send(self, client: smtplib.SMTP | None, number: int) -> tuple[Fate, smtplib.SMTP | None]:
-        """Send one message; return its fate, and the connection while it is good."""
+        """Send one message; return its result, and the connection if it is still usable."""
         reached: Reached = "nothing"
         try:
             if client is None:

@@ -1,4 +1,4 @@
-"""Other relays of a store, which are asked about messages and tell what a test has them know."""
+"""Other relays of a store, which answer about messages as a test says."""
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
@@ -8,7 +8,7 @@ from smtpproxy.store.journals import AskedMessages
 
 
 class OtherRelays(AskedMessages):
-    """Tells at once what a test gave it."""
+    """Answers at once with what a test gave it."""
 
     def __init__(self) -> None:
         self.told: dict[str, SentMessage] = {}

@@ -1,4 +1,4 @@
-"""The pages of docs/unsubscribe.md as pictures: `python -m tests.kit.page_pictures`."""
+"""Screenshots of the pages for docs/unsubscribe.md: `python -m tests.kit.page_pictures`."""
 
 import tempfile
 from datetime import UTC, datetime
@@ -96,7 +96,7 @@ def pages(look: Look, lang: str = "en") -> dict[str, str]:
 
 
 def stored(*agreed: str) -> Stored:
-    """What is stored of somebody who agreed to these too."""
+    """The data of somebody who agreed to these too."""
     at = NOW
     contact = Contact(
         "jeanne@people.example",

@@ -1,4 +1,4 @@
-"""The lines of a documentation page as a test runs them."""
+"""The code of a documentation page as tests run it."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 def blocks(page: str, substitutes: Mapping[str, str] | None = None) -> list[str]:
     """The code blocks of a page in `docs`, in order, with addresses and folders replaced.
 
-    Raises AssertionError when a substitute's text is nowhere on the page.
+    Raises AssertionError if a substitute's text is not on the page.
     """
     return _blocks(page, (DOCS / page).read_text(), substitutes or {})
 
@@ -23,7 +23,7 @@ def _blocks(page: str, text: str, substitutes: Mapping[str, str]) -> list[str]:
 
 
 def section(page: str, heading: str, substitutes: Mapping[str, str] | None = None) -> list[str]:
-    """The code blocks below one heading, up to the next of its kind."""
+    """The code blocks below one heading, up to the next of the same level."""
     text = (DOCS / page).read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     assert text, f"{page} has no heading {heading}"
     return _blocks(page, text, substitutes or {})

@@ -1,7 +1,7 @@
-"""The real programs that tests use, and what happens where one is missing.
+"""The real programs that tests use, and what happens if one is missing.
 
-A test says `@needs("postfix")`. Where a part is missing it is skipped with the part's
-name, and the run's summary has one line for each missing part; with `CI=true` it fails.
+A test is marked `@needs("postfix")`. If a part is missing it is skipped, naming the part, and
+the run's summary has one line for each missing part; with `CI=true` it fails.
 `python -m tests.kit.parts` prints the Debian packages of what is missing.
 """
 
@@ -61,7 +61,7 @@ PARTS = {
     ),
     "perl": Part("perl", ("perl",), library="/usr/share/perl/*/Net/SMTP.pm"),  # not in perl-base
     "postfix": Part(
-        "postfix libsasl2-modules",  # which it only recommends, and needs to log in
+        "postfix libsasl2-modules",  # only recommended by it, but needed to log in
         ("postfix", "postconf"),
         root=True,
         library="/usr/lib/*/sasl2/libplain.so",
@@ -87,7 +87,7 @@ PARTS = {
         library="/usr/share/php/Symfony/Component/Mailer/autoload.php",
     ),
     "swaks": Part(
-        "swaks libnet-ssleay-perl",  # which it only recommends, and needs for TLS
+        "swaks libnet-ssleay-perl",  # only recommended by it, but needed for TLS
         ("swaks",),
         library="/usr/lib/*/perl5/*/Net/SSLeay.pm",
     ),
@@ -95,7 +95,7 @@ PARTS = {
     "tmpfs": Part("mount", ("mount", "umount"), root=True),
 }
 
-# Debian's users have no sbin in their PATH.
+# On Debian, users have no sbin in their PATH.
 SEARCH_PATH = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
 
 
@@ -108,7 +108,7 @@ def program(name: str) -> str:
 
 
 def tool(name: str) -> str:
-    """Return the path of a program that pip installed for developers; skips where it is not."""
+    """Return the path of a program that pip installed for developers; skips if it is missing."""
     path = Path(sys.executable).parent / name
     if not path.exists():
         do_without(f"{name} (make .venv/.dev)")
@@ -116,7 +116,7 @@ def tool(name: str) -> str:
 
 
 def missing(name: str) -> str | None:
-    """Say what is missing for this part and what would help; None when it is there."""
+    """Say what this part lacks and what would help; None if it is available."""
     part = PARTS[name]
     found = all(shutil.which(each, path=SEARCH_PATH) for each in part.programs)
     if not found or (part.library and not any(Path("/").glob(part.library[1:]))):
@@ -129,7 +129,7 @@ def missing(name: str) -> str | None:
 
 
 def needs(*names: str) -> pytest.MarkDecorator:
-    """Mark a test, or a module as `pytestmark`, that uses these parts."""
+    """Mark a test, or a module by `pytestmark`, that uses these parts."""
     unknown = set(names) - PARTS.keys()
     if unknown:
         raise ValueError(f"not in PARTS: {', '.join(sorted(unknown))}")
@@ -137,7 +137,7 @@ def needs(*names: str) -> pytest.MarkDecorator:
 
 
 def require(item: pytest.Item) -> None:
-    """Skip (with `CI=true`: fail) a test whose parts are not all here."""
+    """Skip (with `CI=true`: fail) a test if any of its parts is missing."""
     for marker in item.iter_markers("needs"):
         for name in marker.args:
             lack = missing(name)
@@ -146,7 +146,7 @@ def require(item: pytest.Item) -> None:
 
 
 def do_without(lack: str) -> NoReturn:
-    """Skip (with `CI=true`: fail) the running test for want of this."""
+    """Skip (with `CI=true`: fail) the running test, which lacks this."""
     if os.environ.get("CI") == "true":
         pytest.fail(PREFIX + lack, pytrace=False)
     pytest.skip(PREFIX + lack)
@@ -162,7 +162,7 @@ def summary(reasons: Iterable[str]) -> list[str]:
 
 
 def missing_packages() -> list[str]:
-    """Debian packages that would bring what is not there at all."""
+    """The Debian packages with the missing programs."""
     return sorted({PARTS[name].package for name in PARTS if "package" in (missing(name) or "")})
 
 

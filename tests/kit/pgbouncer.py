@@ -1,4 +1,4 @@
-"""A private PgBouncer in front of a PostgreSQL of the tests."""
+"""A private PgBouncer in front of a test PostgreSQL."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from tests.kit.processes import Running
 
 
 class PgBouncer:
-    """Started by `with`; lends out up to `size` connections to a database."""
+    """Started by `with`; uses up to `size` connections to a database."""
 
     def __init__(
         self, server: PostgresCluster, mode: Literal["session", "transaction"], *, size: int = 20
@@ -31,7 +31,7 @@ class PgBouncer:
         self._running: Running | None = None
 
     def __enter__(self) -> "PgBouncer":
-        user = ["-u", "postgres"] if os.geteuid() == 0 else []  # root it refuses to be
+        user = ["-u", "postgres"] if os.geteuid() == 0 else []  # it refuses to run as root
         running = Running(
             [program("pgbouncer"), *user, str(self.root / "pgbouncer.ini")],
             output=self.root / "output",
@@ -54,7 +54,7 @@ class PgBouncer:
         return f"postgresql://{USER}@{LOOPBACK}:{self._port}/{name}"
 
     def queries(self, name: str) -> int:
-        """How often a client has waited for an answer of this database so far."""
+        """The number of queries to this database so far."""
         done = subprocess.run(
             [program("psql"), "-X", "-A", "-t", "-q", "-h", LOOPBACK, "-p", str(self._port),
              "-U", USER, "-d", "pgbouncer", "-c", "SHOW STATS_TOTALS"],

@@ -1,4 +1,4 @@
-"""Postfix's side of policy delegation: asks what it is told to, and reads the action.
+"""Postfix's side of policy delegation: sends requests, and reads the action.
 
 Written from SMTPD_POLICY_README, not from smtpproxy's codec.
 """
@@ -15,7 +15,7 @@ _numbers = itertools.count(1)
 
 
 def request(**attributes: str) -> bytes:
-    """One request as Postfix 3.7 words it; hyphens of values are the caller's."""
+    """One request with the attributes of Postfix 3.7."""
     told = {
         "request": "smtpd_access_policy",
         "protocol_state": "RCPT",
@@ -55,7 +55,7 @@ def encode(attributes: Mapping[str, str]) -> bytes:
 
 
 class PolicyClient:
-    """One connection, and the message that is being asked about."""
+    """One connection, and the message that its requests are about."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.socket = connection
@@ -65,14 +65,14 @@ class PolicyClient:
         self._buffer = b""
 
     def mail(self, sender: str = SENDER, **told: str) -> None:
-        """Begin a message; `told` are attributes of all its requests."""
+        """Begin a message; `told` are attributes for all its requests."""
         self._instance, self._sender, self._told = f"4f.{next(_numbers)}", sender, told
 
     def rcpt(self, recipient: str, **more: str) -> str:
         return self.ask(protocol_state="RCPT", recipient=recipient, **more)
 
     def end(self, *accepted: str, state: str = "END-OF-MESSAGE", **more: str) -> str:
-        """The end of a message for `accepted`; a single one is named, as Postfix does."""
+        """The end of a message to `accepted`; like Postfix, name a single recipient only."""
         named = accepted[0] if len(accepted) == 1 else ""
         count = str(len(accepted))
         return self.ask(protocol_state=state, recipient=named, recipient_count=count, **more)
@@ -102,7 +102,7 @@ class PolicyClient:
 
 @contextlib.contextmanager
 def policy_client(address: int | str, timeout: float = 10.0) -> Iterator[PolicyClient]:
-    """A connection to a port, or to the path of a UNIX socket, with a message begun."""
+    """A connection to a port, or to a UNIX socket by path, with a message begun."""
     if isinstance(address, int):
         connection = socket.create_connection((LOOPBACK, address), timeout=timeout)
     else:

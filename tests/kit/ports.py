@@ -1,4 +1,4 @@
-"""Loopback ports that nobody else has, and waiting for things to happen."""
+"""Free loopback ports, and waiting for things to happen."""
 
 import contextlib
 import os
@@ -9,20 +9,20 @@ from collections.abc import Callable
 from typing import TypeVar
 
 LOOPBACK = "127.0.0.1"
-# Below the kernel's range for outgoing connections (32768 up): a loaded client must not
-# take a port between its choice and its use.
+# Below the kernel's range for outgoing connections (32768 and up), so that no client takes a
+# port between its choice and its use.
 RANGE = range(10_240, 32_000)
 
 _reserved: list[socket.socket] = []
 
-_RESTS = 2  # times as long as a look took
+_RESTS = 2  # times the duration of a check
 _LONGEST_REST = 0.2  # seconds
 
 T = TypeVar("T")
 
 
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that is this process's until it ends."""
+    """Return a TCP port of 127.0.0.1, reserved until this process ends."""
     candidates = random.Random(os.urandom(8))
     for _ in range(500):
         port = candidates.choice(RANGE)
@@ -32,7 +32,7 @@ def free_port() -> int:
 
 
 def _reserve(port: int) -> bool:
-    # An abstract socket is a lock between test processes that ends with its owner.
+    # An abstract socket is a lock among test processes that ends with its owner.
     lock = socket.socket(socket.AF_UNIX)
     try:
         lock.bind(f"\0smtpproxy-test-port-{port}")
@@ -47,7 +47,7 @@ def _reserve(port: int) -> bool:
 
 
 def listens(port: int) -> bool:
-    """Whether something accepts connections there."""
+    """Whether a server accepts connections there."""
     with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=1):
         return True
     return False
@@ -58,7 +58,7 @@ def wait_for(
 ) -> T:
     """Return the condition's first true value; raises AssertionError naming `what`.
 
-    What is costly to look at is looked at less often, or looking is what it has to wait for.
+    A costly condition is checked less often, so as not to slow down what it waits for.
     """
     end = time.monotonic() + timeout
     while True:

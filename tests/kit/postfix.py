@@ -1,7 +1,7 @@
 """A private Postfix: its own configuration, queue and port, no syslog, no systemd.
 
-As upstream it delivers any user of any domain into one maildir, whose messages can be
-compared byte for byte. With `relayhost` it is a client instead. Needs root.
+As upstream it delivers mail for anybody into one maildir, whose messages can be compared
+byte for byte. With `relayhost` it is a client instead. Needs root.
 """
 
 import contextlib
@@ -52,17 +52,17 @@ class Delivered:
     """One message in the maildir."""
 
     recipient: str
-    return_path: str  # "" for the null reverse path
-    message: bytes  # as relayed to Postfix, CRLF line ends, its own trace fields removed
+    return_path: str  # "" is the null reverse path
+    message: bytes  # as relayed to Postfix, CRLF line ends, without its own trace fields
 
 
 class PostfixInstance:
-    """Started by `start()` or `with`; everything it made is gone after `stop()`.
+    """Started by `start()` or `with`; all its files are gone after `remove()`.
 
-    `main` adds main.cf parameters, `smtpd` adds `-o` options to the listener alone,
+    `main` adds main.cf parameters, `smtpd` adds `-o` options to the listener only,
     `services` adds lines to master.cf.
-    The files stand in a folder of their own under the system's temporary directory:
-    pytest's tmp_path is closed to Postfix's own user.
+    The files are in their own folder under the system's temporary directory:
+    Postfix's user may not enter pytest's tmp_path.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class PostfixInstance:
         nobody = pwd.getpwnam("nobody")
         owner = pwd.getpwnam("postfix").pw_uid
         os.chown(self.root / "data", owner, -1)
-        # postsuper logs as that user, when it finds what an interrupted delivery left.
+        # postsuper logs as that user when it finds leftovers of an interrupted delivery.
         self.log_path.touch()
         os.chown(self.log_path, owner, -1)
         os.chown(self.maildir, nobody.pw_uid, nobody.pw_gid)
@@ -129,7 +129,7 @@ class PostfixInstance:
             "message_size_limit": "110000000",
             "mailbox_size_limit": "0",
             "virtual_mailbox_limit": "0",
-            # No DNS; and a message that has to wait is tried again within seconds.
+            # No DNS; and deferred messages are retried within seconds.
             "smtp_dns_support_level": "disabled",
             "smtp_host_lookup": "native",
             "minimal_backoff_time": "1s",
@@ -173,7 +173,7 @@ class PostfixInstance:
         wait_for(up, "Postfix to listen")
 
     def stop(self) -> None:
-        """Stop it and keep its queue and mail: `start()` goes on from there."""
+        """Stop it but keep its queue and mail, from which `start()` continues."""
         if self._master is None:
             return
         run(program("postfix"), "-c", str(self.config), "stop")
@@ -181,8 +181,8 @@ class PostfixInstance:
             self._master.wait(10)
         self._master.kill()
         self._master = None
-        # A daemon that has not ended yet holds the socket: the next master could not bind it,
-        # and `start()` would take that daemon for the new one.
+        # A daemon still running holds the socket: the next master could not bind it, and
+        # `start()` would take that daemon for the new one.
         wait_for(lambda: not listens(self.port), "Postfix's port to be closed")
 
     def restart(self) -> None:
@@ -210,7 +210,7 @@ class PostfixInstance:
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
     def submit(self, message: bytes, sender: str, recipients: Sequence[str]) -> None:
-        """Hand over a message as a local program does, by sendmail(1)."""
+        """Submit a message like a local program, by sendmail(1)."""
         done = run(
             program("sendmail"), "-C", str(self.config), "-f", sender, "-i", "--", *recipients,
             stdin=message.replace(b"\r\n", b"\n"),
@@ -218,23 +218,23 @@ class PostfixInstance:
         assert done.returncode == 0, done.stderr
 
     def queued(self) -> list[dict[str, Any]]:
-        """What waits in the queue, as postqueue(1) tells it: queue_id, recipients …
+        """The queue as listed by postqueue(1): queue_id, recipients …
 
-        It reads one directory after the other, so what is moved meanwhile may be there twice.
+        It reads one directory after another, so that mail moved meanwhile may be listed twice.
         """
         done = run(program("postqueue"), "-c", str(self.config), "-j")
         lines = [json.loads(line) for line in done.stdout.splitlines()]
         return list({line["queue_id"]: line for line in lines}.values())
 
     def flush(self) -> None:
-        """Try all queued mail now."""
+        """Retry all queued mail now."""
         run(program("postqueue"), "-c", str(self.config), "-f")
 
     def wait_empty(self, timeout: float = 30.0) -> None:
-        """Wait until nothing is queued any more.
+        """Wait until the queue is empty.
 
-        Postfix may look at its queue just before a try has ended, and then not for long. A look
-        may miss what is moved meanwhile, so it takes two.
+        Postfix may scan its queue just before an attempt ends, and then not again for long. A
+        listing may miss mail being moved, so it takes two.
         """
         flushed = time.monotonic()
 
@@ -248,7 +248,7 @@ class PostfixInstance:
         wait_for(empty, "the queue to empty", timeout=timeout, every=0.1)
 
     def delivered(self, count: int | None = None, timeout: float = 30.0) -> list[Delivered]:
-        """All mail that was delivered; with `count`, wait until there is that much."""
+        """All delivered mail; with `count`, wait until there is that much."""
         if count is not None:
             wait_for(lambda: len(self._files()) >= count, f"{count} deliveries", timeout=timeout)
         return [_read(path.read_bytes()) for path in self._files()]
@@ -258,7 +258,7 @@ class PostfixInstance:
 
 
 def _read(raw: bytes) -> Delivered:
-    """Take off what virtual(8) and smtpd(8) put above the message."""
+    """Remove what virtual(8) and smtpd(8) put above the message."""
     lines = raw.replace(b"\n", b"\r\n").splitlines(keepends=True)
     known: dict[bytes, str] = {}
     at = 0

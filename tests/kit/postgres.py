@@ -1,7 +1,7 @@
-"""A PostgreSQL of the tests' own, and a database for each test.
+"""A PostgreSQL for the tests, and a database for each test.
 
-One cluster for a test process, begun with the first test that wants it, over a Unix socket in a
-folder of its own. It ends with the process, however that ends.
+One cluster per test process, started by the first test that needs it, on a Unix socket in its own
+folder. It ends with the process, however that ends.
 """
 
 import asyncio
@@ -30,11 +30,11 @@ from tests.kit.ports import LOOPBACK, wait_for
 from tests.kit.processes import descendants
 
 USER = "smtpproxy"
-_PORT = 5432  # in the names of sockets, where there is no other
+_PORT = 5432  # used in socket names if no port is given
 _SETTINGS = {
     "listen_addresses": "",
     "fsync": "off",  # the tests kill processes, never the machine
-    "dynamic_shared_memory_type": "mmap",  # in its folder: those that are killed leave nothing
+    "dynamic_shared_memory_type": "mmap",  # in its folder, so that killed servers leave nothing
     "max_connections": "300",
     "max_wal_size": "1GB",
     "autovacuum_naptime": "1h",
@@ -46,10 +46,10 @@ _STARTUP = struct.pack("!ii", 42, 196_608) + b"user\0smtpproxy\0database\0postgr
 
 
 class PostgresCluster:
-    """A server on a Unix socket, and with a `port` on loopback, which `kill` and `start` again.
+    """A server on a Unix socket, and with a `port` also on loopback.
 
-    `standby_of` another one, which it follows, unless it was made a primary itself. All of a test
-    process have one system identifier, but for those with an `own_identifier`.
+    With `standby_of` it follows another one until promoted. All clusters of a test process share
+    one system identifier, except those with an `own_identifier`.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class PostgresCluster:
         self.root = server_folder("pg")
         self.port = port or _PORT
         self._bin = _programs()
-        self._sql = str(self._bin / "psql")  # in PATH is a script, seven times as slow
+        self._sql = str(self._bin / "psql")  # the one in PATH is a script, seven times slower
         own = {"port": str(self.port)} | ({} if port is None else {"listen_addresses": LOOPBACK})
         self._settings = _SETTINGS | own | (settings or {})
         self._process: subprocess.Popen[bytes] | None = None
@@ -79,7 +79,7 @@ class PostgresCluster:
         self.start()
 
     def follow(self, primary: "PostgresCluster") -> None:
-        """Forget all there was, if anything, and start as the standby of another one."""
+        """Discard all data, if any, and start as the standby of another one."""
         self._end()
         shutil.rmtree(self._data, ignore_errors=True)
         _run("pg_basebackup", "-D", self._data, "-h", primary.root, "-p", str(primary.port),
@@ -97,11 +97,11 @@ class PostgresCluster:
         return self._process.pid
 
     def pids(self) -> list[int]:
-        """The server and all its processes now."""
+        """The server and all its current processes."""
         return [self.pid, *descendants(self.pid)]
 
     def start(self) -> None:
-        """Start, or start again; returns when it answers."""
+        """Start, or start again; return once it answers."""
         options = [
             part for name, value in self._settings.items() for part in ("-c", f"{name}={value}")
         ]
@@ -124,13 +124,13 @@ class PostgresCluster:
         return f"postgresql:///{name}?{place}&user={user}"
 
     def sql(self, name: str, *statements: str) -> str:
-        """Run statements in a database, each on its own; return what they print, without frames."""
+        """Run statements in a database one by one; return their bare output."""
         done = self._psql(name, *statements)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
     def does(self, name: str, statements: str) -> bool:
-        """Run statements in a database, all or none; tell whether none failed."""
+        """Run statements in a database, all or none; return whether they succeeded."""
         return self._psql(name, statements).returncode == 0
 
     def _psql(self, name: str, *statements: str) -> "subprocess.CompletedProcess[str]":
@@ -143,7 +143,7 @@ class PostgresCluster:
 
     @contextmanager
     def session(self, name: str) -> Iterator[Callable[[str], None]]:
-        """Have a session to say things in that print a line; its end rolls back what is open."""
+        """Open a session for statements that print a line; its end rolls back what is open."""
         with subprocess.Popen(
             [self._sql, "-X", "-A", "-t", "-q",
              "-h", self.root, "-p", str(self.port), "-U", USER, "-d", name],
@@ -160,24 +160,24 @@ class PostgresCluster:
             yield say
 
     def own(self, folder: Path) -> None:
-        """Give a folder to the server."""
+        """Make the server's user the owner of a folder."""
         _given(folder)
 
     @contextmanager
     def crowded(self) -> Iterator[None]:
-        """Take every connection that there is."""
+        """Use up all connections."""
         with ExitStack() as taken:
             refused = 0
-            while refused < 10:  # for others end just now
+            while refused < 10:  # others may be just ending
                 one = taken.enter_context(socket.create_connection((LOOPBACK, self.port), 10))
                 one.sendall(_STARTUP)
-                if one.recv(1) != b"R":  # it lets us in
+                if one.recv(1) != b"R":  # this one got in
                     refused += 1
                     time.sleep(0.1)
             yield
 
     def create(self, template: str = "template0") -> str:
-        """Make a database; return its name."""
+        """Create a database; return its name."""
         name = f"test{next(self._names)}"
         self.sql("postgres", f"CREATE DATABASE {name} TEMPLATE {template}")
         return name
@@ -186,19 +186,19 @@ class PostgresCluster:
         self.sql("postgres", f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
     def kill(self) -> None:
-        """SIGKILL to the server and all its processes, as when the machine dies."""
+        """SIGKILL the server and all its processes, as if the machine died."""
         assert self._process is not None
         self.signal(signal.SIGKILL)
         self._process.wait(30)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the server and all its processes: each is in a group of its own."""
+        """Send a signal to the server and all its processes, each of which has its own group."""
         for pid in (self.pid, *descendants(self.pid)):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
     def restart_as_standby(self) -> None:
-        """Start again as one that answers, and waits for a primary that never comes."""
+        """Restart as a standby that answers, and waits for a primary that never comes."""
         self._end()
         (self._data / "standby.signal").touch()
         self.start()
@@ -209,7 +209,7 @@ class PostgresCluster:
 
     def _end(self) -> None:
         if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)  # connections are ended
+            self._process.send_signal(signal.SIGINT)  # ends connections
             try:
                 self._process.wait(30)
             except subprocess.TimeoutExpired:
@@ -225,8 +225,8 @@ def _programs() -> Path:
 
 
 def _given(folder: Path) -> dict[str, Any]:
-    """Give a folder to whom the server runs as; return who that is, for `subprocess`."""
-    if os.geteuid() != 0:  # which PostgreSQL refuses to run as
+    """Give a folder to the server's user; return that user as arguments for `subprocess`."""
+    if os.geteuid() != 0:  # PostgreSQL refuses to run as root
         return {}
     owner = pwd.getpwnam("postgres")
     os.chown(folder, owner.pw_uid, owner.pw_gid)
@@ -244,7 +244,7 @@ def _run(name: str, *arguments: "str | Path", cwd: Path) -> None:
 
 @lru_cache(maxsize=1)
 def _initialised() -> Path:
-    """A folder of data that no server has had; a copy of it costs a tenth of making one."""
+    """A pristine data folder; copying it costs a tenth of initdb."""
     root = server_folder("pg")
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     _given(root)
@@ -259,7 +259,7 @@ def _initialise(data: Path) -> None:
 
 @lru_cache(maxsize=1)
 def cluster() -> PostgresCluster:
-    """The cluster that all tests of this process share: none of them kills it."""
+    """The cluster shared by all tests of this process, none of which kills it."""
     made = PostgresCluster()
     atexit.register(made.stop)
     return made
@@ -274,7 +274,7 @@ def template() -> str:
 
 
 def migrated(url: str, state_dir: Path) -> None:
-    """What `smtpproxy migrate` does."""
+    """Migrate like `smtpproxy migrate`."""
     asyncio.run(_migrated(url, state_dir))
 
 

@@ -1,7 +1,7 @@
-"""A primary of PostgreSQL and its standby, which take over from each other; a network that may die.
+"""A PostgreSQL primary and its standby, which take over from each other; networks that may fail.
 
-Replication streams, and is synchronous unless a test says otherwise: the standby has a commit
-before anybody is told of it.
+Replication is synchronous unless a test says otherwise: a commit is acknowledged only once the
+standby has it.
 """
 
 import signal
@@ -22,9 +22,9 @@ _SETTINGS = {
 
 
 class PostgresPair:
-    """`primary` and `standby`, each reached over a `network` of its own, by its server.
+    """`primary` and `standby`, each reached over its own network (`network`, by server).
 
-    It stands in for a `PostgresCluster` where one is asked for: `create`, `sql`, `url`, `session`.
+    It can replace a `PostgresCluster`: it has `create`, `sql`, `url` and `session`.
     """
 
     def __init__(self, *, synchronous: bool = True) -> None:
@@ -36,7 +36,7 @@ class PostgresPair:
         self._let_commits_wait(synchronous)
 
     def url(self, name: str, user: str = USER) -> str:
-        """Name both of them, always in the same order; what a primary is, the client finds out."""
+        """Name both servers, always in the same order; the client finds the primary."""
         hosts = ",".join(f"{LOOPBACK}:{self.network[each].port}" for each in self.servers)
         return f"postgresql://{user}@{hosts}/{name}?target_session_attrs=read-write"
 
@@ -50,7 +50,7 @@ class PostgresPair:
         return self.primary.session(name)
 
     def end_connections(self) -> None:
-        """End those of the relays, at the primary."""
+        """End the relays' connections at the primary."""
         self.sql(
             "postgres",
             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
@@ -58,9 +58,9 @@ class PostgresPair:
         )
 
     def fail_over(self, *, fenced: bool = True) -> None:
-        """Let the standby take over, alone from then on.
+        """Promote the standby, which is alone from then on.
 
-        `fenced`: the old primary is dead first, whatever it was doing; else nobody saw to that.
+        `fenced`: the old primary is killed first; otherwise it stays as it is.
         """
         if fenced and self.primary.alive:
             self.primary.kill()
@@ -69,12 +69,12 @@ class PostgresPair:
         self._let_commits_wait(False)
 
     def rejoin(self) -> None:
-        """Make the old primary a standby of the new one, and let commits wait for it again."""
+        """Make the old primary the standby of the new one, and let commits wait for it again."""
         self.standby.follow(self.primary)
         self._let_commits_wait(self._synchronous)
 
     def _let_commits_wait(self, wait: bool) -> None:
-        """Whether a commit is told only when the standby has it."""
+        """Set whether commits are acknowledged only once the standby has them."""
         names = "*" if wait else ""
         self.primary.sql(
             "postgres",

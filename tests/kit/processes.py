@@ -1,8 +1,7 @@
 """Subprocesses that cannot outlive their test.
 
-Each runs in a process group of its own with its output in a file. They end three ways:
-by their owner, by the watchdog fixture of tests/conftest.py, and by the kernel when the
-test process itself is killed.
+Each runs in its own process group with its output in a file. Their owner ends them, or the
+watchdog fixture of tests/conftest.py, or the kernel if the test process itself is killed.
 """
 
 import contextlib
@@ -20,7 +19,7 @@ _running: set["Running"] = set()
 
 
 class Running:
-    """A started program. `output` is all that it wrote to stdout and stderr."""
+    """A started program. `output` is everything it wrote to stdout and stderr."""
 
     def __init__(
         self,
@@ -31,13 +30,15 @@ class Running:
         cwd: Path | None = None,
         cold: bool = False,
     ) -> None:
-        """`cold`: the relay too starts as its users start it (tests/kit/warm.py)."""
+        """`cold`: start even the relay as users do (tests/kit/warm.py)."""
         self.argv = list(argv)
         self.output_path = output
-        self.process: subprocess.Popen[bytes] | warm.Begun
+        self.process: subprocess.Popen[bytes] | warm.ForkedCommand
         with output.open("ab") as file:
             if warm.begins(argv, env) and not cold:
-                self.process = warm.Begun(argv[3:], stdout=file, stderr=file, env=env, cwd=cwd)
+                self.process = warm.ForkedCommand(
+                    argv[3:], stdout=file, stderr=file, env=env, cwd=cwd
+                )
             else:
                 self.process = subprocess.Popen(
                     [*_dies_with_us(), *argv],
@@ -63,12 +64,12 @@ class Running:
         return self.process.poll() is None
 
     def wait(self, timeout: float = 30.0) -> int:
-        """Return the exit code; raises AssertionError when it goes on running."""
+        """Return the exit code; raises AssertionError if it keeps running."""
         try:
             code = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"{self.argv[0]} still runs after {timeout:g} s") from None
-        self._signal_group(signal.SIGKILL)  # children that it left behind
+        self._signal_group(signal.SIGKILL)  # children it left behind
         _running.discard(self)
         return code
 
@@ -79,7 +80,7 @@ class Running:
         return self.wait(timeout)
 
     def kill(self) -> None:
-        """SIGKILL, the whole group."""
+        """SIGKILL the whole group."""
         self._signal_group(signal.SIGKILL)
         self.process.wait(10)
         _running.discard(self)
@@ -90,18 +91,18 @@ class Running:
 
 
 def _dies_with_us() -> list[str]:
-    """A prefix by which the kernel kills the program when this process ends."""
+    """A prefix that has the kernel kill the program when this process ends."""
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
 
 
 def running() -> frozenset[Running]:
-    """All that was started here and not ended yet."""
+    """Everything started here that has not ended yet."""
     return frozenset(_running)
 
 
 def kill_all(processes: frozenset[Running]) -> None:
-    """End these, whatever state they are in."""
+    """End these, whatever their state."""
     for process in processes:
         with contextlib.suppress(Exception):
             process.kill()
@@ -122,7 +123,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def name(pid: int) -> str:
-    """What `ps -e` shows of a process; nothing when it is gone (Linux)."""
+    """The name of a process in `ps -e`; empty if it is gone (Linux)."""
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except (FileNotFoundError, ProcessLookupError):
@@ -136,7 +137,7 @@ def run(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end; undecodable output is replaced, no exit code raises."""
+    """Run a program to its end; replaces undecodable output, accepts any exit code."""
     if warm.begins(argv, env) and not stdin:
         done = warm.run(argv[3:], timeout=timeout, cwd=cwd, env=env)
     else:
@@ -158,7 +159,7 @@ def run(
 
 
 def wait_exit(pid: int, timeout: float = 10.0) -> None:
-    """Wait until a process that is not our child is gone, or waits only for its parent's look."""
+    """Wait until a process that is not our child is gone or a zombie."""
 
     def ended() -> bool:
         try:

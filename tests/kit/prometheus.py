@@ -1,4 +1,4 @@
-"""A real Prometheus with the configuration that ops get, scraping a relay every second."""
+"""A real Prometheus with the shipped configuration, scraping a relay every second."""
 
 import json
 import re
@@ -18,9 +18,9 @@ CONFIG = Path(__file__).parents[2] / "config" / "prometheus"
 
 
 class Prometheus:
-    """`config/prometheus` at work on one target (`host:port`), as a context manager.
+    """`config/prometheus` with one target (`host:port`), as a context manager.
 
-    Only the target and the intervals are changed, so that a test need not wait long.
+    Only the target and the intervals differ, so that tests need not wait long.
     """
 
     def __init__(self, root: Path, target: str) -> None:
@@ -76,7 +76,7 @@ class Prometheus:
         return list(self.api("query", query=expression)["result"])
 
     def value(self, expression: str) -> float | None:
-        """Return the value of a query with one series; None when there is none."""
+        """Return the value of a query with one series; None without any."""
         result = self.query(expression)
         assert len(result) <= 1, f"{expression} gives {len(result)} series"
         return float(result[0]["value"][1]) if result else None
@@ -84,7 +84,7 @@ class Prometheus:
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """A relay in use and the Prometheus that watches it."""
+    """A relay in use, and the Prometheus that scrapes it."""
 
     relay: RelayProcess
     prometheus: Prometheus

@@ -1,4 +1,4 @@
-"""A receiver of webhooks: real HTTPS on loopback, with a certificate from a CA of its own."""
+"""A receiver of webhooks: real HTTPS on loopback, with a certificate from its own CA."""
 
 import base64
 import contextlib
@@ -27,7 +27,7 @@ SECRET_LINE = "whsec_" + base64.b64encode(SECRET).decode()
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One request as it came."""
+    """One request as received."""
 
     id: str
     timestamp: int
@@ -42,7 +42,7 @@ class Delivery:
 
     @property
     def signed(self) -> bool:
-        """Whether the signature is right, as the specification has receivers verify it."""
+        """Whether the signature is valid, verified as in the specification."""
         text = f"{self.id}.{self.timestamp}.".encode() + self.body
         right = base64.b64encode(hmac.digest(SECRET, text, "sha256")).decode()
         return f"v1,{right}" in self.signature.split(" ")
@@ -50,7 +50,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Say:
-    """Answer so; `hold` waits for `Receiver.release` first, `drip` never ends the answer."""
+    """An answer; `hold` waits for `Receiver.release` first, `drip` never ends it."""
 
     status: int = 204
     headers: tuple[tuple[str, str], ...] = ()
@@ -59,7 +59,7 @@ class Say:
 
 
 class Receiver:
-    """Runs in threads until closed. `answers` says what to do, newest delivery in hand."""
+    """Runs in threads until closed. `answers` chooses the answer to the newest delivery."""
 
     def __init__(self, folder: Path) -> None:
         self.deliveries: list[Delivery] = []
@@ -73,7 +73,7 @@ class Receiver:
         self._server.daemon_threads = True
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(chain)
-        # The handshake is the handler's thread's: a client that is slow must not stop others.
+        # The handler's thread does the handshake: a slow client must not stop others.
         self._server.socket = context.wrap_socket(
             self._server.socket, server_side=True, do_handshake_on_connect=False
         )
@@ -90,7 +90,7 @@ class Receiver:
 
     @property
     def told(self) -> list[int]:
-        """The numbers of the changes in deliveries that were answered 2xx, each once."""
+        """The numbers of the changes in deliveries answered 2xx, each once."""
         seen = [change["seq"] for delivery in self.taken for change in delivery.changes]
         return list(dict.fromkeys(seen))
 
@@ -99,7 +99,7 @@ class Receiver:
         return [d for d in list(self.deliveries) if 200 <= self.answer(d).status < 300]
 
     def wait(self, count: int, *, timeout: float = 30.0) -> list[Delivery]:
-        """Wait for so many deliveries, whatever they were answered."""
+        """Wait for that many deliveries, whatever the answers."""
         wait_for(lambda: len(self.deliveries) >= count, f"{count} deliveries", timeout=timeout)
         return list(self.deliveries)
 
@@ -137,7 +137,7 @@ def _handler(owner: Receiver) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             length = int(self.headers["content-length"])
             body = self.rfile.read(length)
-            if len(body) < length:  # the sender died: no delivery
+            if len(body) < length:  # the sender died: not a delivery
                 self.close_connection = True
                 return
             delivery = Delivery(
@@ -148,7 +148,9 @@ def _handler(owner: Receiver) -> type[BaseHTTPRequestHandler]:
                 self.path,
             )
             say = owner.answer(delivery)
-            owner.deliveries.append(delivery)  # before the answer: then whoever got that finds it
+            owner.deliveries.append(
+                delivery
+            )  # before the answer, so that whoever has it finds this
             if say.hold:
                 owner.release.wait(30)
                 return

@@ -1,4 +1,4 @@
-"""The product as its users have it: `smtpproxy serve` with a configuration file."""
+"""The product as users run it: `smtpproxy serve` with a configuration file."""
 
 import json
 import os
@@ -61,10 +61,10 @@ STREAMS: list[dict[str, Any]] = [
 
 
 def relay_config(root: Path, upstream: str, overrides: Mapping[str, Any] | None = None) -> Any:
-    """A whole configuration on free ports with its state in `root`.
+    """A complete configuration on free ports, with its state in `root`.
 
-    One listener `apps` may use every stream, the first by default. `overrides` go over it:
-    tables are merged, all else is replaced, None takes a key away.
+    Its listener `apps` may use every stream, by default the first. `overrides` change it:
+    tables are merged, other values replaced, and None removes a key.
     """
     streams = [stream["name"] for stream in (overrides or {}).get("stream", STREAMS)]
     base: dict[str, Any] = {
@@ -110,9 +110,9 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 class RelayProcess:
     """`smtpproxy serve`, started by `start()` or `with`.
 
-    `root` is usually tmp_path; `config` is what `relay_config` takes as overrides. Without
-    `web` in it there is no web process, which is a third of what a start costs. A stopped
-    relay can be started again on the same state and ports.
+    `root` is usually tmp_path; `config` has overrides for `relay_config`. Without `web` there is
+    no web process, which is a third of the cost of a start. A stopped relay can be started
+    again on the same state and ports.
     """
 
     def __init__(self, root: Path, upstream: str, config: Mapping[str, Any] | None = None) -> None:
@@ -126,11 +126,11 @@ class RelayProcess:
         self._running: Running | None = None
 
     def write_config(self) -> None:
-        """Write `self.config` again, after a test changed it."""
+        """Write `self.config` again after a test changed it."""
         self.config_path.write_text(to_toml(self.config))
 
     def port(self, listener: str | None = None) -> int:
-        """The port of a listener, by default of the first."""
+        """The port of a listener, by default the first."""
         for each in self.config["listener"]:
             if listener in (None, each["name"]):
                 return int(each["address"].rpartition(":")[2])
@@ -152,7 +152,7 @@ class RelayProcess:
 
     @property
     def pids(self) -> list[int]:
-        """The main process and all below it."""
+        """The main process and all its descendants."""
         return [self.pid, *descendants(self.pid)]
 
     @property
@@ -175,17 +175,17 @@ class RelayProcess:
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        """The structured log so far; lines that are no JSON are left out."""
+        """The structured log so far, without lines that are not JSON."""
         lines = (line for line in self.output.splitlines() if line.startswith("{"))
         return [json.loads(line) for line in lines]
 
     def start(self, timeout: float = 30.0) -> None:
-        """Start and wait until it says it is ready, as to systemd, and its listeners greet.
+        """Start, and wait until it reports ready as to systemd and its listeners greet.
 
-        A test that is systemd itself (NOTIFY_SOCKET in its environment) hears of it instead.
+        A test that plays systemd (NOTIFY_SOCKET in its environment) is notified instead.
         """
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
-            told.bind("")  # an address of the kernel's choice
+            told.bind("")  # an address chosen by the kernel
             told.setblocking(False)
             ours = told.getsockname().replace(b"\0", b"@").decode()
             self._running = Running(
@@ -216,7 +216,7 @@ class RelayProcess:
         )
 
     def ready(self) -> bool:
-        """Whether /readyz says 200 now."""
+        """Whether /readyz answers 200 now."""
         try:
             with urllib.request.urlopen(f"{self.url}/readyz", timeout=2) as response:
                 return bool(response.status == 200)
@@ -224,16 +224,16 @@ class RelayProcess:
             return False
 
     def terminate(self, timeout: float = 60.0) -> int:
-        """SIGTERM and wait for the drain; return the exit code."""
+        """SIGTERM, wait for the drain, and return the exit code."""
         assert self._running is not None, "not started"
         return self._running.terminate(timeout)
 
     def ask_to_end(self) -> None:
-        """Send SIGTERM, and go on at once."""
+        """Send SIGTERM without waiting."""
         os.kill(self.pid, signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL for the main process and its workers, as a crash would."""
+        """SIGKILL the main process and its workers, like a crash."""
         if self._running is not None:
             self._running.kill()
             self._running = None
@@ -248,10 +248,10 @@ class RelayProcess:
     def command(
         self, *arguments: str, stdin: bytes = b"", timeout: float = 120.0
     ) -> tuple[int, str, str]:
-        """Run `smtpproxy COMMAND… --config` of this relay; (exit code, stdout, stderr).
+        """Run `smtpproxy COMMAND… --config` for this relay; return (exit code, stdout, stderr).
 
-        Only `serve` gets a process of its own. The others run in a thread here (a test may
-        have a loop), which spares a start; tests/cli and tests/demo run them as users do.
+        Only `serve` gets its own process. Others run in a thread here (a test may have a
+        loop), which saves the start; tests/cli and tests/demo run them as users do.
         """
         given = [*arguments, "--config", str(self.config_path)]
         if arguments[0] == "serve":
@@ -263,7 +263,7 @@ class RelayProcess:
         return done.exit_code, done.stdout, done.stderr
 
     def must(self, *arguments: str) -> str:
-        """Run a command that has to end with 0; return its stdout."""
+        """Run a command that must end with 0; return its stdout."""
         code, stdout, stderr = self.command(*arguments)
         assert code == 0, f"smtpproxy {' '.join(arguments)}: {code}\n{stdout}\n{stderr}"
         return stdout
@@ -286,7 +286,7 @@ class RelayProcess:
         sender: str = "news@shop.example",
         listener: str | None = None,
     ) -> tuple[int, str]:
-        """Send by smtplib; return the code and text of the reply that decided.
+        """Send with smtplib; return code and text of the decisive reply.
 
         That is the reply to the end of data, or the first refusal before it.
         """
@@ -306,7 +306,7 @@ class RelayProcess:
             return parse_metrics(response.read().decode())
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of all samples of that name that have at least these labels."""
+        """The sum of all samples with that name and at least these labels."""
         wanted = {f'{key}="{value}"' for key, value in labels.items()}
         return sum(
             value

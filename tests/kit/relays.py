@@ -1,4 +1,4 @@
-"""Relays on one PostgreSQL, each in a folder of its own, with the same key."""
+"""Relays on one PostgreSQL, each in its own folder, with the same key."""
 
 import json
 import urllib.error
@@ -23,11 +23,11 @@ API: Mapping[str, Any] = {
         {"name": "crm", "sha256": sha256(_TOKEN.encode()).hexdigest(), "may": ["suppress"]},
     ],
 }
-"""What a relay's configuration has for `suppress`."""
+"""Settings that a relay needs for `suppress`."""
 
 
 class Relays:
-    """Started by `start`, in folders of these names; ended by `kill`."""
+    """Started by `start` in folders with the given names; ended by `kill`."""
 
     def __init__(self, folder: Path, upstream: str, server: PostgresCluster | PostgresPair) -> None:
         self.server = server
@@ -39,7 +39,7 @@ class Relays:
     def prepare(
         self, name: str, config: Mapping[str, Any] | None = None, *, url: str = "", **store: Any
     ) -> RelayProcess:
-        """Have a relay in a folder, not started yet; the first one makes the tables and the key."""
+        """Create a relay in a folder without starting it; the first creates tables and key."""
         root = self._folder / name
         root.mkdir()
         direct = self.server.url(self.name)
@@ -67,7 +67,7 @@ class Relays:
 
     @staticmethod
     def copy_key(name: str, source: RelayProcess, to: RelayProcess) -> None:
-        """Copy a key file, where there is one."""
+        """Copy a key file, if there is one."""
         key, copy = (relay.root / "state" / name for relay in (source, to))
         if key.exists():
             copy.write_bytes(key.read_bytes())
@@ -78,7 +78,7 @@ class Relays:
 
     @contextmanager
     def locked(self, table: str) -> Iterator[None]:
-        """Keep everybody from reading or writing a table."""
+        """Lock a table against reading and writing."""
         with self.server.session(self.name) as say:
             say(f"BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE; SELECT 1;")
             yield
@@ -89,13 +89,13 @@ class Relays:
 
 
 def answer(relay: RelayProcess, recipient: str) -> int:
-    """Send a message; return the code of the reply that decided."""
+    """Send a message; return the code of the decisive reply."""
     code, _ = relay.send(marketing(to=recipient), recipient)
     return code
 
 
 def suppress(relay: RelayProcess, person: str, timeout: float = 30.0) -> bool:
-    """Suppress somebody by the API of a relay with `API`; return whether it was acknowledged."""
+    """Suppress a person over the API of a relay with `API`; return whether it was acknowledged."""
     asked = json.dumps({"suppressions": [{"address": person, "origin": "manual"}]})
     request = urllib.request.Request(
         f"{relay.url}/v1/suppressions", asked.encode(), {"Authorization": f"Bearer {_TOKEN}"}

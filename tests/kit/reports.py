@@ -1,10 +1,10 @@
-"""What comes back by mail, as mail servers and providers write it."""
+"""Bounces and complaints as mail servers and providers write them."""
 
 MAILER = "MAILER-DAEMON@mx.example"
 
 
 def original(recipient: str, *fields: str) -> str:
-    """The header of a message that is reported about."""
+    """The header of the message that a report is about."""
     lines = (*fields, "From: Shop <news@shop.example>", f"To: {recipient}", "Subject: New shoes")
     return "\r\n".join(lines) + "\r\n"
 
@@ -18,7 +18,7 @@ def bounce(
     action: str = "failed",
     subject: str = "Undelivered Mail Returned to Sender",
 ) -> bytes:
-    """A delivery status notification (RFC 3464); `fields` are of the message that came back."""
+    """A delivery status notification (RFC 3464); `fields` are those of the returned message."""
     return _report(
         to,
         subject,
@@ -32,7 +32,7 @@ def bounce(
 
 
 def complaint(recipient: str, *fields: str, to: str = "abuse@shop.example") -> bytes:
-    """An abuse report (RFC 5965); an empty recipient is one that is hidden."""
+    """An abuse report (RFC 5965); an empty recipient is a hidden one."""
     named = f"Original-Rcpt-To: {recipient}\r\n" if recipient else ""
     return _report(
         to,
@@ -50,8 +50,8 @@ def attached_complaint(
     sender: str = "staff@hotmail.com",
     before: str = "",
 ) -> bytes:
-    """What Microsoft sent for years, and sends where ARF is not asked for: the message, and nothing
-    else. `fields` are of the message, which often names nobody; `before` is the part before it."""
+    """A complaint as Microsoft sends it unless ARF is requested: just the message. `fields` are
+    those of the message, which often names nobody; `before` is the part before it."""
     boundary = "F0000EEE2-0000-2111-AAB0-000000000000"
     text = f"--{boundary}\r\nContent-Type: text/plain\r\n\r\n{before}\r\n" if before else ""
     return (
@@ -81,7 +81,7 @@ def attached_complaint(
 
 
 def letter(subject: str, *fields: str, to: str, sender: str, body: str = "") -> bytes:
-    """What a person's mail program sends."""
+    """A message written by a person."""
     lines = (*fields, f"From: {sender}", f"To: {to}", f"Subject: {subject}", "", body, "")
     return "\r\n".join(lines).encode()
 

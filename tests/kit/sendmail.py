@@ -1,4 +1,4 @@
-"""A private Sendmail: Debian's packages unpacked aside, since they exclude Postfix's.
+"""A private Sendmail: Debian's packages unpacked elsewhere, since they conflict with Postfix's.
 
 `python -m tests.kit.sendmail` fetches and unpacks them once, into build/sendmail. Needs root.
 """
@@ -19,7 +19,7 @@ PACKAGES = ("sendmail-bin", "sendmail-cf", "libwrap0", "m4", "libsigsegv2")
 BINARY = TREE / "usr/libexec/sendmail/sendmail"
 CF = TREE / "usr/share/sendmail/cf"
 
-# What the private instance needs and no deployment does: no DNS, its own folders and port.
+# What only a private instance needs: no DNS, its own folders and port.
 PRIVATE = """\
 divert(0)dnl
 OSTYPE(`linux')dnl
@@ -53,7 +53,7 @@ MAILER(`smtp')dnl
 
 class SendmailInstance:
     """Started by `start()` or `with`. All mail goes on to `smart_host`; `macros` are lines of
-    sendmail.mc, in which DAEMON_OPTIONS has to name `port`."""
+    sendmail.mc, in which DAEMON_OPTIONS must name `port`."""
 
     def __init__(
         self, smart_host: str, macros: str, port: int, aliases: Sequence[str] = ()
@@ -83,7 +83,7 @@ class SendmailInstance:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def _program(self, *options: str) -> list[str]:
-        # A host name without a dot would have it wait for one, for minutes.
+        # With a host name without a dot it would wait for minutes.
         program = (
             f"hostname mx.example; exec {BINARY} -C {self.root}/sendmail.cf {' '.join(options)}"
         )
@@ -126,7 +126,7 @@ def _libraries() -> dict[str, str]:
 def unpack() -> None:
     """Fetch the packages and unpack them. Raises CalledProcessError."""
     unpacked.unpack(TREE, PACKAGES)
-    BINARY.chmod(0o755)  # set-gid, and it would not look for libraries where we say
+    BINARY.chmod(0o755)  # set-gid, so it would not look for libraries where we say
 
 
 if __name__ == "__main__":

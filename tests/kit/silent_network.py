@@ -1,4 +1,4 @@
-"""Networks that are silent: nobody is told, all waits."""
+"""Networks that fall silent: no errors, everything waits."""
 
 import contextlib
 import socket
@@ -10,7 +10,7 @@ from tests.kit.ports import LOOPBACK
 
 @contextlib.contextmanager
 def dead_machine() -> Iterator[int]:
-    """The port of an address that does not even answer who connects: its queue is full."""
+    """The port of an address that does not even accept connections: its queue is full."""
     with contextlib.ExitStack() as held:
         server = held.enter_context(socket.socket())
         server.bind((LOOPBACK, 0))
@@ -23,10 +23,10 @@ def dead_machine() -> Iterator[int]:
 
 
 class SilentNetwork:
-    """A network between a client and a server, which can fall silent.
+    """A network between a client and a server that can fall silent.
 
-    It passes on what comes to `port`. While it is `silent`, octets wait, as while packets are lost
-    and sent again; `cut` ends every connection, and refuses new ones until `mend`."""
+    It forwards connections to `port`. While it is `silent`, octets wait, as if packets were lost
+    and resent; `cut` ends every connection and refuses new ones until `mend`."""
 
     def __init__(self, server: int) -> None:
         self._server = server
@@ -81,7 +81,7 @@ class SilentNetwork:
             while octets := source.recv(65_536):
                 self._flows.wait()
                 sink.sendall(octets)
-        self._flows.wait()  # nobody hears of an end either
+        self._flows.wait()  # nor is the end of a connection passed on
         for each in (source, sink):
             _end(each)
             self._open.discard(each)

@@ -1,7 +1,7 @@
 """Invented people, one for each basis and each common refusal.
 
 They fit the streams of tests/kit/relay.py (offers, receipts, appeals, b2b). `contacts()`
-gives them to a store, `ndjson()` and `suppressions()` to the import commands.
+is for a store, `ndjson()` and `suppressions_csv()` for the import commands.
 """
 
 import asyncio
@@ -50,11 +50,11 @@ def address(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody and what the relay ought to say of them on `stream`."""
+    """A person, and the decision that the relay should make on `stream`."""
 
     contact: Contact
     stream: str
-    outcome: str  # a basis when allowed, a reason when refused
+    outcome: str  # a basis if allowed, a reason if refused
 
 
 def people(now: datetime = NOW) -> dict[str, Person]:
@@ -155,14 +155,14 @@ def suppression_entries(now: datetime = NOW) -> list[SuppressionEntry]:
 
 
 async def fill(store: Store, suppressions: Store, now: datetime = NOW) -> None:
-    """Put everybody into a store; usually both arguments are the same object."""
+    """Put everybody into a store; both arguments are usually the same object."""
     await store.put_contacts(contacts(now))
     await suppressions.add_suppressions(suppression_entries(now))
 
 
 @cache
 def _tables() -> bytes:
-    """A database that has had every migration, and no key."""
+    """A migrated database without a key."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "store.db"
         path.touch()
@@ -172,7 +172,7 @@ def _tables() -> bytes:
 
 
 def put_tables(path: Path) -> None:
-    """Where there is no database, put what opening it would make but for its key: half the time."""
+    """Create what opening a missing database would create except its key: twice as fast."""
     if not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(path, "xb", opener=lambda name, how: os.open(name, how, 0o600)) as file:
@@ -180,7 +180,7 @@ def put_tables(path: Path) -> None:
 
 
 def fill_database(url: str, state_dir: Path, now: datetime = NOW) -> None:
-    """Put everybody into the store of a relay, running or not yet started."""
+    """Put everybody into the store of a relay, whether running or not started yet."""
 
     async def put() -> None:
         if url.startswith("sqlite://"):
@@ -194,7 +194,7 @@ def fill_database(url: str, state_dir: Path, now: datetime = NOW) -> None:
 
 @cache
 def _files(*, filled: bool) -> Mapping[str, bytes]:
-    """The files of a store that was made once, its key too."""
+    """The files of a store created once, with its key."""
 
     async def put(store: TrialStore) -> None:
         if filled:
@@ -202,16 +202,16 @@ def _files(*, filled: bool) -> Mapping[str, bytes]:
         await SqliteStore.close(store)
 
     store = TrialStore()
-    with store.folder as folder, ThreadPoolExecutor(1) as aside:  # a test may have a loop
+    with store.folder as folder, ThreadPoolExecutor(1) as aside:  # a test may be in a loop already
         aside.submit(asyncio.run, put(store)).result(30)
         files = (Path(folder) / name for name in ("store.db", "store.db-wal", FILE_NAME))
         return {file.name: file.read_bytes() for file in files if file.exists()}
 
 
 class TrialStore(SqliteStore):
-    """A database in a folder of its own, which goes with it. `fail_with` makes each call fail.
+    """A database in its own temporary folder. `fail_with` makes each call fail.
 
-    A `copy` takes half the time; all of a test process have one key. `filled`: with everybody.
+    A `copy` takes half the time, with one key for all of a test process. `filled`: with everybody.
     """
 
     def __init__(self, timeout: float = 2.0, *, copy: bool = False, filled: bool = False) -> None:
@@ -259,7 +259,7 @@ class TrialStore(SqliteStore):
 
 
 def before_next_write(store: Store, other: Callable[[], Awaitable[object]]) -> None:
-    """Have somebody else write just before the store's next transaction begins."""
+    """Run another write just before the store's next transaction begins."""
 
     @asynccontextmanager
     async def writing() -> AsyncIterator[Session]:
@@ -272,12 +272,12 @@ def before_next_write(store: Store, other: Callable[[], Awaitable[object]]) -> N
 
 
 def ndjson(now: datetime = NOW) -> list[str]:
-    """Everybody as lines of `smtpproxy contact import`."""
+    """Everybody as lines for `smtpproxy contact import`."""
     return [json.dumps(_plain(contact)) for contact in contacts(now)]
 
 
 def suppressions_csv(now: datetime = NOW) -> list[str]:
-    """Everybody as lines of `smtpproxy suppress import`, without the head line."""
+    """Everybody as lines for `smtpproxy suppress import`, without the header."""
     return [
         f"{entry.address},{entry.scope},{entry.origin},{_time(entry.since)},"
         for entry in suppression_entries(now)
@@ -304,7 +304,7 @@ def _plain(contact: Contact) -> dict[str, Any]:
 
 
 def _consents(contact: Contact) -> list[dict[str, Any]]:
-    """An agreement and the withdrawal after it are one object."""
+    """Pair each consent with the withdrawal after it in one object."""
     consents: list[dict[str, Any]] = []
     for act in contact.acts:
         if act.withdrawal:

@@ -1,4 +1,4 @@
-"""Writing TOML: the standard library only reads it."""
+"""Writing TOML, which the standard library only reads."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Invented events, as a relay in use would emit them."""
+"""Invented events like those of a relay in use."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -88,7 +88,7 @@ def decided(
     undecided: bool = False,
     encoded: bool = False,
 ) -> Decided:
-    """A decision; observed when the stream is."""
+    """A decision, observed if the stream is."""
     return Decided(
         id="01J9ZZZZZZZZZZZZZZZZZZZZZZ",
         at=datetime(2026, 3, 1, tzinfo=UTC),
@@ -118,7 +118,7 @@ def delivery(
 
 
 def busy_minute() -> Iterator[Event]:
-    """Something of everything that a relay sees."""
+    """A bit of everything that a relay sees."""
     yield ConnectionOpened("apps", "192.0.2.1")
     yield ConnectionOpened("legacy", "192.0.2.2")
     yield ConnectionOpened("legacy", "192.0.2.3")

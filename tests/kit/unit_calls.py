@@ -1,4 +1,4 @@
-"""Runs a program with the system calls that the service unit leaves it.
+"""Runs a program with only the system calls that the service unit allows.
 
 `python -m tests.kit.unit_calls PROGRAM…` forbids what systemd would forbid, then becomes PROGRAM.
 """
@@ -16,15 +16,15 @@ from tests.kit.processes import run
 
 UNIT = Path(__file__).parents[2] / "systemd" / "smtpproxy.service"
 BEFORE = (sys.executable, "-m", "tests.kit.unit_calls")
-"""What to put before the arguments of a program."""
+"""The words to put before a command."""
 
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000  # SCMP_ACT_… of libseccomp
 _AS_ROOT = {"chown", "fchown"}
-"""Root, as whom tests may run, gives files to the relay's user; the unit is that user."""
+"""Tests may run as root, which gives files to the relay's user; the unit runs as that user."""
 
 
 def allowed() -> frozenset[str]:
-    """The names of the calls, by the lines of the unit from the top (systemd.exec(5))."""
+    """The names of the allowed calls, applying the unit's lines in order (systemd.exec(5))."""
     found = _named("@default")
     for line in UNIT.read_text().splitlines():
         key, _, value = line.partition("=")
@@ -37,7 +37,7 @@ def allowed() -> frozenset[str]:
 
 @cache
 def _named(word: str) -> frozenset[str]:
-    """A call, or those of a group and of the groups in it."""
+    """A call, or all calls of a group and its subgroups."""
     if not word.startswith("@"):
         return frozenset({word})
     done = run(program("systemd-analyze"), "syscall-filter", "--no-pager", word)
@@ -47,13 +47,13 @@ def _named(word: str) -> frozenset[str]:
 
 
 def forbid_all_but(names: Iterable[str]) -> None:
-    """Have every other call fail with EPERM, in this process and those that it starts."""
+    """Make every other call fail with EPERM, in this process and its children."""
     library = ctypes.CDLL("libseccomp.so.2")
     library.seccomp_init.restype = ctypes.c_void_p
     context = ctypes.c_void_p(library.seccomp_init(ctypes.c_uint32(_ERRNO | errno.EPERM)))
     for name in names:
         number = library.seccomp_syscall_resolve_name(name.encode())
-        if number >= 0:  # the others are not of this processor
+        if number >= 0:  # others do not exist on this processor
             assert library.seccomp_rule_add(context, ctypes.c_uint32(_ALLOW), number, 0) == 0, name
     assert library.seccomp_load(context) == 0
 

@@ -1,8 +1,8 @@
-"""MTAs of Debian that exclude its Postfix: fetched and unpacked aside, run in a world of their own.
+"""Debian's MTAs that conflict with its Postfix: unpacked elsewhere, run in their own namespaces.
 
-`python -m tests.kit.unpacked` fetches what is not there yet into build/. They run as root in
-namespaces of their own, where the tree is at `TREE` and their users exist; when the process
-that a test started ends, all that it started ends too.
+`python -m tests.kit.unpacked` fetches what is missing into build/. They run as root in their own
+namespaces, where the tree is at `TREE` and their users exist; when the process that a test
+started ends, all its descendants end too.
 """
 
 import subprocess
@@ -21,7 +21,7 @@ PACKAGES: Mapping[Path, tuple[str, ...]] = {
     ),
     OPENSMTPD: ("opensmtpd", "libdb5.3", "libevent-2.1-7"),
 }
-"""With the libraries that a Debian without them may lack."""
+"""Including libraries that a Debian without these programs may lack."""
 
 
 def unpack(tree: Path, packages: Iterable[str]) -> None:
@@ -42,10 +42,10 @@ def private(
     empty: Sequence[str] = (),
     setup: Sequence[str] = (),
 ) -> list[str]:
-    """The command in namespaces of its own, host name mx.example.
+    """The command that runs a command in new namespaces, with host name mx.example.
 
-    `users` (with groups of the same name and number) are added, folders in `empty` are new
-    ones, `setup` are shell commands that come first. Files for it are put into `root`.
+    `users` (with groups of the same name and number) are added, folders in `empty` replaced by
+    new ones, and the shell commands in `setup` run first. Its files are in `root`.
     """
     lines = ["mount --make-rprivate /"]
     for name, entry in (("passwd", "{0}:x:{1}:{1}::/:/bin/false\n"), ("group", "{0}:x:{1}:\n")):
@@ -54,7 +54,7 @@ def private(
         lines.append(f"mount --bind {root / name} /etc/{name}")
     lines += [f"mount -t tmpfs tmpfs {folder}" for folder in (str(TREE.parent), *empty)]
     lines += [f"mkdir {TREE}", f"mount --bind {tree} {TREE}", "hostname mx.example", *setup]
-    # Not LD_LIBRARY_PATH: what starts itself again as somebody else (Exim) loses it.
+    # Not LD_LIBRARY_PATH: a program that restarts itself as another user (Exim) loses it.
     libraries = " ".join(f"{TREE}{path}/x86_64-linux-gnu" for path in ("/usr/lib", "/lib"))
     lines.append(f"/sbin/ldconfig -X -C {root}/ld.so.cache {libraries}")
     lines.append(f"mount --bind {root}/ld.so.cache /etc/ld.so.cache")

@@ -1,11 +1,11 @@
-"""A fake MTA that does what a test tells it to, at any step.
+"""A fake MTA that does what a test says, at any step.
 
     with FakeUpstream(At("rcpt", Reply("450 4.2.0 later"), nth=2), At("end", Close())) as mta:
         ...
     assert mta.messages[0].data == ...
 
-Without behaviours it accepts everything. It runs in threads, so that blocking and
-asyncio tests use it alike.
+Without behaviours it accepts everything. It runs in threads, so that both blocking and
+asyncio tests can use it.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ USUAL = {
     "mail": "250 2.1.0 sender ok",
     "rcpt": "250 2.1.5 recipient ok",
     "data": "354 go on",
-    "content": "",  # after its first octets have come
+    "content": "",  # after the first octets of the message
     "end": "250 2.0.0 queued as FAKE",
     "rset": "250 2.0.0 reset",
     "noop": "250 2.0.0 ok",
@@ -49,7 +49,7 @@ class Raw:
 
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """Wait so many seconds, then go on with the next action."""
+    """Wait that many seconds before the next action."""
 
     seconds: float
 
@@ -70,7 +70,7 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Say nothing until the test calls `FakeUpstream.release()`, then go on."""
+    """Stay silent until the test calls `FakeUpstream.release()`."""
 
 
 Action = Reply | Raw | Delay | Drip | Close | Hold
@@ -82,7 +82,7 @@ class At:
     `nth` is the only occurrence it is for, counted from 1 over all connections; without
     it, every one. `to` is the only recipient it is for, at `rcpt`, `data` and `end`.
     Actions run in order; the usual reply follows unless one of them answered or closed. At
-    step `data`, closing happens before 354 is said; at `end`, after the whole message was
+    step `data`, closing happens before the 354; at `end`, after the whole message has been
     read.
     """
 
@@ -97,12 +97,12 @@ class At:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A message that the fake upstream answered 250 to."""
+    """A message that the fake upstream answered with 250."""
 
     sender: str
     recipients: tuple[str, ...]
     data: bytes  # dot-unstuffed
-    parameters: tuple[str, ...] = ()  # of MAIL
+    parameters: tuple[str, ...] = ()  # parameters of MAIL
 
 
 @dataclass(slots=True)
@@ -112,7 +112,7 @@ class _Session:
     sender: str = ""
     parameters: tuple[str, ...] = ()
     recipients: list[str] = field(default_factory=list)
-    mailing: bool = False  # MAIL was accepted, and neither ended nor reset since
+    mailing: bool = False  # MAIL was accepted, with neither end of data nor RSET since
 
 
 class FakeUpstream:
@@ -141,7 +141,7 @@ class FakeUpstream:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop listening and drop every connection, as a crashed MTA would."""
+        """Stop listening and drop every connection, like a crashed MTA."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -149,7 +149,7 @@ class FakeUpstream:
         self.drop_connections()
 
     def begin(self, *behaviours: At) -> None:
-        """Forget what came so far, and do this from now on: for tests that share a relay."""
+        """Forget earlier messages and behave like this from now on: for tests sharing a relay."""
         with self._lock:
             self.behaviours = list(behaviours)
             self.messages, self.commands = [], []
@@ -157,7 +157,7 @@ class FakeUpstream:
         self._released.clear()
 
     def drop_connections(self) -> None:
-        """Close every open connection without a word, as an MTA does with idle ones."""
+        """Close every open connection silently, as an MTA does with idle ones."""
         with self._lock:
             connections = list(self._open)
         for connection in connections:
@@ -165,11 +165,11 @@ class FakeUpstream:
                 connection.shutdown(socket.SHUT_RDWR)
 
     def release(self) -> None:
-        """Let every `Hold` go on, now and from now on."""
+        """End every `Hold`, present and future."""
         self._released.set()
 
     def wait_held(self, timeout: float = 10.0) -> None:
-        """Wait until a session stands at a `Hold`."""
+        """Wait until a session is at a `Hold`."""
         wait_for(lambda: self._holding > 0, "the upstream to be held", timeout=timeout)
 
     def wait_messages(self, count: int, timeout: float = 10.0) -> list[Accepted]:
@@ -228,7 +228,7 @@ class FakeUpstream:
                     case "DATA":
                         to = tuple(session.recipients)
                         if self._answer(session, "data", to=to).startswith(b"3"):
-                            stream.peek(1)  # some of it has come
+                            stream.peek(1)  # part of it has arrived
                             self._answer(session, "content", to=to)
                             self._take(session, _unstuffed(stream))
                     case "XCLIENT" if any(k.startswith("XCLIENT") for k in self.keywords):
@@ -256,7 +256,7 @@ class FakeUpstream:
         message: Accepted | None = None,
         to: tuple[str, ...] = (),
     ) -> bytes:
-        """Do what is said for this step, then answer; return the answer."""
+        """Do the actions for this step, then answer; return the answer."""
         with self._lock:
             self._seen[step] = nth = self._seen.get(step, 0) + 1
         answer = _lines(self._usual(step))
@@ -314,7 +314,7 @@ def _path(argument: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _unstuffed(stream: BinaryIO) -> bytes:
-    """Read to the lone dot; raises EOFError when the client goes before it."""
+    """Read to the final dot; raises EOFError if the client leaves before it."""
     pieces: list[bytes] = []
     while (line := stream.readline()) != b".\r\n":
         if not line:

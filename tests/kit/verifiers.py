@@ -1,4 +1,4 @@
-"""OpenDKIM and rspamd as verifiers, with keys from a file and from a name server."""
+"""OpenDKIM and rspamd as verifiers, with keys from a file or a name server."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from tests.kit.processes import Running, run
 
 
 def opendkim(folder: Path, message: bytes, *keys: KeyFile) -> dict[str, str]:
-    """What OpenDKIM says of each selector: `pass`, `fail` …"""
+    """OpenDKIM's result for each selector: `pass`, `fail` …"""
     (folder / "keys.txt").write_text("".join(f"{key.name} {key.record}\n" for key in keys))
     config = folder / "opendkim.conf"
     config.write_text(f"TestPublicKeys {folder / 'keys.txt'}\nMode v\nSyslog no\n")
@@ -27,7 +27,7 @@ def opendkim(folder: Path, message: bytes, *keys: KeyFile) -> dict[str, str]:
 
 
 class Rspamd:
-    """A private rspamd with its DKIM module alone."""
+    """A private rspamd with only its DKIM module."""
 
     def __init__(self, folder: Path, dns: NameServer) -> None:
         self.port = free_port()

@@ -1,7 +1,7 @@
-"""`smtpproxy` begun by a process that has loaded it: forking costs a tenth of a start.
+"""`smtpproxy` forked from a process that has loaded it, at a tenth of the cost of a start.
 
-So begin the relay's own children (smtpproxy/process/nursery.py). What differs from a start is over
-before a command does anything; tests of that start it themselves, and `make soak` does always.
+The relay's own children start like this (smtpproxy/process/nursery.py). The difference is over
+before a command does anything; tests of the start itself start it normally, as does `make soak`.
 """
 
 import atexit
@@ -27,22 +27,22 @@ from typing import IO, Any, NoReturn
 _REPOSITORY = Path(__file__).parents[2]
 _COMMAND = [sys.executable, "-m", "smtpproxy"]
 _OF_THE_INTERPRETER = ("PYTHON", "LC_", "LANG", "TZ")
-"""How begins in the environment what counts at a start alone."""
+"""The prefix of environment variables that matter only at a start."""
 _LOADED = ("app", "process.worker", "process.webserver", "process.journals", "process.webhooks")
-_LONGEST = 200_000  # octets of a request
+_LONGEST = 200_000  # maximum octets of a request
 _PR_SET_PDEATHSIG = 1
 
 _environment: dict[str, str] | None = None
 
 
 def enable() -> None:
-    """For tests/conftest.py: a benchmark starts relays as users do."""
+    """Called by tests/conftest.py; benchmarks start relays as users do."""
     global _environment
     _environment = _of_the_interpreter({})
 
 
 def begins(argv: Sequence[str], env: Mapping[str, str] | None) -> bool:
-    """Whether this can be begun here."""
+    """Whether this command can be forked here."""
     return list(argv[:3]) == _COMMAND and _of_the_interpreter(env or {}) == _environment
 
 
@@ -51,8 +51,8 @@ def _of_the_interpreter(env: Mapping[str, str]) -> dict[str, str]:
     return {name: text for name, text in both.items() if name.startswith(_OF_THE_INTERPRETER)}
 
 
-class Begun:
-    """One command; what tests use of `subprocess.Popen`."""
+class ForkedCommand:
+    """A running command, with the methods of `subprocess.Popen` that tests use."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Begun:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
     ) -> None:
-        """Fork; `arguments` are those behind `smtpproxy`, and nothing is on stdin."""
+        """Fork; `arguments` are those after `smtpproxy`, and stdin is empty."""
         self.returncode: int | None = None
         self._told, telling = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with telling, Path(os.devnull).open() as stdin:
@@ -79,7 +79,7 @@ class Begun:
         self.pid = int(self._told.recv(99))
 
     def poll(self) -> int | None:
-        gone = not Path(f"/proc/{self.pid}").exists()  # and we are being told so
+        gone = not Path(f"/proc/{self.pid}").exists()  # whose notice is on its way
         return self._ended(10 if gone else 0)
 
     def wait(self, timeout: float | None = None) -> int:
@@ -106,13 +106,13 @@ class Begun:
 def run(
     arguments: Sequence[str], *, timeout: float, cwd: Path | None, env: Mapping[str, str] | None
 ) -> "subprocess.CompletedProcess[bytes]":
-    """Run a command to its end, as `subprocess.run` does."""
+    """Run a command to its end, like `subprocess.run`."""
     with TemporaryFile() as stdout, TemporaryFile() as stderr:
-        begun = Begun(arguments, stdout=stdout, stderr=stderr, env=env, cwd=cwd)
+        begun = ForkedCommand(arguments, stdout=stdout, stderr=stderr, env=env, cwd=cwd)
         try:
             code = begun.wait(timeout)
         finally:
-            begun.send_signal(signal.SIGKILL)  # where it takes too long
+            begun.send_signal(signal.SIGKILL)  # if it takes too long
         for file in (stdout, stderr):
             file.seek(0)
         done = [*_COMMAND, *arguments]
@@ -121,7 +121,7 @@ def run(
 
 @lru_cache(maxsize=1)
 def _parent() -> socket.socket:
-    """Return a socket to the process that forks, which ends with this one."""
+    """Return a socket to the forking process, which ends with this one."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.kit.warm", str(theirs.fileno())],
@@ -141,7 +141,7 @@ def _parent() -> socket.socket:
 
 
 def _load() -> None:
-    """Import what commands import, without what `smtpproxy.__main__` keeps away."""
+    """Import what commands import, except what `smtpproxy.__main__` keeps out."""
     sys.modules["rich"] = None  # type: ignore[assignment]
     from smtpproxy.cli import COMMANDS
 
@@ -154,7 +154,7 @@ def _load() -> None:
 
 
 def _wait_for_a_command(sock: socket.socket) -> None:
-    """Fork for each request; returns in a child that has one to run, and ends without requests."""
+    """Fork for each request; returns in a child with a request to run, ends without requests."""
     selector = selectors.DefaultSelector()
     selector.register(sock, selectors.EVENT_READ)
     telling: dict[int, socket.socket] = {}
@@ -171,7 +171,7 @@ def _wait_for_a_command(sock: socket.socket) -> None:
             if not request:
                 os._exit(0)
             if (pid := os.fork()) == 0:
-                selector.close()  # or it closes another's file of that number, once collected
+                selector.close()  # or it closes another file of that number once collected
                 for each in (sock, *telling.values()):
                     each.close()
                 _become(json.loads(request), files)
@@ -185,7 +185,7 @@ def _wait_for_a_command(sock: socket.socket) -> None:
 
 
 def _become(request: dict[str, Any], files: Sequence[int]) -> None:
-    """Have what a process has that was started for the request, and nothing else."""
+    """Take on exactly what a process started for the request would have."""
     os.setsid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     for number, file in enumerate(files[:3]):
@@ -202,7 +202,7 @@ def _become(request: dict[str, Any], files: Sequence[int]) -> None:
 
 
 def _run() -> NoReturn:
-    """Run the command, and end as Python does, but for taking all modules apart."""
+    """Run the command, and end like Python, without tearing down all modules."""
     from smtpproxy.__main__ import main
 
     code: object = 0

@@ -39,7 +39,7 @@ LINE = (
     b'"acts":[{"purpose":"offers","at":"2026-03-01T10:00:00Z","method":"unticked_box",'
     b'"channels":["email"],"evidence":{"wording":"v3"}}]}}}]}\n'
 )
-"""What has its default is not written: a default that is changed changes what this means."""
+"""Fields at their default are not written, so changing a default would change what this means."""
 
 ALLOWED = Verdict(Action.ALLOW, basis=Basis.CONSENT, rule="consent")
 MEANT = Decided(
