@@ -122,6 +122,10 @@ class UpstreamPool:
             or any(c.used and c.place != ended.place for c in chain(self._lent, self._idle))
         )
 
+    def was_not_full(self) -> None:
+        """Open as many connections as before the last refusals: they were about a message."""
+        self._limit.lift()
+
     async def replace(
         self, ended: UpstreamConnection, full: UpstreamError | None = None
     ) -> UpstreamConnection:

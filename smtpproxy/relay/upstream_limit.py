@@ -230,6 +230,10 @@ class UpstreamLimit:
         if took:
             self._workers.have_one()
 
+    def lift(self) -> None:
+        """Forget that the upstream accepted no more."""
+        self._taken = self.most
+
     def refused(
         self,
         count: int,

@@ -67,6 +67,9 @@ class Scripted(Pool):
         self.asked.append("any" if full else "new")
         return Connection(next(self._next))
 
+    def was_not_full(self) -> None:
+        self.asked.append("not-full")
+
     def release(self, connection: UpstreamConnection) -> None:
         self.asked.append("none")
 
@@ -89,7 +92,7 @@ class Scripted(Pool):
         ("A", ["A new 421", "A used takes"], "any"),
         ("A", ["A new 421", "A new 421", "A new 421", "A used takes"], "any any any"),
         ("A", ["A used 421", "A new 421", "A used takes"], "new any"),
-        ("A", ["A used 421", "A new 421", "A used 421"], "new any none"),
+        ("A", ["A used 421", "A new 421", "A used 421"], "new any not-full none"),
         ("A", ["A new 421", "A used closes", "A new closes"], "any new none"),
         ("A", ["A new closes", "A new 421", "A used 450"], "new any none"),
         # Another address may take it; once none may, it was lost by chance.

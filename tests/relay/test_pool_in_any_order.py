@@ -297,27 +297,30 @@ def test_time_spent_by_the_client_does_not_count_as_waiting() -> None:
     run(work())
 
 
+async def _refused(pool: Pool) -> None:
+    """A message that is answered 421 wherever it goes."""
+    connection: Any = await pool.acquire()
+    replaced = False
+    while not (connection.used and replaced):
+        await asyncio.sleep(0.01)
+        replaced |= connection.used
+        closing = None if connection.used else UpstreamClosing("421")
+        connection = await pool.replace(connection, closing)
+    pool.was_not_full()
+    connection.close()
+    pool.release(connection)
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_message_that_is_answered_421_on_all_connections_fails_no_other(workers: int) -> None:
     """It had every new one first: 99 of 100 others were answered 451, or waited for 30 seconds if
     another worker had a connection."""
 
-    async def refused(pool: Pool) -> None:
-        connection: Any = await pool.acquire()
-        replaced = False
-        while not (connection.used and replaced):
-            await asyncio.sleep(0.01)
-            replaced |= connection.used
-            closing = None if connection.used else UpstreamClosing("421")
-            connection = await pool.replace(connection, closing)
-        connection.close()
-        pool.release(connection)
-
     async def work() -> None:
         pools, beats = await _beside(workers, 1_000)
         beside = asyncio.create_task(_send(pools[0], 20)) if workers > 1 else beats[0]
         await asyncio.sleep(0.1)
-        sending = [asyncio.create_task(refused(pools[-1]))]
+        sending = [asyncio.create_task(_refused(pools[-1]))]
         async with asyncio.timeout(4):
             for _ in range(100):
                 sending.append(asyncio.create_task(_send(pools[-1], 0.05)))
@@ -326,6 +329,25 @@ def test_a_message_that_is_answered_421_on_all_connections_fails_no_other(worker
         for task in (beside, *beats):
             task.cancel()
         await asyncio.sleep(0)
+
+    run(work())
+
+
+def test_messages_that_are_answered_421_on_all_connections_leave_enough_to_the_others() -> None:
+    """No more connections were opened than at the last refusal, which was never a second ago, and
+    each such message ended two: 144 of 377 others were answered 451 after 30 seconds."""
+
+    async def work() -> None:
+        await asyncio.sleep(1)  # a clock has never stood at 0
+        pool = Pool(1_000)
+        sending = []
+        for number in range(400):
+            if number % 4 == 0:
+                sending.append(asyncio.create_task(_refused(pool)))
+            sending.append(asyncio.create_task(_send(pool, 0.3)))
+            await asyncio.sleep(0.05)
+        async with asyncio.timeout(5):
+            await asyncio.gather(*sending)
 
     run(work())
 
