@@ -313,7 +313,7 @@ def _be_child(files: list[int], nursing: list[int]) -> NoReturn:
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 1
     except BaseException:
-        traceback.print_exc()
+        sys.excepthook(*sys.exc_info())  # to the log, once that is configured
     finally:
         _flush()
         os._exit(code)

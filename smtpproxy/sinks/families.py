@@ -340,6 +340,7 @@ FAMILIES: tuple[Family, ...] = (
         "1 when the stream is only observed, 0 when the rules are enforced.",
         rows.unknown("stream"),
     ),
+    Family("time_seconds", "The relay's clock, in Unix time.", rows.unknown()),
     Family("start_time_seconds", "When the relay was started, in Unix time.", rows.unknown()),
     Family("stream_info", "The brand of the stream.", rows.unknown("stream", "brand")),
     Family("build_info", "The running version.", rows.unknown("version")),

@@ -188,6 +188,7 @@ class Monitoring:
         snapshot = merge((snapshot, *(count() for count in self.counting)))
         gauges: dict[str, Samples] = {
             **self._counted,
+            "time_seconds": {(): datetime.now(UTC).timestamp()},
             "ready": {
                 ("workers",): float(health is not None and health.ok),
                 **{(part,): float(state == "ok") for part, state in parts.items()},

@@ -127,6 +127,11 @@ CASES = (
         UP | {FAILURES % "store": "7x40"},
     ),
     Case(
+        "SmtpproxyClockWrong",
+        UP | {"smtpproxy_time_seconds": "0+60x10 860+60x30"},
+        UP | {"smtpproxy_time_seconds": "30+60x40"},
+    ),
+    Case(
         "SmtpproxyUnsubscribesFailing",
         UP | {"smtpproxy_web_failures_total{page=unsubscribe}": "0x28 1x10"},
         UP | {"smtpproxy_web_failures_total{page=unsubscribe}": "0x10 1x30"},

@@ -230,3 +230,13 @@ def test_mail_is_signed_after_the_process_was_killed(
     relay.must("reload")
     assert len(relay.children("signing")) == 1
     sends()
+
+
+def test_why_a_worker_cannot_start_again_is_in_the_log(relay: RelayProcess, file: KeyFile) -> None:
+    """As a line like all others: an address in it would be redacted."""
+    file.path.rename(file.path.with_name("away.pem"))
+    os.kill(relay.workers[0], signal.SIGKILL)
+    wait_for(lambda: "exit code 1" in relay.output, "the next one to fail")
+    assert all(line.startswith("{") for line in relay.output.splitlines())
+    (why, *_) = [line["exception"] for line in relay.log if "exception" in line]
+    assert why.endswith(f"KeyFault: {file.path} cannot be read: No such file or directory")
