@@ -32,7 +32,7 @@ class Case:
     """Other alerts that fire on `quiet`."""
 
 
-UP = {"up{job=smtpproxy}": "1x1600"}
+UP = {"up{job=smtpproxy}": "1x400"}
 
 
 def ready(part: str) -> str:
@@ -427,21 +427,24 @@ CASES = (
     ),
     Case(
         "SmtpproxyRecipientRefusalsJump",
-        UP | {RECIPIENTS: "0+1x1500 1520+20x50"},
-        UP | {RECIPIENTS: "0+20x1550"},
+        UP | {RECIPIENTS: "0+5x300 1600+100x10"},
+        UP | {RECIPIENTS: "0+100x310"},
         at=1525,
+        step=5,
     ),
-    Case(  # a relay of half an hour: its own usual, not a day's
+    Case(  # a relay that has run for less than two hours: its own usual, not a day's
         "SmtpproxyRecipientRefusalsJump",
-        UP | {RECIPIENTS: "_x1425 0+1x11 30+20x50"},
-        UP | {RECIPIENTS: "_x1425 0+20x60"},
-        at=1455,
+        UP | {RECIPIENTS: "_x285 0+5x15 100+100x10"},
+        UP | {RECIPIENTS: "_x285 0+100x30"},
+        at=1525,
+        step=5,
     ),
     Case(
         "SmtpproxyMessageRefusalsJump",
-        UP | {MESSAGES: "0x1500 1+4x50"},
-        UP | {MESSAGES: "0x1500 1x4 2x4 3x50"},
+        UP | {MESSAGES: "0x300 1+20x10"},
+        UP | {MESSAGES: "0x300 1+1x10"},
         at=1525,
+        step=5,
     ),
 )
 
