@@ -52,7 +52,10 @@ AND at BETWEEN ? AND ? LIMIT 1
 _DUE = "SELECT subject, until FROM stream_pause WHERE until <= ? ORDER BY until"
 _TRIM = "DELETE FROM stream_event WHERE at < ?"
 _RESUMED = """
-SELECT subject, max(at) FROM stream_event WHERE action = 'resumed' AND at <= ? GROUP BY subject
+SELECT subject, max(at) FROM (
+    SELECT subject, at FROM stream_event WHERE action = 'resumed' AND at <= ?1
+    UNION ALL SELECT subject, until FROM stream_pause WHERE until <= ?1
+) AS ended GROUP BY subject
 """
 
 
@@ -76,6 +79,7 @@ class Streams(Connections):
             if await _is_so(session, event, unless_since):
                 return False
             if event.action == "paused":
+                await _resume_due(session, event.at)  # else nobody hears of it any more
                 row = (event.subject, event.at, event.cause, event.until, event.reason)
                 await session.run(_PAUSE, *row_of(row))
             elif event.action == "resumed":
@@ -86,14 +90,7 @@ class Streams(Connections):
     async def resume_due(self, now: datetime) -> Sequence[StreamEvent]:
         """Resume the streams whose pause is over; return the events."""
         async with self._writing() as session:
-            due = [
-                StreamEvent(from_micros(until), subject, "resumed", TIME)
-                for subject, until in await session.fetch_all(_DUE, to_micros(now))
-            ]
-            for event in due:
-                await session.run(_RESUME, event.subject)
-                await session.run(_NOTE, *row_of(astuple(event)))
-            return due
+            return await _resume_due(session, now)
 
     async def stream_events(self) -> Sequence[StreamEvent]:
         """Return the newest events, the newest first."""
@@ -106,12 +103,23 @@ class Streams(Connections):
             return await session.run(_TRIM, to_micros(before))
 
     async def resumed_at(self, now: datetime) -> Mapping[str, datetime]:
-        """Return when each subject was last resumed, not counting resumptions in the future."""
+        """Return when each subject was last resumed, or its time was over, up to now."""
         async with self._reading() as session:
             return {
                 name: from_micros(at)
                 for name, at in await session.fetch_all(_RESUMED, to_micros(now))
             }
+
+
+async def _resume_due(session: Session, now: datetime) -> Sequence[StreamEvent]:
+    due = [
+        StreamEvent(from_micros(until), subject, "resumed", TIME)
+        for subject, until in await session.fetch_all(_DUE, to_micros(now))
+    ]
+    for event in due:
+        await session.run(_RESUME, event.subject)
+        await session.run(_NOTE, *row_of(astuple(event)))
+    return due
 
 
 async def _is_so(session: Session, event: StreamEvent, unless_since: datetime | None) -> bool:

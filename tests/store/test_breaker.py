@@ -309,15 +309,28 @@ async def test_a_stream_just_resumed_is_not_paused_for_earlier_mail(
 
 async def test_a_pause_ends_after_resume_after(any_database: Database) -> None:
     here = Process(any_database, BreakerSettings(resume_after=3_600.0))
-    await here.hear(Feedback.DEAD_ADDRESS, 50, await here.send(1_000))
+    await here.hear(Feedback.DEAD_ADDRESS, 60, await here.send(1_000))
     assert await here.paused() == ["stream:offers"]
     here.at += HOUR
     assert await here.paused() == []  # nobody resumed it
+    await here.send(1)
+    assert await here.paused() == [], "for mail of before"
     await here.breaker.resume_due()
     assert (await here.events())[0] == "resumed stream:offers time"
     assert await here.store.pauses() == []
     await here.send(1_000)
     assert await here.paused() == []
+
+
+async def test_a_pause_that_follows_at_once_hides_no_end_of_the_one_before(
+    any_database: Database,
+) -> None:
+    here = Process(any_database, BreakerSettings(resume_after=3_600.0))
+    await here.hear(Feedback.COMPLAINT, 3, await here.send(1_000))
+    here.at += 2 * HOUR
+    await here.hear(Feedback.COMPLAINT, 3, await here.send(1_000), name="q")
+    paused = "paused stream:offers complaint"
+    assert await here.events() == [paused, "resumed stream:offers time", paused]
 
 
 async def test_a_brand_is_paused_as_a_whole(here: Process) -> None:
