@@ -1,7 +1,9 @@
 """`smtpproxy store` and `migrate`: move a store to another database, and update its tables."""
 
 import asyncio
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -179,7 +181,7 @@ def migrate(
     elif grant_read or grant_write:
         raise click.UsageError("only PostgreSQL has roles; this store is a file")
     else:
-        before = after = asyncio.run(_open_and_close(settings))
+        before, after = asyncio.run(_open_and_close(settings))
     changed = "up to date" if before == after else f"brought from version {before} to {after}"
     return Result({"before": before, "after": after}, [f"the tables of the store: {changed}"])
 
@@ -207,8 +209,11 @@ async def _migrate(
         lease.close()
 
 
-async def _open_and_close(settings: Settings) -> int:
-    from smtpproxy.store.sqlite.connection import migrations
+async def _open_and_close(settings: Settings) -> tuple[int, int]:
+    from smtpproxy.store.sqlite.connection import migrations, open_reader, version_of
 
+    before = 0
+    with suppress(sqlite3.Error), closing(open_reader(store_path(settings.store))) as there:
+        before = version_of(there)
     await open_patiently(settings).close()
-    return len(migrations())
+    return before, len(migrations())

@@ -1,5 +1,7 @@
-"""`store copy` and `store reopen`."""
+"""`store copy`, `store reopen` and `migrate`."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from smtpproxy.config import parse
 from smtpproxy.store.move import CopyResult
 from smtpproxy.store.move.traces import uncopied
 from smtpproxy.store.records import StoreUnavailable
+from smtpproxy.store.sqlite.connection import migrations
 from tests.cli.stored import Stored
 from tests.kit import postgres
 from tests.kit.parts import needs
@@ -46,6 +49,16 @@ def test_a_former_file_whose_content_was_not_copied_is_reported(tmp_path: Path) 
     assert "smtpproxy.db: has contacts or suppressions, and was not copied to the store" in told
     stored.run("store", "copy", f"sqlite://{tmp_path}/state/smtpproxy.db", new)
     assert "was not copied" not in stored.run("check").stdout
+
+
+def test_migrate_says_what_it_did_to_a_file(tmp_path: Path) -> None:
+    stored, newest = Stored(tmp_path), len(migrations())
+    (tmp_path / "state").mkdir(exist_ok=True)
+    with closing(sqlite3.connect(tmp_path / "state" / "smtpproxy.db")) as older:
+        older.executescript("".join([*migrations()[:5], "PRAGMA user_version = 5"]))
+    said = f"brought from version 5 to {newest}\n"
+    assert stored.run("migrate").stdout == f"the tables of the store: {said}"
+    assert stored.json("migrate") == {"before": newest, "after": newest}
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 5_000])
