@@ -98,7 +98,7 @@ class _Targets:
             boxes = [_mailbox(uri) for uri in features.unsubscribe_mailto]
             self._hosts, self._boxes = _with_letters(hosts) - {""}, _with_letters(boxes)
         self._named = bool(self._hosts or self._boxes)
-        self._reader = people[0] if len(people) == 1 and not self._named else ""
+        self._reader = people[0] if len(people) == 1 else ""
         self._known: dict[tuple[str, bool], _Leads] = {}
         self._mailboxes = 0
 
