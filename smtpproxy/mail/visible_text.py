@@ -14,12 +14,12 @@ from smtpproxy.mail.visible_html import Way, block_of, read_html
 
 
 class VisibleText(Struct, frozen=True):
-    """`text` is folded (see `folded`); `links` are URIs as written, in order; `addresses` those
-    written in the text, in lower case.
+    """`text` is folded (see `folded`); `links` are URIs as written, in order; `ways` are where in
+    `text` these are, the addresses written out, and the links that lead nowhere.
 
     `whole`: nothing that may have been text was left out. `malformed`: why a reader may see another
     text; `unclear`: why a reader may see less. `broken`: the links and addresses that MTAs break,
-    in long lines. `ways`: where all these are in `text`, and the links that lead nowhere, in order.
+    in long lines.
     """
 
     text: str
@@ -28,13 +28,14 @@ class VisibleText(Struct, frozen=True):
     malformed: str | None = None
     unclear: str | None = None
     broken: frozenset[str] = frozenset()
-    addresses: tuple[str, ...] = ()
     ways: tuple[Way, ...] = ()
 
     def delivered(self, later: "VisibleText") -> "VisibleText":
         """Note what is broken in the text as MTAs deliver it."""
-        broken = frozenset((*self.links, *self.addresses))
-        return replace(self, broken=broken.difference(later.links, later.addresses))
+        return replace(self, broken=self._targets() - later._targets())
+
+    def _targets(self) -> frozenset[str]:
+        return frozenset((*self.links, *(way.target for way in self.ways)))
 
     def unbroken(self) -> "VisibleText":
         """The same without broken links and addresses."""
@@ -43,7 +44,6 @@ class VisibleText(Struct, frozen=True):
         return replace(
             self,
             links=tuple(each for each in self.links if each not in self.broken),
-            addresses=tuple(each for each in self.addresses if each not in self.broken),
             ways=tuple(each for each in self.ways if each.target not in self.broken),
         )
 
@@ -181,6 +181,5 @@ def visible_text(body: Body) -> VisibleText:
         body.whole,
         body.malformed,
         body.unclear,
-        addresses=tuple(way.target for way in written if way.is_address),
         ways=tuple(ways),
     )
