@@ -216,6 +216,16 @@ async def test_the_store_is_not_counted_at_every_scrape(relay: Relay) -> None:
     assert relay.counted == 1
 
 
+async def test_the_store_is_counted_again_once_the_counts_are_old(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smtpproxy.web.app.COUNTS_EVERY", 0.0)
+    async with served(relay) as get:
+        for _ in range(2):
+            await get("/metrics")
+    assert relay.counted == 2
+
+
 async def test_a_store_that_cannot_be_counted_loses_only_its_own_rows(relay: Relay) -> None:
     async def broken() -> tuple[int, dict[tuple[str, str], int]]:
         raise OSError("disk I/O error")
