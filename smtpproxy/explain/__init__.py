@@ -152,7 +152,7 @@ def _lifting(reason: Reason, case: RecipientCase, words: Words) -> Sequence[Phra
     if entry is not None and entry.domain is not None:
         return [Phrase("change.lift.domain", {"domain": entry.domain})]
     yields = entry is not None and entry.read_as is None and entry.origin in book.lifted_by_consent
-    if entry is not None and yields and case.stream.purpose:
+    if entry is not None and yields and case.stream.purpose and not case.stream.confirmation:
         methods = _either(book.lifting_methods & book.valid_methods)
         since: Words = {"since": entry.since, "methods": methods}
         return [Phrase("change.newer_consent", words | since), Phrase("change.lift.also")]

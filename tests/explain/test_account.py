@@ -1,6 +1,7 @@
 """Explanations for people who know nothing about SMTP, for every case."""
 
 import re
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from msgspec.structs import replace
 from smtpproxy.explain import Account, message_account, recipient_account
 from smtpproxy.explain.trace import TraceStep, message_trace, trace
 from smtpproxy.locale import LANGS, Lang, texts
-from smtpproxy.policy.decide import judge, judge_message, judge_recipient
+from smtpproxy.policy.decide import decisive, judge, judge_message, judge_recipient
 from smtpproxy.policy.model import (
     Action,
     Contact,
@@ -29,6 +30,7 @@ from smtpproxy.policy.model import (
 from smtpproxy.policy.periods import parse_cap
 from smtpproxy.policy.rulebooks import BUILTIN_NAMES, builtin
 from smtpproxy.policy.rules import RecipientCase
+from tests.kit.soak import times
 from tests.policy.cases import (
     ADDRESS,
     AGREED,
@@ -43,7 +45,7 @@ from tests.policy.cases import (
     WITHDRAWN,
     suppression,
 )
-from tests.policy.strategies import MOMENTS, cases, untimed
+from tests.policy.strategies import MOMENTS, cases, random_case, untimed
 
 Case = tuple[str, Stream, RecipientFacts]
 DATES = {lang: {texts(lang).date(at): at.date() for at in MOMENTS} for lang in LANGS}
@@ -56,7 +58,7 @@ def told(
     asked, known = Transaction((stream,), (address,)), {address: facts}
     (verdict,) = judge(asked, known, book, NOW).recipients
     steps = trace(asked, 0, known, book, NOW, lang)
-    about = RecipientCase(address, stream, facts, book, NOW)
+    about, _ = decisive(RecipientCase(address, stream, facts, book, NOW))
     return verdict, steps, recipient_account(address, verdict, stream, steps, about, "was", lang)
 
 
@@ -96,24 +98,25 @@ def test_both_languages_say_the_same_in_every_case(case: Case, rulebook: str) ->
         assert [name in text for text in texts["en"]] == [name in text for text in texts["fr"]]
 
 
-@untimed
-@given(cases)
-def test_the_advice_to_obtain_consent_is_true(case: Case) -> None:
+@pytest.mark.soak
+def test_the_advice_to_obtain_consent_is_true() -> None:
     """A consent as described removes that reason."""
-    address, stream, facts = case
-    verdict, _, account = told(case, "en")
-    if not any("by an act of their own" in change for change in account.changes):
-        return
-    assert stream.purpose is not None
-    known = facts.contact or PERSON
-    past = tuple(act for act in known.acts if act.at < NOW)
-    new = replace(AGREED, purpose=stream.purpose, at=NOW)
-    contact = replace(known, acts=(*past, new))
-    again = judge_recipient(
-        RecipientCase(address, stream, replace(facts, contact=contact), BOOK, NOW)
-    )
-    if all(entry.since < NOW for entry in facts.suppressions):
-        assert again.reason is not verdict.reason or len(facts.suppressions) > 1
+    random, advised = Random(20260712), 0
+    for _ in range(times(1_000, 30_000)):
+        address, stream, facts = case = random_case(random)
+        verdict, _, account = told(case, "en")
+        if not any("by an active choice" in change for change in account.changes):
+            continue
+        assert stream.purpose is not None
+        known = facts.contact or PERSON
+        past = tuple(act for act in known.acts if act.at < NOW)
+        new = replace(AGREED, purpose=stream.purpose, at=NOW, brand=stream.brand)
+        facts = replace(facts, contact=replace(known, acts=(*past, new)))
+        again = judge_recipient(RecipientCase(address, stream, facts, BOOK, NOW))
+        if all(entry.since < NOW for entry in facts.suppressions):
+            assert again.reason is not verdict.reason or len(facts.suppressions) > 1, case
+            advised += 1
+    assert advised > 50
 
 
 def test_the_outcome_and_its_reason() -> None:
@@ -257,11 +260,13 @@ def test_any_one_of_the_suggestions_would_change_the_verdict(
     )
 
 
-def test_consent_lifts_no_suppression_on_a_stream_without_a_purpose() -> None:
+@pytest.mark.parametrize(
+    "stream", [RECEIPTS, replace(RECEIPTS, purpose="offers", confirmation=True)]
+)
+def test_consent_is_not_advised_where_it_lifts_no_suppression(stream: Stream) -> None:
     facts = RecipientFacts((suppression("all"),), PERSON)
-    assert [text[: len(LIFTS)] for text in told((ADDRESS, RECEIPTS, facts), "en")[2].changes] == [
-        LIFTS
-    ]
+    account = told((ADDRESS, stream, facts), "en")[2]
+    assert [text[: len(LIFTS)] for text in account.changes] == [LIFTS]
 
 
 @pytest.mark.parametrize(

@@ -47,23 +47,24 @@ def test_header_sections(raw: bytes) -> None:
 @given(octets)
 @settings(max_examples=times(100, 20_000), deadline=None)
 def test_from_fields(value: bytes) -> None:
-    found: tuple[str, ...] = ()
-    with suppress(MailboxError):
-        found = addresses(value)
-    for address in found:
-        assert canonical(address) == address
+    for field in (value, b"Shop (" + value + b") <a@shop.test>", b'"' + value + b'" <a@shop.test>'):
+        found: tuple[str, ...] = ()
+        with suppress(MailboxError):
+            found = addresses(field)
+        for address in found:
+            assert canonical(address) == address
 
 
 @given(octets)
 @settings(max_examples=times(100, 20_000), deadline=None)
 def test_unsubscribe_fields(value: bytes) -> None:
-    read = read_unsubscribe(value)
-    for uri in (*read.https, *read.mailto):
-        assert uri.isascii()
-        assert uri.isprintable()
-        assert " " not in uri
-    if is_one_click(value):
-        assert b"One-Click" in value
+    for field in (value, b"<https://u.shop.test/" + value, value + b", <mailto:stop@shop.test>"):
+        read = read_unsubscribe(field)
+        for uri in (*read.https, *read.mailto):
+            assert uri.isascii()
+            assert uri.isprintable()
+            assert " " not in uri
+        assert b"One-Click" in field or not is_one_click(field)
 
 
 @given(

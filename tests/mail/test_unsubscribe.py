@@ -218,8 +218,18 @@ def test_anything_else_is_not_one_click(value: bytes) -> None:
     assert not is_one_click(value)
 
 
-@given(st.text("<>,() \\=?utf-8bqQA:/.@%4\xe9", max_size=60).map(str.encode))
-def test_any_value_is_read_and_usable_links_are_bracketed_ascii(value: bytes) -> None:
+odd_text = st.text("<>,() \\=?utf-8bqQA:/.@%4\xe9", max_size=60)
+odd_links = st.builds(
+    "{}{}{}".format,
+    st.sampled_from(["https://u.shop.test/", "mailto:stop@shop.test?", "https://u.shop.test"]),
+    st.text("/?=._-+&%1a:@", max_size=9),
+    st.sampled_from(["", "", "\r\n ", "\t", "\xe9", "(a)", "=?utf-8?q?x?=", " <b>"]),
+)
+
+
+@given(st.one_of(odd_text, st.lists(odd_links, min_size=1).map(lambda x: f"<{'>, <'.join(x)}>")))
+def test_any_value_is_read_and_usable_links_are_bracketed_ascii(text: str) -> None:
+    value = text.encode()
     read = read_unsubscribe(value)
     for uri in read.https + read.mailto:
         assert uri.isascii()

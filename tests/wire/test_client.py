@@ -111,8 +111,22 @@ def test_a_malformed_reply_is_an_error(data: bytes, wrong: str) -> None:
             read(data, sizes)
 
 
+LIKE_REPLIES = st.lists(
+    st.builds(
+        b"%d%b%b%b".__mod__,
+        st.tuples(
+            st.sampled_from([250, 250, 250, 599, 600]),
+            st.sampled_from([b" ", b" ", b"-", b"", b"\0"]),
+            st.sampled_from([b"ok", b"2.1.0 ok", b"\xff", b"", b"\r"]),
+            st.sampled_from([b"\r\n", b"\r\n", b"\n", b"\r"]),
+        ),
+    ),
+    max_size=5,
+).map(b"".join)
+
+
 @quick
-@given(st.binary(max_size=60))
+@given(st.one_of(st.binary(max_size=60), LIKE_REPLIES))
 def test_garbage_is_an_error_or_incomplete(data: bytes) -> None:
     try:
         replies = read(data)
