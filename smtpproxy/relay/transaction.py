@@ -318,8 +318,7 @@ class UpstreamTransaction(Struct, eq=False):
                 again = self._begin_again(connection, offer, error if full else None)
                 offer.after(again, partial(self._failed, offer))
                 return
-        if connection is not None and isinstance(error, UpstreamClosing):
-            self._pool.was_not_full()  # 421 is about the message
+            self._pool.was_not_full()  # the message may have ended them all
         if isinstance(error, UpstreamError):
             self._lose(error)
         offer.fail(error)

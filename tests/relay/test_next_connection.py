@@ -82,23 +82,23 @@ class Scripted(Pool):
         ("A", ["A used 421", "A new takes"], "new"),
         ("A", ["A used 450", "A new takes"], "new"),
         ("AB", ["A used closes", "B new takes"], "new"),
-        ("A", ["A used closes", "A new closes"], "new none"),
+        ("A", ["A used closes", "A new closes"], "new not-full none"),
         ("A", ["A used 450", "A new 450"], "new none"),
         # Lost by chance: once.
         ("A", ["A new closes", "A new takes"], "new"),
-        ("A", ["A new closes", "A new closes"], "new none"),
+        ("A", ["A new closes", "A new closes"], "new not-full none"),
         ("A", ["A new closes", "A new 421", "A used takes"], "new any"),
         # The upstream takes no more: as often as it says so on a new one.
         ("A", ["A new 421", "A used takes"], "any"),
         ("A", ["A new 421", "A new 421", "A new 421", "A used takes"], "any any any"),
         ("A", ["A used 421", "A new 421", "A used takes"], "new any"),
         ("A", ["A used 421", "A new 421", "A used 421"], "new any not-full none"),
-        ("A", ["A new 421", "A used closes", "A new closes"], "any new none"),
+        ("A", ["A new 421", "A used closes", "A new closes"], "any new not-full none"),
         ("A", ["A new closes", "A new 421", "A used 450"], "new any none"),
         # Another address may take it; once none may, it was lost by chance.
         ("AB", ["A new closes", "B new takes"], "any"),
         ("ABC", ["A new closes", "B new 421", "C new takes"], "any any"),
-        ("AB", ["A new closes", "B new closes", "A new closes"], "any new none"),
+        ("AB", ["A new closes", "B new closes", "A new closes"], "any new not-full none"),
         # No answer is no end, and no refusal.
         ("AB", ["A new silent"], "none"),
         ("A", ["A new 450"], "none"),
@@ -111,7 +111,7 @@ async def test_the_next_connection(addresses: str, connections: list[str], asked
 
 @pytest.mark.parametrize(
     ("meanwhile", "asked"),
-    [("B used", "any any any"), ("B new", "new none"), ("A used", "new none")],
+    [("B used", "any any any"), ("B new", "new not-full none"), ("A used", "new not-full none")],
 )
 async def test_an_address_is_full_while_another_has_taken_a_message(
     meanwhile: str, asked: str
