@@ -252,9 +252,12 @@ uri_parts = st.sampled_from(
 )
 
 
-@given(st.lists(uri_parts, max_size=14).map("".join))
-def test_the_fast_path_for_plain_fields_reads_alike(uris: str) -> None:
-    value = f"<{uris}>"
+@given(
+    st.sampled_from(["", "https://u.shop.test/", "mailto:stop@shop.test"]),
+    st.lists(uri_parts, max_size=14).map("".join),
+)
+def test_the_fast_path_for_plain_fields_reads_alike(start: str, uris: str) -> None:
+    value = f"<{start}{uris}>"
     assert read_unsubscribe(value.encode()) == unsubscribe._read_any(value)
 
 
