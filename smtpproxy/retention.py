@@ -6,7 +6,6 @@ A run finds such data and removes it a little at a time; `purge_runs.py` keeps t
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self
@@ -49,14 +48,13 @@ class AlreadyRunning(Exception):
     """Another run has not ended yet."""
 
 
-@dataclass(slots=True)
-class Purged:
+class Purged(Struct):
     """What a run removed, or would; `removed` has every kind of `PURGED_KINDS`."""
 
     began: datetime
     at: datetime
     dry_run: bool
-    removed: dict[str, Removed] = field(default_factory=dict)
+    removed: dict[str, Removed] = {}
     orders: int = 0  # withdrawals and objections kept as suppressions
     objected: int = 0  # contacts of people who objected to all marketing
     matched: int = 0  # addresses whose suppressions mail matched since the last run
@@ -313,8 +311,7 @@ class _Progress(Struct):
     rows: dict[int, int]
 
 
-@dataclass(slots=True)
-class Followed:
+class Followed(Struct):
     """How far one relay has reported the matches in its journal. Methods raise StoreUnavailable.
 
     A refused mail renews the suppression that it matched, and is recorded in the refusing relay's

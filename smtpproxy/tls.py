@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from smtpproxy.disk import read_fault
 
 if TYPE_CHECKING:
@@ -25,8 +27,7 @@ class TlsError(Exception):
         self.key = key
 
 
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
+class TlsFiles(Struct, frozen=True):
     """`client_ca` verifies client certificates, if a client presents one."""
 
     certificate: Path
@@ -116,8 +117,7 @@ class ServerTls:
         return tuple(map(file_stamp, (files.certificate, files.private_key, files.client_ca)))
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(Struct, frozen=True):
     """A client's verified certificate: SHA-256 in hexadecimal, and its subject (RFC 4514)."""
 
     fingerprint: str

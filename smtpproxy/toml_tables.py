@@ -1,24 +1,23 @@
 """Turns a TOML table into a frozen record, or finds everything wrong with it.
 
-A record is a dataclass. Its fields are the keys of the table; their types say which values are
+A record is a Struct. Its fields are the keys of the table; their types say which values are
 valid, and their defaults are those of the file:
 
-    @dataclass(frozen=True)
-    class Store:
+    class Store(Struct, frozen=True):
         url: Annotated[str, Written(store_url), Key(example="sqlite:///relay.db")]
         timeout: Annotated[float, Written(duration)] = 2.0
 """
 
-import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, is_dataclass
 from datetime import date, time
 from difflib import get_close_matches
 from enum import Enum
 from functools import cache
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+from msgspec import NODEFAULT, Struct, structs
 
 from smtpproxy.terminal import printable
 from smtpproxy.toml import named, shown
@@ -29,29 +28,25 @@ Location = tuple[str | int, ...]
 """The path to a value: ("listener", 0, "address")."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(Struct, frozen=True):
     location: Location
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(Struct, frozen=True):
     """How a value is written: `read` converts the TOML value, or raises ValueError."""
 
     read: Callable[[object], Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
+class Bounds(Struct, frozen=True):
     """The bounds of a whole number."""
 
     least: int
     most: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(Struct, frozen=True):
     """The name of a key, if it cannot be a field's, and an example for when it is missing."""
 
     name: str = ""
@@ -64,11 +59,10 @@ DERIVED = object()
 """Marks a field that no key of the file sets."""
 
 
-@dataclass(frozen=True, slots=True)
-class KnownKey:
+class KnownKey(Struct, frozen=True):
     field: str
     type: Any  # with its marks
-    default: object  # dataclasses.MISSING: the key is required
+    default: object  # NODEFAULT: the key is required
     example: object
 
     def is_default(self, value: object) -> bool:
@@ -82,18 +76,17 @@ class KnownKey:
 def keys_of(record: type) -> Mapping[str, KnownKey]:
     """Return the keys of a record, in order."""
     found: dict[str, KnownKey] = {}
-    hints = get_type_hints(record, include_extras=True)
-    for each in dataclasses.fields(record):
-        marks = getattr(hints[each.name], "__metadata__", ())
+    for each in structs.fields(record):
+        marks = getattr(each.type, "__metadata__", ())
         if DERIVED in marks:
             continue
         keys = [mark for mark in marks if isinstance(mark, Key)]
         name = next((key.name for key in keys if key.name), each.name)
         example = next((key.example for key in keys if key.example is not None), None)
         default = each.default
-        if each.default_factory is not dataclasses.MISSING:
+        if each.default_factory is not NODEFAULT:
             default = each.default_factory()
-        found[name] = KnownKey(each.name, hints[each.name], default, example)
+        found[name] = KnownKey(each.name, each.type, default, example)
     return found
 
 
@@ -138,7 +131,7 @@ class _Reading:
         for name, key in keys.items():
             if name in value:
                 fields[key.field] = self.value(key.type, value[name], (*at, name))
-            elif key.default is dataclasses.MISSING:
+            elif key.default is NODEFAULT:
                 self._fault((*at, name), f"missing{_example(name, key)}")
         return record(**fields) if len(self.faults) == before else None
 
@@ -150,7 +143,7 @@ class _Reading:
                     return mark.read(value)
                 except ValueError as error:
                     return self._fault(at, str(error))
-        if is_dataclass(kind):
+        if _is_record(kind):
             return self.table(kind, value, at)
         origin = get_origin(kind)
         if origin in (tuple, frozenset):
@@ -167,14 +160,14 @@ class _Reading:
 
     def _list(self, kind: Any, item: Any, marks: Iterable[Any], value: object, at: Location) -> Any:
         if not isinstance(value, list):
-            if isinstance(value, dict) and is_dataclass(item):
+            if isinstance(value, dict) and _is_record(item):
                 text = f"must be a list of tables: write [[{at[-1]}]], not [{at[-1]}]"
                 return self._fault(at, text)
             return self._wrong(at, "a list in brackets", value)
         if not value and AT_LEAST_ONE in marks:
             key = KnownKey("", kind[item, ...] if kind is tuple else kind[item], None, None)
             example = next((m.example for m in marks if isinstance(m, Key) and m.example), None)
-            key = dataclasses.replace(key, example=example)
+            key = structs.replace(key, example=example)
             return self._fault(at, f"needs at least one{_example(str(at[-1]), key)}")
         return kind([self.value(item, each, (*at, place)) for place, each in enumerate(value)])
 
@@ -242,10 +235,14 @@ def unwrapped(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
             return annotation, marks
 
 
+def _is_record(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Struct)
+
+
 def is_table_list(annotation: Any) -> bool:
     """Whether a key is written `[[key]]`."""
     kind, _ = unwrapped(annotation)
-    return get_origin(kind) is tuple and is_dataclass(unwrapped(get_args(kind)[0])[0])
+    return get_origin(kind) is tuple and _is_record(unwrapped(get_args(kind)[0])[0])
 
 
 def _example(name: str, key: KnownKey) -> str:
@@ -254,7 +251,7 @@ def _example(name: str, key: KnownKey) -> str:
         return f"; for example {name} = {shown(key.example)}"
     kind, _ = unwrapped(key.type)
     header = f"[{name}]"
-    if not is_dataclass(kind) and not is_table_list(key.type):
+    if not _is_record(kind) and not is_table_list(key.type):
         return ""
     if is_table_list(key.type):
         kind, header = unwrapped(get_args(kind)[0])[0], f"[[{name}]]"

@@ -15,11 +15,11 @@ from base64 import b64decode, b64encode
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from argon2 import PasswordHasher, extract_parameters
 from argon2.exceptions import Argon2Error, InvalidHashError
+from msgspec import Struct
 
 from smtpproxy.disk import flush, give_to_owner_of, read_fault, sync_path
 from smtpproxy.wire.sasl import NotPreparable, ScramKeys, is_user_name, saslprep
@@ -37,11 +37,13 @@ class UsersError(Exception):
     """The file of users cannot be used; the text says why, and never shows a hash."""
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(Struct, frozen=True):
     name: str
-    hash: str = field(repr=False)
-    scram: ScramKeys = field(repr=False)
+    hash: str
+    scram: ScramKeys
+
+    def __repr__(self) -> str:
+        return f"User({self.name!r})"  # no secret in a log
 
     @classmethod
     def of(cls, name: str, password: str) -> "User":
@@ -53,12 +55,14 @@ class User:
         return cls(name, hasher.hash(prepared), keys)
 
 
-@dataclass(frozen=True, slots=True)
-class Users:
+class Users(Struct, frozen=True):
     """All users by name, and the file's secret."""
 
-    by_name: Mapping[str, User] = field(default_factory=dict)
-    key: bytes = field(default=b"", repr=False)
+    by_name: Mapping[str, User] = {}
+    key: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"Users({[*self.by_name]})"
 
     def scram_keys(self, name: str) -> ScramKeys:
         """Return a user's keys, or unmatchable ones for a user who does not exist."""

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from shlex import quote
+
+from msgspec import Struct
 
 from smtpproxy.disk import give_to_owner_of, sync_path
 from smtpproxy.settings import Settings
@@ -21,8 +22,7 @@ _COPIED = "changes.copied"
 """Marks a journal of changes as a copy, which may end before the original did."""
 
 
-@dataclass(frozen=True, slots=True)
-class Journals:
+class Journals(Struct, frozen=True):
     """`changes` is the folder to replay from, `others` are further ones with anchors and decisions.
 
     A copy may end before its original. `left` files of decisions were not copied.

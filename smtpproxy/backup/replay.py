@@ -1,11 +1,12 @@
 """Replaying the changes since a backup from the journal of changes."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import get_args
+
+from msgspec import Struct
 
 from smtpproxy.backup.journals import (
     Journals,
@@ -49,16 +50,14 @@ _Order = tuple[str, str, str]
 _REFUSALS = get_args(Refusal)
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
+class Statement(Struct, frozen=True):
     """An operator's statement about the journals that nothing else can prove."""
 
     by: str
     reason: str
 
 
-@dataclass(slots=True)
-class Replayed:
+class Replayed(Struct):
     """What was replayed. `gaps` say what is missing; marketing is held back if there is any."""
 
     waiting: Pending
@@ -76,8 +75,7 @@ class Replayed:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(slots=True)
-class _Found:
+class _Found(Struct):
     """The state at the end of the journal."""
 
     suppressions: dict[_Order, datetime]

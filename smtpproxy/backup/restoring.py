@@ -4,7 +4,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -44,8 +43,7 @@ class Pending(Struct, frozen=True, omit_defaults=True):
     at: datetime | None = None  # when it was restored
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(Struct, frozen=True):
     """What was restored, and which of the configuration's files were left, and why."""
 
     manifest: Manifest

@@ -1,7 +1,6 @@
 """`smtpproxy audit show`: the recorded decisions."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from heapq import nlargest
 from itertools import chain
@@ -68,8 +67,7 @@ for subcommand in (export, verify, anchor, ship, replay_command):
     audit.add_command(subcommand)
 
 
-@dataclass(frozen=True, slots=True)
-class ShowOptions(Filters):
+class ShowOptions(Filters, frozen=True):
     """Which decisions, and how many."""
 
     limit: WholeNumber = option("Show the newest N decisions.", metavar="N", default=50)

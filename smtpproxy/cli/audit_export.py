@@ -3,11 +3,11 @@
 import csv
 import io
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import msgspec
+from msgspec.structs import fields
 
 from smtpproxy.cli.journals import COPIES, check_app, check_stream, journals
 from smtpproxy.cli.options import ExistingFolder, Moment, RecordedAddress, command, option
@@ -21,8 +21,7 @@ from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.journals import IndexQuery
 
 
-@dataclass(frozen=True, slots=True)
-class Filters:
+class Filters(msgspec.Struct, frozen=True):
     """Which decisions."""
 
     recipient: RecordedAddress | None = option("Only decisions about this recipient.")
@@ -60,8 +59,7 @@ class Filters:
         return read(folder, **self.given)
 
 
-@dataclass(frozen=True, slots=True)
-class ExportOptions(Filters):
+class ExportOptions(Filters, frozen=True):
     """Which decisions, and in what form."""
 
     export_format: Literal["ndjson", "csv"] = option(
@@ -97,8 +95,7 @@ def export(
     text.detach()
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
+class _Row(msgspec.Struct, frozen=True):
     """What a CSV row is about: one recipient of a decision."""
 
     record: Record

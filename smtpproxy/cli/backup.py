@@ -2,11 +2,11 @@
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import click
+from msgspec import Struct
 
 from smtpproxy.backup.journals import own_journals
 from smtpproxy.backup.manifest import BackupFault, Manifest, take
@@ -70,8 +70,7 @@ def backup(config: Path, folder: _Folder) -> Result:
     return Result(data, [Styled(f"{folder}: complete and verified", "green"), fields])
 
 
-@dataclass(frozen=True, slots=True)
-class RestoreOptions:
+class RestoreOptions(Struct, frozen=True):
     """Where the journals since the backup are, or who says that they are lost."""
 
     journals: ExistingFolder | None = option(

@@ -4,13 +4,13 @@ import hashlib
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, BinaryIO
 from uuid import uuid4
 
 import click
+from msgspec import Struct
 from msgspec.structs import replace
 
 from smtpproxy import recorded_consent
@@ -78,8 +78,7 @@ def consent() -> None:
     """Record consent and its withdrawal. Acts form a history: none is ever replaced."""
 
 
-@dataclass(frozen=True, slots=True)
-class RecordOptions:
+class RecordOptions(Struct, frozen=True):
     """What was agreed to, how, and what proves it."""
 
     purpose: Text = option("What the person agreed to, such as newsletter.", required=True)

@@ -2,8 +2,9 @@
 
 import ipaddress
 from contextlib import closing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
+
+from msgspec import Struct
 
 from smtpproxy.cli import fail, failing
 from smtpproxy.cli.options import (
@@ -41,8 +42,7 @@ def _ip_address(value: str) -> str:
 IpAddress = Annotated[str, Value("IP", _ip_address)]
 
 
-@dataclass(frozen=True, slots=True)
-class StartOptions:
+class StartOptions(Struct, frozen=True):
     """What the person asked for, and what they were shown."""
 
     purpose: Text = option("What the person asked for, such as newsletter.", required=True)

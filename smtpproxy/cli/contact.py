@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -80,8 +79,7 @@ for subcommand in (map_contacts, rectify, object_, erase):
     contact.add_command(subcommand)
 
 
-@dataclass(frozen=True, slots=True)
-class ContactImport(ImportOptions):
+class ContactImport(ImportOptions, frozen=True):
     """How contacts are imported."""
 
     as_of: Moment | None = option(

@@ -2,9 +2,10 @@
 
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
+
+from msgspec import Struct
 
 from smtpproxy.cli import fail, failing
 from smtpproxy.cli.import_file import on_a_terminal
@@ -49,8 +50,7 @@ def _zone(value: str) -> str:
     return value
 
 
-@dataclass(frozen=True, slots=True)
-class MapOptions:
+class MapOptions(Struct, frozen=True):
     """Answers to everything that the command would ask about the file."""
 
     output: OutputFile | None = option(

@@ -1,10 +1,10 @@
 """`smtpproxy contact rectify`, `object` and `erase`: people's rights over their data."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import click
+from msgspec import Struct
 
 from smtpproxy import erasure
 from smtpproxy.cli import fail
@@ -52,8 +52,7 @@ def _language(value: str) -> str:
         raise ValueError(f"{value!r} {error}") from None
 
 
-@dataclass(frozen=True, slots=True)
-class RectifyOptions:
+class RectifyOptions(Struct, frozen=True):
     """What is corrected."""
 
     new_address: CanonicalAddress | None = option(
@@ -140,8 +139,7 @@ def in_words(change: Change) -> str:
     return f"{change.field}: {change.before or 'nothing'} → {change.after or 'nothing'}"
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectOptions(NoteOptions):
+class ObjectOptions(NoteOptions, frozen=True):
     """What the person objects to."""
 
     purpose: Text | None = option("Object only to mail of this purpose (default: all marketing).")

@@ -1,6 +1,5 @@
 """`smtpproxy token` and `user`: who may use the relay."""
 
-import dataclasses
 import secrets
 import sys
 from collections.abc import Iterable, Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
 import click
+from msgspec import structs
 
 from smtpproxy.cli import fail, failing, valid_parameter
 from smtpproxy.cli.options import Value, argument, command, flag, several
@@ -112,7 +112,7 @@ def add(
         user = User.of(name, _password(confirm=True))
     with _changing(path):
         users = known()
-        _write(settings, dataclasses.replace(users, by_name={**users.by_name, name: user}))
+        _write(settings, structs.replace(users, by_name={**users.by_name, name: user}))
     click.echo(f"{name}: {'password replaced' if name in users.by_name else 'added'}")
 
 
@@ -125,7 +125,7 @@ def remove(settings: Settings, name: str) -> None:
         if name not in users.by_name:
             fail(f"no user {name!r} in {path}")
         kept = {other: user for other, user in users.by_name.items() if other != name}
-        _write(settings, dataclasses.replace(users, by_name=kept))
+        _write(settings, structs.replace(users, by_name=kept))
     click.echo(f"{name}: removed")
 
 

@@ -1,16 +1,15 @@
 """`smtpproxy explain`: what would happen to a message, or did happen, and why."""
 
-import dataclasses
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Annotated, Any, BinaryIO
 
 import click
+from msgspec import Struct, structs
 
 from smtpproxy.cli import fail, unknown, valid_parameter
 from smtpproxy.cli.explanation_text import as_object, text
@@ -59,8 +58,7 @@ from smtpproxy.wire.content import HeaderCounter, stuffed
 from smtpproxy.wire.session import ContentProblem, HeaderLimits
 
 
-@dataclass(frozen=True, slots=True)
-class ExplainOptions:
+class ExplainOptions(Struct, frozen=True):
     """The message or the decision to explain."""
 
     mail_from: str | None = option("The reverse path; empty for the null path.", metavar="ADDRESS")
@@ -262,4 +260,4 @@ def _recorded(
     for_each = any(one.name == listener and one.protocol == "lmtp" for one in settings.listeners)
     explanation = recall(decided, settings.rulebooks, lang, reply_for_each=for_each)
     proof = seal(records[0][0].folder, decided, read_kept(kept))
-    return dataclasses.replace(explanation, seal=proof)
+    return structs.replace(explanation, seal=proof)

@@ -2,15 +2,15 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import gc
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+
+from msgspec import Struct, structs
 
 from smtpproxy.access import Access
 from smtpproxy.cli import fail
@@ -227,8 +227,7 @@ def _no_rows(task: Task, contents: Contents[T], lines: int) -> str:
     return "" if lines else f"{task.shown}: {no_rows(contents.header)}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Imported:
+class _Imported(Struct, frozen=True):
     """The result of an import."""
 
     task: Task
@@ -249,7 +248,7 @@ class _Imported:
         return {
             "id": self.record.id,
             "file": self.task.path,
-            **dataclasses.asdict(self.progress),
+            **structs.asdict(self.progress),
             "encoding": self.decoder.found() if self.decoder else "utf-8",
             "rejected_file": self.rejected if self.progress.rejected else None,
             "replaced": replaced,

@@ -7,12 +7,12 @@ import pwd
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, ParamSpec
 
 import click
+from msgspec import Struct
 
 from smtpproxy.access import Access, OthersConcerned
 from smtpproxy.cli import fail
@@ -37,8 +37,7 @@ _READING = ("mapping", "format", "purpose", "brand", "scope", "origin", "set")
 """Options that decide how a file is interpreted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Behalf:
+class Behalf(Struct, frozen=True):
     """Whom the relay runs a command for, and the id that it has already given them."""
 
     id: str

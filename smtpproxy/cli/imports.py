@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, BinaryIO, Generic, TypeVar
 
 import click
+from msgspec import Struct
+from msgspec.structs import replace
 
 from smtpproxy.access import Access
 from smtpproxy.cli.import_record import (
@@ -71,8 +72,7 @@ def _format(value: str) -> str:
     return value
 
 
-@dataclass(frozen=True, slots=True)
-class ImportOptions:
+class ImportOptions(Struct, frozen=True):
     """The options that every import has."""
 
     rejected: OutputFile | None = option(
@@ -122,8 +122,7 @@ class ImportOptions:
         return None if self.own_format else self.file_format
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(Struct, frozen=True):
     """An import that is to be run or compared."""
 
     access: Access
@@ -166,8 +165,7 @@ class Task:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Handling(Generic[T]):
+class Handling(Struct, Generic[T], frozen=True):
     """How the lines of a kind of import are read, compared with the store, and put into it."""
 
     contents: Callable[[BinaryIO, Format], Contents[T]]

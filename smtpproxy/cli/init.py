@@ -6,11 +6,12 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from smtpproxy.cli import fail
 from smtpproxy.cli.options import choice, command, flag, option, several
@@ -29,8 +30,7 @@ PATIENCE = 5.0
 """Seconds for Postfix to report its configuration, and for the DNS to answer all questions."""
 
 
-@dataclass(frozen=True, slots=True)
-class InitOptions:
+class InitOptions(Struct, frozen=True):
     """The answers; None, or empty, for what is to be asked."""
 
     hostname: str | None = option("The relay's own name, as other servers see it.", metavar="NAME")

@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +97,7 @@ class _RelayFile(msgspec.Struct, frozen=True):
     host: str
 
 
-@dataclass(frozen=True, slots=True)
-class Journal:
+class Journal(msgspec.Struct, frozen=True):
     """An audit log; `relay` is its relay's host name, if it is a copy."""
 
     folder: Path

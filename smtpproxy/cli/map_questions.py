@@ -1,11 +1,11 @@
 """How `contact map` shows its guesses, and asks about the rest."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import click
+from msgspec.structs import replace
 
 from smtpproxy.cli import fail
 from smtpproxy.cli.import_file import on_a_terminal

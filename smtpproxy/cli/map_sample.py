@@ -2,10 +2,11 @@
 
 from collections import Counter, abc
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from itertools import islice
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from smtpproxy.cli.import_record import input_time
 from smtpproxy.cli.printer import Column, Fields, Part, Styled, Table
@@ -37,8 +38,7 @@ _FAULTS = 3
 _COLUMNS = [Column(), Column(right=True), Column(prose=True)]
 
 
-@dataclass(frozen=True, slots=True)
-class Person:
+class Person(Struct, frozen=True):
     """One person, with each marketing stream's verdict."""
 
     line: int
@@ -61,16 +61,15 @@ class Person:
         return f"{at.astimezone(self.zone):%Y-%m-%d}"
 
 
-@dataclass(slots=True)
-class Sample:
+class Sample(Struct):
     """The first rows of a file."""
 
     zone: tzinfo
     rows: int = 0
-    people: list[Person] = field(default_factory=list)
+    people: list[Person] = []
     allowed: Counter[str] = field(default_factory=Counter)  # by stream
-    refused: dict[str, Counter[str]] = field(default_factory=dict)  # reasons by stream
-    rejected: list[str] = field(default_factory=list)
+    refused: dict[str, Counter[str]] = {}  # reasons by stream
+    rejected: list[str] = []
     faults: int = 0
 
     def text(self, *, with_address: bool) -> Iterator[Part]:

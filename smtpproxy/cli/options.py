@@ -1,6 +1,5 @@
 """Commands, their parameters, and the types of these."""
 
-import dataclasses
 import functools
 import inspect
 import os
@@ -16,6 +15,7 @@ from types import NoneType
 from typing import IO, TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import click
+from msgspec import Struct, structs
 
 from smtpproxy.cli import fail
 from smtpproxy.cli.outputs import check_not_own, check_outputs, written_to
@@ -78,13 +78,21 @@ def _check_folder(state_dir: Path) -> None:
         fail(f"server.state_dir: {state_dir} is not a folder, or lies inside a file; name a folder")
 
 
+class _Asked(Struct, frozen=True):
+    """What a command asks for: an option, "" where it has the parameter's name, or None for an
+    argument."""
+
+    option: str | None
+    settings: Mapping[str, Any]  # for click
+
+
 def option(help: str, *, name: str = "", **settings: Any) -> Any:
     """Return an option, `--its-name` unless `name` is given: a field of a record of options, or the
     default of a command's parameter.
 
     A default is shown; `settings` go to `click.Option`.
     """
-    return dataclasses.field(metadata={"option": (help, name, settings)})
+    return _Asked(name, settings | {"help": help})
 
 
 def flag(help: str, *, name: str = "") -> Any:
@@ -99,7 +107,7 @@ def several(help: str, *, name: str = "", **settings: Any) -> Any:
 
 def argument(**settings: Any) -> Any:
     """Return an argument that needs more than its type: `settings` for click."""
-    return dataclasses.field(metadata={"argument": settings})
+    return _Asked(None, settings)
 
 
 YES: Any = flag("Do not ask for confirmation.")
@@ -289,14 +297,14 @@ def command(
         returned = inspect.signature(function).return_annotation
         shows = Result in (returned, *get_args(returned))
         record = asked["options"].annotation if "options" in asked else None
-        in_record = [] if record is None else [*dataclasses.fields(record)]
-        fields = [(each.name, each.type, each) for each in in_record]
-        fields += [
+        in_record = () if record is None else structs.fields(record)
+        declared = [(each.name, each.type, each.default) for each in in_record]
+        declared += [
             (name, each.annotation, each.default)
             for name, each in asked.items()
             if name not in _GIVEN
         ]
-        params = sorted(map(_parameter, fields), key=lambda made: isinstance(made, click.Option))
+        params = sorted(map(_parameter, declared), key=lambda made: isinstance(made, click.Option))
         outputs = {"output", *(made.name for made in params if made.type is OUTPUT_FILE)}
 
         @functools.wraps(function)
@@ -354,18 +362,15 @@ _GIVEN = ("settings", "config", "options", "output", "as_json")
 
 
 def _parameter(declared: tuple[str, Any, Any]) -> click.Parameter:
-    name, annotation, field = declared
-    metadata = field.metadata if isinstance(field, dataclasses.Field) else {}
-    if "option" in metadata:
-        help, written, settings = metadata["option"]
+    name, annotation, asked = declared
+    settings = asked.settings if isinstance(asked, _Asked) else {}
+    if isinstance(asked, _Asked) and asked.option is not None:
         return click.Option(
-            [written or "--" + name.replace("_", "-"), name],
+            [asked.option or "--" + name.replace("_", "-"), name],
             type=None if "is_flag" in settings else _type(annotation),
-            help=help,
             show_default="default" in settings,
             **settings,
         )
-    settings = metadata.get("argument", {})
     required = NoneType not in get_args(annotation) and "default" not in settings
     return click.Argument([name], type=_type(annotation), required=required, **settings)
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing, closing
-from dataclasses import replace
 from itertools import chain
 from typing import TypeVar
+
+from msgspec.structs import replace
 
 from smtpproxy.cli.imports import Handling, Task
 from smtpproxy.cli.printer import Column, Fields, Part, Result, Styled, Table

@@ -1,7 +1,6 @@
 """Printing: a command returns a `Result`, which is shown to people or to programs."""
 
 import csv
-import dataclasses
 import io
 import json
 import os
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TextIO
 
 import click
+from msgspec import Struct, structs
 
 from smtpproxy.cli import fail
 from smtpproxy.terminal import printable
@@ -42,8 +42,7 @@ class Styled(str):
         return self
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Column:
+class Column(Struct, frozen=True):
     """A column of a table; a table whose headings are all empty has no heading line."""
 
     heading: str = ""
@@ -54,31 +53,27 @@ class Column:
     clings: bool = False  # stays on one line with the cell before it
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Table:
+class Table(Struct, frozen=True):
     """Rows for people. A row that does not fit is broken into lines, never cut."""
 
     columns: Sequence[Column]
     rows: Sequence[Sequence[str]]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Fields:
+class Fields(Struct, frozen=True):
     """Names with their values, one per line; a value of None is left out."""
 
     rows: Iterable[tuple[str, str | None]]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Csv:
+class Csv(Struct, frozen=True):
     """Rows for programs, on standard output."""
 
     columns: Sequence[str]
     rows: Iterable[Sequence[str]]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Aside:
+class Aside(Struct, frozen=True):
     """A line for standard error."""
 
     text: str
@@ -87,8 +82,7 @@ class Aside:
 Part = str | Table | Fields | Csv | Aside
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Result:
+class Result(Struct, frozen=True):
     """A command's result: `data` for --json; `text` for people, not iterated for --json."""
 
     data: object
@@ -302,12 +296,9 @@ def _plain(value: object) -> object:
         return sorted(value)
     if isinstance(value, Path):
         return str(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-    names = getattr(value, "__struct_fields__", None)  # a msgspec Struct
-    if names is None:
-        raise TypeError(f"{type(value).__name__} is not JSON")
-    return {name: getattr(value, name) for name in names}
+    if isinstance(value, Struct):
+        return structs.asdict(value)
+    raise TypeError(f"{type(value).__name__} is not JSON")
 
 
 @contextmanager

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import chain
 from pathlib import Path
 from typing import Annotated
+
+from msgspec import Struct
 
 from smtpproxy.cli.journals import COPIES, check_stream, journals
 from smtpproxy.cli.options import (
@@ -52,8 +53,7 @@ Since = Annotated[datetime | timedelta, Value("7d|TIME", _since)]
 """A length of time such as 7d, or a time."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReportOptions:
+class ReportOptions(Struct, frozen=True):
     """Which mail, and how it is broken down."""
 
     since: Since = option("How far back, or from which time.", metavar="7d|TIME", default="7d")

@@ -7,12 +7,12 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, BinaryIO, NoReturn
 
 import click
+from msgspec import Struct
 
 from smtpproxy.cli import fail, failing, unknown
 from smtpproxy.cli.options import (
@@ -60,8 +60,7 @@ _CHART = 30  # columns
 _NUMBERS = [Column(), Column(right=True), Column(right=True)]
 
 
-@dataclass(frozen=True, slots=True)
-class ScrubOptions:
+class ScrubOptions(Struct, frozen=True):
     """How the list is read and judged, and the files to write; None is not written."""
 
     stream: str = option("The stream on which it will be mailed.", metavar="NAME", required=True)

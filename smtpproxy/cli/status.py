@@ -6,13 +6,13 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 import httpx
+from msgspec import Struct
 
 from smtpproxy.cli import fail, failing, message_of
 from smtpproxy.cli.options import command, flag, settings_in
@@ -42,8 +42,7 @@ _EVERY = 2.0  # seconds between two requests
 _READY_WITHIN = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(Struct, frozen=True):
     """Where to ask the relay. It keeps its own settings, even if the file has faults now."""
 
     state_dir: Path

@@ -4,11 +4,11 @@ import asyncio
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import click
+from msgspec.structs import replace
 
 from smtpproxy.cli import fail
 from smtpproxy.cli.options import YES, Value, argument, ask_first, command, several

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, BinaryIO, TypeVar, cast
 
 import click
+from msgspec import Struct, structs
 
 from smtpproxy import recorded_consent
 from smtpproxy.cli import fail, failing
@@ -85,7 +85,7 @@ def read_store(settings: Settings, use: Callable[[Store], Awaitable[T]]) -> T:
 
 def open_patiently(settings: Settings, *, read_only: bool = False) -> Store:
     """Open the store for a command, which may wait. The caller closes it."""
-    patient = dataclasses.replace(settings.store, timeout=max(settings.store.timeout, _TIMEOUT))
+    patient = structs.replace(settings.store, timeout=max(settings.store.timeout, _TIMEOUT))
     return open_store(patient, settings.server.state_dir, read_only=read_only)
 
 
@@ -108,8 +108,7 @@ def is_past(at: datetime | None) -> bool:
 KEEP_NOTES_HELP = "Keep free text as a note for a year. It must not contain personal data."
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class NoteOptions:
+class NoteOptions(Struct, frozen=True):
     """Why a suppression is made."""
 
     note: Text | None = option("The motive, from a closed list.")

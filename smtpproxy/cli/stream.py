@@ -2,12 +2,11 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-from msgspec import structs
+from msgspec import Struct, structs
 
 from smtpproxy.cli import failing
 from smtpproxy.cli.options import YES, Moment, Text, command, confirm, option, settings_in
@@ -37,8 +36,7 @@ def stream() -> None:
     """Show the feedback on streams; pause, resume, enforce or only observe them."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModeOptions:
+class ModeOptions(Struct, frozen=True):
     """How much mail to look at first, and whether to ask."""
 
     since: Since = option(

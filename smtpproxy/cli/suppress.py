@@ -3,10 +3,11 @@
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import asdict, dataclass
 from typing import BinaryIO, Literal
 
 import click
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from smtpproxy.cli import fail, failing
 from smtpproxy.cli.import_file import run_import
@@ -70,8 +71,7 @@ suppress.add_command(rekey)
 suppress.add_command(move)
 
 
-@dataclass(frozen=True, slots=True)
-class AddOptions(NoteOptions):
+class AddOptions(NoteOptions, frozen=True):
     """What must not be sent, and by whose order."""
 
     scope: Scope | None = option(f"{SCOPE_HELP} (default: all; for an erasure, marketing).")
@@ -107,8 +107,7 @@ def add(settings: Settings, address: AddressOrDomain, options: AddOptions) -> Re
     return with_effect(settings, address, result)
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveOptions:
+class RemoveOptions(Struct, frozen=True):
     """Which suppressions are lifted, and why."""
 
     scope: Scope | None = option(f"Lift only this scope: {SCOPE_HELP}.")
@@ -210,8 +209,7 @@ def _described(suppression: Suppression) -> str:
     return text + (f" ({suppression.note})" if suppression.note else "")
 
 
-@dataclass(frozen=True, slots=True)
-class SuppressionImport(ImportOptions):
+class SuppressionImport(ImportOptions, frozen=True):
     """How suppressions are imported."""
 
     scope: Scope | None = option("The scope of lines that have none.")

@@ -3,11 +3,11 @@
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from msgspec import structs
+from msgspec.structs import replace
 
 from smtpproxy import toml
 from smtpproxy.config.brands import brand_of, completed, from_domains

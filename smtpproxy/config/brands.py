@@ -5,9 +5,10 @@ streams belong to a built-in one.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
+
+from msgspec.structs import replace
 
 from smtpproxy.policy.model import BUILT_IN_BRAND
 from smtpproxy.settings import BrandSettings, ControllerSettings, Settings, StreamSettings

@@ -1,10 +1,10 @@
 """`[confirmation]`: what it requires of the file, and the listener for the relay's own mail."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from msgspec import structs
+from msgspec.structs import replace
 
 from smtpproxy.policy.model import CONFIRMATION_STREAM, PERSONAL_STREAM
 from smtpproxy.policy.rulebook import Rulebook

@@ -5,9 +5,9 @@ Pure: facts come in, verdicts go out. core/transaction.py asks for the facts.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from smtpproxy.core.services import Services, StreamChoice
@@ -172,8 +172,7 @@ _NOT_JUDGED = frozenset({Reason.TEMPORARY_FAILURE, Reason.STREAM_NOT_PERMITTED})
 """Reasons that no rulebook gives."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """A verdict that would be different. `recipient` is None for the message itself."""
 
     recipient: JudgedRecipient | None
@@ -181,8 +180,7 @@ class Change:
     after: Verdict
 
 
-@dataclass(frozen=True, slots=True)
-class Replayed:
+class Replayed(Struct, frozen=True):
     """One decision, judged again, except for the `erased` recipients, who cannot be."""
 
     judged: int

@@ -1,11 +1,10 @@
 """Explains a transaction, through the same core that judges the mail."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
+from msgspec import structs
 
 from smtpproxy.core.dry_run import NO_ID, Answers, Question
 from smtpproxy.explain import Account, Tense, message_account, recipient_account
@@ -34,8 +33,7 @@ from smtpproxy.sinks.audit.verify import Seal
 _NOT_JUDGED = Verdict(Action.ALLOW)
 
 
-@dataclass(frozen=True, slots=True)
-class ExplainedRecipient:
+class ExplainedRecipient(msgspec.Struct, frozen=True):
     """`reply` is None if the client gets the upstream's, or the message's, which differs.
 
     `account` has the verdict in words.
@@ -48,8 +46,7 @@ class ExplainedRecipient:
     account: Account
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
+class Explanation(msgspec.Struct, frozen=True):
     """`message` is None if no message was judged: a recorded refusal at RCPT. `message_reply` is
     None too if each recipient has their own, or if the client gets the upstream's.
 
@@ -98,7 +95,7 @@ def explain(
         )
         order = {path: place for place, path in reversed(list(enumerate(question.recipients)))}
         people = sorted(explained.recipients, key=lambda each: order.get(each.address, len(order)))
-        explained = dataclasses.replace(
+        explained = structs.replace(
             explained, recipients=tuple(people), at=question.now, id=None, relayed=False
         )
     else:
@@ -126,7 +123,7 @@ def _not_judged(explained: Explanation, question: Question, refusal: Reply) -> E
     case = _Case({}, {}, question.now, NO_ID, "would", explained.lang)
     others = [case.not_judged(p, explained.stream) for p in question.recipients if p not in given]
     said = say(Phrase("note.unasked", {"reply": refusal.text}), explained.lang)
-    return dataclasses.replace(
+    return structs.replace(
         explained,
         message=Verdict(Action.REFUSE),
         message_reply=refusal,
@@ -209,8 +206,7 @@ def _explained(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Case:
+class _Case(msgspec.Struct, frozen=True):
     """What the verdicts were, or would be, based on."""
 
     facts: Facts
@@ -277,13 +273,13 @@ def _as_heard(
     if explained.reply is None:
         return explained
     if decided.observed:
-        return dataclasses.replace(explained, reply=None)
+        return structs.replace(explained, reply=None)
     if _has_one_reply(record, reply_for_each=reply_for_each):
-        return explained if explained.reply == whole else dataclasses.replace(explained, reply=None)
+        return explained if explained.reply == whole else structs.replace(explained, reply=None)
     if decided.stage != "data" or reply_for_each:
         return explained
     told = Phrase(f"note.notified.{case.tense}", {"reply": str(explained.reply)})
-    return dataclasses.replace(_with_note(explained, told, case.lang), reply=None)
+    return structs.replace(_with_note(explained, told, case.lang), reply=None)
 
 
 def _with_own_answer(
@@ -305,7 +301,7 @@ def _with_own_answer(
 
 def _with_note(explained: ExplainedRecipient, phrase: Phrase, lang: Lang) -> ExplainedRecipient:
     notes = (*explained.account.notes, say(phrase, lang))
-    return dataclasses.replace(
+    return structs.replace(
         explained, account=msgspec.structs.replace(explained.account, notes=notes)
     )
 

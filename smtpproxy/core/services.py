@@ -2,12 +2,11 @@
 3, steps 1 to 3), the rulebooks, the clock, and where events go. Nothing here waits."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from smtpproxy.core.confirm_links import ConfirmLinks
 from smtpproxy.core.effects import Upstream
@@ -45,8 +44,7 @@ class UnsubscribeFields(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Services:
+class Services(Struct, frozen=True):
     """What all transactions of a process share."""
 
     hostname: str
@@ -132,8 +130,7 @@ def _confirm_links(settings: Settings) -> ConfirmLinks | None:
     return ConfirmLinks(settings.web.public_url or "", reader.open_confirmation)
 
 
-@dataclass(frozen=True)
-class StreamChoice:
+class StreamChoice(Struct, frozen=True, dict=True):
     """The streams that a message may still turn out to be on.
 
     The stream header may name one of `permitted`; a message without one is on `default`.

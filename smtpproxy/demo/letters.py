@@ -1,10 +1,11 @@
 """The demo's letters, and the invented people they are sent to."""
 
 import json
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
+
+from msgspec import Struct
 
 SHOP = "Shop <news@shop.example>"
 CHARITY = "Wells for All <hello@wells.example>"
@@ -12,8 +13,7 @@ HTTPS = "<https://unsubscribe.shop.example/u/4aP1>"
 MAILTO = "<mailto:stop@shop.example>"
 
 
-@dataclass(frozen=True, slots=True)
-class Letter:
+class Letter(Struct, frozen=True):
     """One message to one person. `expected` is the expected basis or reason."""
 
     to: str

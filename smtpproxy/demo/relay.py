@@ -8,10 +8,10 @@ import sys
 import threading
 import time
 import urllib.request
-from dataclasses import dataclass
 from pathlib import Path
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
+from msgspec import Struct
 
 
 class DemoError(Exception):
@@ -21,8 +21,7 @@ class DemoError(Exception):
 LOOPBACK = "127.0.0.1"
 
 
-@dataclass(frozen=True, slots=True)
-class Captured:
+class Captured(Struct, frozen=True):
     """One message as it arrived."""
 
     sender: str

@@ -3,9 +3,10 @@
 import re
 import smtplib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+
+from msgspec import Struct
 
 from smtpproxy.demo.letters import Letter
 from smtpproxy.demo.relay import DemoError
@@ -15,8 +16,7 @@ from smtpproxy.sinks.audit import reader as journal_reader
 _REFUSED = re.compile(r"refused: (\w+)|: (temporary_failure)")
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """The outcome of one letter. `why` is the basis or the reason."""
 
     letter: Letter

@@ -9,11 +9,11 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
 from msgspec import Struct
+from msgspec.structs import replace
 from msgspec.structs import replace as with_fields
 
 from smtpproxy.doctor.finding import Check, Finding, Status

@@ -3,12 +3,11 @@
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from smtpproxy.events import JudgedRecipient, picked
 from smtpproxy.policy.decide import decisive
@@ -58,8 +57,7 @@ class Proof(Struct, frozen=True):
 MOST_ELSEWHERE = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Mailing:
+class Mailing(Struct, frozen=True):
     """One decision about the address. `proof` is None if it allowed nothing."""
 
     record: Record
@@ -98,8 +96,7 @@ class Mailing:
         return "passed" if accepted else "undetermined"
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(Struct, frozen=True):
     """Everything known about an address, and everything sent to it.
 
     `mailings` include those to former addresses of the contact. `chain` is the state of the audit
@@ -120,7 +117,7 @@ class Evidence:
     brands: Sequence[BrandSettings] = ()
     elsewhere: Sequence[IndexRow] = ()  # decisions whose records are at other relays
     elsewhere_since: datetime | None = None  # older ones are not known; None: no index
-    authors: Mapping[tuple[str, str], str] = field(default_factory=dict)  # `store.authors`
+    authors: Mapping[tuple[str, str], str] = {}  # `store.authors`
     reports: Sequence[ReadReport] = ()  # mail that came back
 
     def state(self, mailing: Mailing) -> State:

@@ -4,9 +4,10 @@ long."""
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar, TypeAlias
+
+from msgspec import Struct
 
 from smtpproxy.events import Decided
 from smtpproxy.locale import Lang, Phrase, Value, has_words, recognised, say, texts
@@ -21,21 +22,18 @@ from smtpproxy.terminal import printable
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~!])")
 
 
-@dataclass(frozen=True, slots=True)
-class Heading:
+class Heading(Struct, frozen=True):
     kind: ClassVar[str] = "heading"
     text: str
     level: int = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Paragraph:
+class Paragraph(Struct, frozen=True):
     kind: ClassVar[str] = "paragraph"
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(Struct, frozen=True):
     """Names and values."""
 
     kind: ClassVar[str] = "facts"
@@ -46,8 +44,7 @@ Cell: TypeAlias = tuple[str, ...]
 """The lines of a cell: the first is its main text, the others are less important."""
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(Struct, frozen=True):
     kind: ClassVar[str] = "table"
     headings: Sequence[str]
     rows: Sequence[Sequence[Cell]]

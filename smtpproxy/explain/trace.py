@@ -4,9 +4,10 @@ The mail path builds none of this. Rules are pure, so asking them again with the
 the same answers."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic
+
+from msgspec import Struct
 
 from smtpproxy.explain import wording
 from smtpproxy.explain.wording import NOTHING, Words
@@ -147,8 +148,7 @@ _MESSAGE = ("message", "design 6")
 _STREAM_CHOICE = ("stream_choice", "design 3, step 3")
 
 
-@dataclass(frozen=True, slots=True)
-class TraceStep:
+class TraceStep(Struct, frozen=True):
     """One rule that was asked.
 
     `outcome` is `passed` if the rule did not decide, otherwise `allow`, `refuse` or `defer`, with
@@ -262,8 +262,7 @@ def _recipient_steps(
     return steps
 
 
-@dataclass(frozen=True, slots=True)
-class _Wording(Generic[Case]):
+class _Wording(Struct, Generic[Case], frozen=True):
     """How the rules of one table are put into words."""
 
     lang: Lang

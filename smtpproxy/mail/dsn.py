@@ -7,7 +7,6 @@ success.
 
 from binascii import b2a_qp
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from email.header import Header
 
@@ -18,16 +17,14 @@ from smtpproxy.mail.reply import Reply, date_time, from_xtext
 _LINE_LIMIT = 998  # RFC 5322 2.1.1, without CRLF
 
 
-@dataclass(frozen=True, slots=True)
-class NoticeText:
+class NoticeText(Struct, frozen=True):
     """The text for people, with `{hostname}` and `{recipients}` (a list of lines) to fill in."""
 
     subject: str
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class NoticeTexts:
+class NoticeTexts(Struct, frozen=True):
     """The texts of all kinds of notices, in one language; `sender` is the display name of From."""
 
     sender: str
@@ -36,8 +33,7 @@ class NoticeTexts:
     relayed: NoticeText
 
 
-@dataclass(frozen=True, slots=True)
-class RefusedRecipient:
+class RefusedRecipient(Struct, frozen=True):
     address: str
     reply: Reply
     orcpt: str | None = None  # as the sender gave it, in xtext

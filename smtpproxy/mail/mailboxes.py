@@ -13,8 +13,9 @@ import re
 import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from urllib.parse import unquote
+
+from msgspec import Struct
 
 from smtpproxy.mail.address import (
     AddressError,
@@ -103,13 +104,12 @@ def _tokens(text: str) -> list[_Token]:
     return tokens
 
 
-@dataclass(slots=True)
-class _Reader:
+class _Reader(Struct):
     """Walks over the tokens once, keeping those since the last delimiter."""
 
     added: int  # octets in Sendmail: line ends, and a \ before each of " and \
-    found: list[str] = field(default_factory=list)
-    pending: list[_Token] = field(default_factory=list)
+    found: list[str] = []
+    pending: list[_Token] = []
     in_group: bool = False
     in_brackets: bool = False
     named: str | None = None  # the address in place of a name

@@ -6,11 +6,11 @@ recorded does nothing.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 
 import structlog
+from msgspec import Struct
 
 from smtpproxy.feedback.records import Class, Event, Kind, Sent
 from smtpproxy.mailbox.reading import Understood
@@ -44,8 +44,7 @@ _AGAINST = {
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(Struct, frozen=True):
     """What was done about one report."""
 
     understood: Understood
@@ -53,8 +52,7 @@ class Done:
     kept: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Actor:
+class Actor(Struct, frozen=True):
     """Acts on reports. Raises StoreUnavailable; then the reports have to be read again."""
 
     settings: FeedbackSettings

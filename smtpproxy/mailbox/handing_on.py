@@ -5,10 +5,10 @@ import asyncio
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import structlog
+from msgspec import Struct
 
 from smtpproxy.core.delivering import FAILURES
 from smtpproxy.core.effects import Handlers, SendContent
@@ -50,8 +50,7 @@ class _NotFound(Exception):
     """The record of the message does not exist, or not yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class BounceRelay:
+class BounceRelay(Struct, frozen=True):
     """Hands on bounces that are due. Methods raise StoreUnavailable."""
 
     settings: FeedbackSettings
@@ -60,7 +59,7 @@ class BounceRelay:
     log: FeedbackLog
     maildir: Maildir
     messages: Messages
-    _over: set[bytes] = field(default_factory=set)  # finished, but perhaps not yet recorded
+    _over: set[bytes] = set()  # finished, but perhaps not yet recorded
 
     async def hand_on(self, ending: Callable[[], bool]) -> int:
         """Try all bounces that are due, or only the first if the upstream cannot be reached.

@@ -4,9 +4,10 @@ meanwhile."""
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
+
+from msgspec import Struct, field
 
 from smtpproxy.mail.return_path import ReturnPath
 from smtpproxy.mailbox.acting import Actor, Done, log_done
@@ -24,8 +25,7 @@ _AT_LEAST = timedelta(minutes=1)
 """Even a report that came long ago waits this long, because no other relay has been asked yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Wait:
+class _Wait(Struct, frozen=True):
     """A report that waits for the record of a message."""
 
     path: ReturnPath
@@ -33,8 +33,7 @@ class _Wait:
     since: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Inbox:
+class Inbox(Struct, frozen=True):
     """Reads reports and acts on them, in the order of their names. After a restart a waiting report
     is read again, and continues to wait."""
 
@@ -43,7 +42,7 @@ class Inbox:
     actor: Actor
     messages: Messages
     now: Callable[[], datetime]
-    _waiting: dict[str, _Wait] = field(default_factory=dict)
+    _waiting: dict[str, _Wait] = {}
     _of_path: Counter[ReturnPath] = field(default_factory=Counter)
 
     async def work_through(self, ending: Callable[[], bool]) -> Sequence[Done]:

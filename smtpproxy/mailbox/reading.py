@@ -5,7 +5,6 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from hashlib import sha256
 
 import structlog
@@ -80,8 +79,7 @@ class Understood(Struct, frozen=True):
         return self.path is not None and self.report.kind is Kind.DSN
 
 
-@dataclass(frozen=True, slots=True)
-class Reader:
+class Reader(Struct, frozen=True):
     """Reads reports, according to `[feedback]`."""
 
     settings: FeedbackSettings

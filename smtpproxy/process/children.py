@@ -7,7 +7,6 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -168,8 +167,7 @@ def name_of(role: Role, number: int) -> str:
     return f"worker-{number}" if role == "worker" else role
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(msgspec.Struct, frozen=True):
     """What a child needs, including the settings as the supervisor read them."""
 
     role: Role

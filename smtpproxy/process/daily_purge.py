@@ -4,10 +4,10 @@ import asyncio
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import structlog
+from msgspec.structs import replace
 
 from smtpproxy.process.children import Channel, Drain, Start
 from smtpproxy.process.nursery import Nursery, lower_priority

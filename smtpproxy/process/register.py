@@ -7,10 +7,10 @@ compares them with the store: the log and the metrics report a key that is missi
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import structlog
+from msgspec.structs import replace
 
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.snapshots import Samples

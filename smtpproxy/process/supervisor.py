@@ -8,10 +8,10 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
+from msgspec import Struct
 
 from smtpproxy.config import ConfigError
 from smtpproxy.process import control
@@ -37,8 +37,7 @@ _CLOSED_WITHIN = 2.0
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Struct, frozen=True):
     """Where settings come from: `read` raises ConfigError, and so does `prepare`.
 
     `prepare` makes the folders and the store that the settings name.

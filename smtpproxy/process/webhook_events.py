@@ -7,7 +7,6 @@ that each is logged once even if the process is killed.
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event as Flag
@@ -52,8 +51,7 @@ class _Ended(Exception):
     """The process is ending; what was counted is counted again."""
 
 
-@dataclass(slots=True)
-class RefusalSummaries:
+class RefusalSummaries(Struct):
     """Sums up the audit journal once in a period (seconds, from midnight in UTC)."""
 
     store: Store
@@ -142,23 +140,21 @@ def _by_stream(counted: Row) -> Iterator[dict[str, object]]:
         yield {"stream": stream, "passed": max(passed, 0), **reasons}
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
+class _Known(Struct, frozen=True):
     """A campaign's first decision, and the keys of what was logged about it."""
 
     began: str
     noted: set[str]
 
 
-@dataclass(slots=True)
-class CampaignTrials:
+class CampaignTrials(Struct):
     """Logs which campaigns were on trial, and the result."""
 
     store: Store
     counts: StreamCounts
     trials: Mapping[str, Trial]
     now: Clock
-    _known: dict[str, _Known] = field(default_factory=dict)
+    _known: dict[str, _Known] = {}
 
     async def look(self) -> None:
         """Log what is new. Raises StoreUnavailable."""

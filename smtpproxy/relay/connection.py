@@ -5,8 +5,9 @@ import re
 import ssl
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, cast
+
+from msgspec import Struct
 
 from smtpproxy.first_address import Place
 from smtpproxy.mail.reply import Reply
@@ -72,8 +73,7 @@ _MOST_RESETS = 10  # without a message; after more, Postfix slows down (smtpd_so
 _HELO_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Za-z:.]+\]")
 
 
-@dataclass(frozen=True, slots=True)
-class StartTls:
+class StartTls(Struct, frozen=True):
     """STARTTLS is required, with a certificate that is valid for `name`."""
 
     context: ssl.SSLContext

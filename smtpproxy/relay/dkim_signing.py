@@ -7,7 +7,6 @@ import stat
 from base64 import b64decode
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -25,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_private_key,
 )
+from msgspec import Struct
 
 from smtpproxy.disk import read_fault
 from smtpproxy.mail.dkim import (
@@ -51,8 +51,7 @@ class KeyFault(Exception):
     """A file cannot be used as a key; the text says why and how to fix it."""
 
 
-@dataclass(frozen=True, slots=True)
-class SigningKey:
+class SigningKey(Struct, frozen=True):
     """`sign` takes the SHA-256 of what is signed. `bits` is the size of an RSA key; Ed25519 has
     256."""
 
@@ -138,8 +137,7 @@ _EARLIEST = datetime.min.replace(tzinfo=UTC)
 _LATEST = datetime.max.replace(tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True)
-class RingKey:
+class RingKey(Struct, frozen=True):
     """A key with the names under which verifiers find it."""
 
     settings: DkimSettings

@@ -1,9 +1,10 @@
 """`smtpproxy report`: the decisions of a period, as text, JSON or HTML."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+from msgspec import Struct
 
 from smtpproxy.events import picked
 from smtpproxy.locale import Lang, Phrase, Time, say
@@ -46,8 +47,7 @@ def mostly(row: Row) -> str:
     return max(sorted(reasons), key=lambda reason: reasons[reason], default="")
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(Struct, frozen=True):
     """The report on the mail of a period."""
 
     selection: Selection

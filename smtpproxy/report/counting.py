@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import chain, repeat
@@ -73,8 +72,7 @@ class _Line(Struct):
     personal: tuple[_Part | str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(Struct, frozen=True):
     """Which decisions, and which costly breakdowns. `until` is exclusive; whole seconds."""
 
     since: datetime | None = None

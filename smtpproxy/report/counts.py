@@ -1,9 +1,10 @@
 """Counts of an audit log: recipients by outcome. Counts can be added."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from heapq import nlargest
 from typing import Literal, NamedTuple
+
+from msgspec import Struct, field
 
 from smtpproxy.policy.model import Action, StreamClass
 
@@ -31,14 +32,13 @@ class RecipientOutcome(NamedTuple):
 Row = dict[RecipientOutcome, int]
 
 
-@dataclass(slots=True)
-class Breakdown:
+class Breakdown(Struct):
     """Rows by name. Beyond twice `most`, the smallest are merged into `OTHERS`."""
 
     most: int
     guarded: Literal["", "recipients", "people"] = ""  # what a row needs `PEOPLE` of
-    rows: dict[str, Row] = field(default_factory=dict)
-    people: dict[str, set[int] | None] = field(default_factory=dict)
+    rows: dict[str, Row] = {}
+    people: dict[str, set[int] | None] = {}
     """Checksums of the people seen, up to `PEOPLE`; then None."""
 
     def row(self, name: str) -> Row:
@@ -109,22 +109,21 @@ class Fault(NamedTuple):
     reason: str
 
 
-@dataclass(slots=True)
-class Counts:
+class Counts(Struct):
     """Counts of an audit log, or a piece of it. `days` are UTC dates such as 2026-03-01."""
 
-    days: dict[str, Row] = field(default_factory=dict)
+    days: dict[str, Row] = {}
     apps: Breakdown = field(default_factory=lambda: Breakdown(_APPS))
     at_fault: Breakdown = field(default_factory=lambda: Breakdown(_APPS))
     """By application: messages that are at fault themselves, whatever their recipients."""
     senders: Breakdown = field(default_factory=lambda: Breakdown(_SENDERS, "recipients"))
     domains: Breakdown = field(default_factory=lambda: Breakdown(_DOMAINS, "people"))
-    messages: dict[Fault, int] = field(default_factory=dict)
-    alongside: dict[str, int] = field(default_factory=dict)
+    messages: dict[Fault, int] = {}
+    alongside: dict[str, int] = {}
     """By stream: permitted recipients of observed messages that also had refused ones."""
-    examples: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    examples: dict[tuple[str, str], list[str]] = {}
     """The newest ids by stream and reason."""
-    classes: dict[str, StreamClass] = field(default_factory=dict)
+    classes: dict[str, StreamClass] = {}
     decisions: int = 0
     unreadable: int = 0
 

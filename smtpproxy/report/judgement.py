@@ -1,10 +1,11 @@
 """Judges from counts whether a stream is ready to be enforced, or what stands in the way."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from typing import Literal
+
+from msgspec import Struct
 
 from smtpproxy.policy.model import Action, Mode, Reason, StreamClass
 from smtpproxy.policy.rulebook import (
@@ -73,8 +74,7 @@ def kind_of(reason: str) -> Kind:
 Trend = Literal["new", "rising", "steady", "falling", "gone"]
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
+class Figure(Struct, frozen=True):
     """The figures for one reason on one stream."""
 
     reason: str
@@ -98,24 +98,21 @@ class Readiness(StrEnum):
     UNCONFIGURED = "unconfigured"
 
 
-@dataclass(frozen=True, slots=True)
-class Remark:
+class Remark(Struct, frozen=True):
     """A text of the locale's section `report`, with its values."""
 
     key: str
-    values: Mapping[str, str | int] = field(default_factory=dict)
+    values: Mapping[str, str | int] = {}
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(Struct, frozen=True):
     verdict: Readiness
     obstacles: Sequence[Remark] = ()
     notes: Sequence[Remark] = ()
 
 
-@dataclass(frozen=True)
-class StreamReport:
+class StreamReport(Struct, frozen=True, dict=True):
     """The outcome of one stream's mail. `mode` is None if the stream is not configured."""
 
     name: str

@@ -1,7 +1,6 @@
 """The formats that a list may have, and how a verdict is appended to each of its lines."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import BinaryIO, Literal, TypeVar
 
@@ -60,8 +59,7 @@ class Entry(Struct, frozen=True):
 Ending = Callable[[LineVerdict], bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class AddressList:
+class AddressList(Struct, frozen=True):
     """An opened list. The output is `header`, then each line's start and ending."""
 
     form: Format

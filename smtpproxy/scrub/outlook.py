@@ -3,9 +3,9 @@ would let them through: judged by the decision core, as at RCPT."""
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from smtpproxy.mail.address import AddressError, canonical, whole_domain
@@ -42,8 +42,7 @@ _READ = 4_000  # people in one read of the store
 _MOST_SHAPES = 20_000  # remembered
 
 
-@dataclass(frozen=True, slots=True)
-class StreamOutlook:
+class StreamOutlook(Struct, frozen=True):
     """The verdicts on these people on one stream, counted."""
 
     stream: Stream
@@ -72,8 +71,7 @@ class StreamOutlook:
         return self.stream.stream_class is StreamClass.MARKETING and not self.stream.permission
 
 
-@dataclass(frozen=True, slots=True)
-class Findings:
+class Findings(Struct, frozen=True):
     """The outlook at the end of an import."""
 
     people: int

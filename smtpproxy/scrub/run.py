@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from smtpproxy.drafts import Drafts
@@ -76,8 +77,7 @@ BATCH_LINES = 4_000
 BATCH_OCTETS = 8 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(Struct, frozen=True):
     """A file for all lines, or for those of people who may be mailed (`allowed`) or may not."""
 
     file: BinaryIO

@@ -3,10 +3,9 @@ and a report on them as one self-contained HTML file."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from smtpproxy.locale import REFERENCE, Lang, Phrase, has_words, say
@@ -34,8 +33,7 @@ from smtpproxy.store.records import FactReader
 from smtpproxy.terminal import printable
 
 
-@dataclass(frozen=True, slots=True)
-class ScrubRequest:
+class ScrubRequest(Struct, frozen=True):
     """What the list is judged for, as of `now`."""
 
     stream: Stream
@@ -147,8 +145,7 @@ def _deciding(whole: RecipientCase) -> RecipientCase:
     return cases[0] if len(cases) == 1 else decisive(whole)[0]
 
 
-@dataclass(slots=True)
-class Counts:
+class Counts(Struct):
     """Counts so far. Every line is allowed, refused, deferred or unreadable."""
 
     unreadable: int = 0
@@ -219,8 +216,7 @@ def share(part: int, whole: int) -> float:
     return min(max(100 * part / whole, 0.1), 99.9)
 
 
-@dataclass(frozen=True, slots=True)
-class Findings:
+class Findings(Struct, frozen=True):
     """The result for a list, whatever its output format."""
 
     name: str  # of the list
@@ -248,8 +244,7 @@ class Findings:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
+class Bar(Struct, frozen=True):
     """One row of the charts; `width` is a percentage of the longest bar."""
 
     name: str

@@ -5,9 +5,11 @@ are bytes, times are seconds. CONTRIBUTING.md says how to add one.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated
+
+from msgspec import Struct
+from msgspec.structs import astuple
 
 from smtpproxy.policy.model import (
     DEFAULT_STREAM,
@@ -85,8 +87,7 @@ BUILT_IN_PURPOSES = frozenset({"tracking"})
 """What people can consent to although no stream has that purpose: tracking of opens and clicks."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Struct, frozen=True):
     """The whole file, by the names of its tables, and what is derived from several of them."""
 
     server: ServerSettings
@@ -113,11 +114,11 @@ class Settings:
     doctor: DoctorSettings = DoctorSettings()
     feedback: FeedbackSettings | None = None
 
-    streams: Annotated[Mapping[str, Stream], DERIVED] = field(default_factory=dict)
+    streams: Annotated[Mapping[str, Stream], DERIVED] = {}
     """By name, with `default`."""
-    brands: Annotated[Mapping[str, BrandSettings], DERIVED] = field(default_factory=dict)
+    brands: Annotated[Mapping[str, BrandSettings], DERIVED] = {}
     """By name; the built-in one if none is declared. All have a title and a controller."""
-    rulebooks: Annotated[Mapping[str, Rulebook], DERIVED] = field(default_factory=dict)
+    rulebooks: Annotated[Mapping[str, Rulebook], DERIVED] = {}
     rulebook_files: Annotated[tuple[Path, ...], DERIVED] = ()
     hash: Annotated[str, DERIVED] = ""
     """SHA-256 of the file, 12 hex digits, for config_info."""
@@ -240,9 +241,9 @@ class Settings:
             if isinstance(value, Path):
                 if value not in skipped:
                     found[value] = None
-            elif is_dataclass(value) and not isinstance(value, type):
-                for each in fields(value):
-                    look(getattr(value, each.name))
+            elif isinstance(value, Struct):
+                for each in astuple(value):
+                    look(each)
             elif isinstance(value, tuple | list):
                 for each in value:
                     look(each)

@@ -8,9 +8,10 @@ import contextlib
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from typing import Annotated
+
+from msgspec import Struct
 
 from smtpproxy.policy.periods import (
     Cap,
@@ -47,8 +48,7 @@ _LONGEST = 36_500 * 86_400  # seconds: moments further away may have no date
 _AMOUNT = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]*)", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
+class Rate(Struct, frozen=True):
     """So many per period in seconds; all may be used at once, and are restored over it."""
 
     count: int

@@ -3,9 +3,10 @@
 import re
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
+
+from msgspec import Struct
 
 from smtpproxy.settings.names import Line, Mailbox, Name, PageLanguage, line, page_language
 from smtpproxy.settings.places import Domain, File
@@ -36,8 +37,7 @@ Colour = Annotated[str, Written(colour)]
 Labels = Annotated[Mapping[str, str], Written(labels)]
 
 
-@dataclass(frozen=True, slots=True)
-class BrandSettings:
+class BrandSettings(Struct, frozen=True):
     """A seller as people know it, and who is responsible for it. Consent is given to one brand."""
 
     name: Annotated[Name, Key(example="shoes")]

@@ -5,10 +5,11 @@ bounds, its default is in plain units (bytes, seconds). docs/settings.md says wh
 test keeps the two in step.
 """
 
-from dataclasses import dataclass
 from datetime import datetime, time
 from pathlib import Path
 from typing import Annotated, Literal
+
+from msgspec import Struct
 
 from smtpproxy.policy.periods import beginning, days, months, years
 from smtpproxy.settings.amounts import (
@@ -64,8 +65,7 @@ DATABASE = "smtpproxy.db"
 """The store in `state_dir`, unless `store.url` names another."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServerSettings:
+class ServerSettings(Struct, frozen=True):
     hostname: Annotated[Hostname, Key(example="relay.example.com")]
     state_dir: File = UNIT_STATE
     workers: Annotated[int, Bounds(0, 256)] = 1  # 0, in the file: one per CPU
@@ -82,8 +82,7 @@ class ServerSettings:
     language: Language = "en"  # of notices to senders
 
 
-@dataclass(frozen=True, slots=True)
-class ListenerSettings:
+class ListenerSettings(Struct, frozen=True):
     name: Annotated[Name, Key(example="apps")]
     address: Annotated[Address, Key(example="127.0.0.1:2525")]
     protocol: Literal["smtp", "lmtp", "milter", "policy"] = "smtp"
@@ -117,8 +116,7 @@ class ListenerSettings:
     recipient_rate: PerTime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SenderRule:
+class SenderRule(Struct, frozen=True):
     """Narrows the streams of a client by its reverse path; never widens them."""
 
     sender: Annotated[Sender, Key("address", example="news@example.com")]
@@ -126,8 +124,7 @@ class SenderRule:
     default_stream: Name | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Credential:
+class Credential(Struct, frozen=True):
     """What an authenticated client may do; narrows the listener, never widens it.
 
     Either `user` (AUTH) or `certificate` (SHA-256 fingerprint, or subject) is set. An empty
@@ -149,8 +146,7 @@ class Credential:
         return self.user if self.user is not None else f"certificate:{self.certificate}"
 
 
-@dataclass(frozen=True, slots=True)
-class AuthSettings:
+class AuthSettings(Struct, frozen=True):
     """Who may authenticate, and how often that may fail."""
 
     users: File | None = None
@@ -161,8 +157,7 @@ class AuthSettings:
     failure_delay: Duration = 1.0  # before a failure is answered
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamSettings:
+class UpstreamSettings(Struct, frozen=True):
     address: Annotated[Address, Key(example="127.0.0.1:10025")]
     max_connections: Count = 200  # each worker
     max_connections_per_address: Count | None = None  # of these; None: three quarters
@@ -189,8 +184,7 @@ class UpstreamSettings:
         return self.max_connections_per_address or max(1, self.max_connections * 3 // 4)
 
 
-@dataclass(frozen=True, slots=True)
-class DkimSettings:
+class DkimSettings(Struct, frozen=True):
     """A key that signs mail with a From in `domain`. No streams: all of them."""
 
     domain: Annotated[Domain, Key(example="example.com")]  # lower-case A-label
@@ -210,8 +204,7 @@ class DkimSettings:
         return domain == self.domain or (self.subdomains and domain.endswith(f".{self.domain}"))
 
 
-@dataclass(frozen=True, slots=True)
-class DnsSettings:
+class DnsSettings(Struct, frozen=True):
     nameservers: tuple[Nameserver, ...] = ()  # empty: the system's
     timeout: Duration = 5.0  # a whole lookup
 
@@ -219,16 +212,14 @@ class DnsSettings:
 Lines = Annotated[tuple[Line, ...], AT_LEAST_ONE]
 
 
-@dataclass(frozen=True, slots=True)
-class PartnerSettings:
+class PartnerSettings(Struct, frozen=True):
     """Another sender whose suppressions count here too, and the key shared with it."""
 
     name: Annotated[Name, Key(example="shoes-ltd")]
     key_file: Annotated[File, Key(example="/etc/smtpproxy/shoes-ltd.key")]
 
 
-@dataclass(frozen=True, slots=True)
-class StoreSettings:
+class StoreSettings(Struct, frozen=True):
     url: StoreUrl = ""  # empty, only in the file: in `state_dir`
     timeout: Duration = 2.0  # a read or write that waits longer gets a 451
     connections: Annotated[int, Bounds(4, 1_000)] = 10  # per process, to PostgreSQL
@@ -239,14 +230,12 @@ class StoreSettings:
     partners: Annotated[tuple[PartnerSettings, ...], DERIVED] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class AuditSettings:
+class AuditSettings(Struct, frozen=True):
     sync: Literal["os", "disk"] = "os"
     segment_size: Size = 256 * MIB
 
 
-@dataclass(frozen=True, slots=True)
-class RetentionSettings:
+class RetentionSettings(Struct, frozen=True):
     """How long data is kept (rules A9, A17, A34, A35). None is for ever."""
 
     prospects: PeriodWithEnd = years(3)  # since collection, or the last positive or consent act
@@ -266,8 +255,7 @@ class RetentionSettings:
         return max(beginning(now, self.index), beginning(now, self.audit))
 
 
-@dataclass(frozen=True, slots=True)
-class ControllerSettings:
+class ControllerSettings(Struct, frozen=True):
     """What people are told about who processes their data and why (GDPR 15(1))."""
 
     name: Annotated[Line, Key(example="Example SA")]
@@ -281,15 +269,13 @@ class ControllerSettings:
     storage: tuple[Country, ...] = ()  # where data are stored
 
 
-@dataclass(frozen=True, slots=True)
-class WebSettings:
+class WebSettings(Struct, frozen=True):
     address: Annotated[Address, Key(example="127.0.0.1:8025")]
     public_url: PublicUrl | None = None
     trusted: tuple[Network, ...] = ()  # proxies whose X-Forwarded-For counts; "unix"
 
 
-@dataclass(frozen=True, slots=True)
-class ConfirmationSettings:
+class ConfirmationSettings(Struct, frozen=True):
     """The relay's own mail, with a link by which people confirm a request in their name."""
 
     sender: Annotated[Mailbox, Key(example="hello@example.com")]  # From, and the reverse path
@@ -319,8 +305,7 @@ Right = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class TokenSettings:
+class TokenSettings(Struct, frozen=True):
     """A bearer token of the API, known only by its hash."""
 
     name: Annotated[Name, Key(example="crm")]
@@ -330,8 +315,7 @@ class TokenSettings:
     requests_per_minute: Count = 600
 
 
-@dataclass(frozen=True, slots=True)
-class FeedbackSettings:
+class FeedbackSettings(Struct, frozen=True):
     """Where bounces, complaints and requests to unsubscribe come in by mail."""
 
     domain: Annotated[Domain, Key(example="bounces.example.com")]
@@ -344,8 +328,7 @@ class FeedbackSettings:
     size_limit: Size = 10 * MIB  # of one report
 
 
-@dataclass(frozen=True, slots=True)
-class DoctorSettings:
+class DoctorSettings(Struct, frozen=True):
     """What `smtpproxy doctor` cannot find out itself."""
 
     sending_addresses: tuple[IpAddress, ...] = ()  # IP addresses that mail leaves from

@@ -7,12 +7,12 @@ wrong and what is expected. The types below apply them.
 import contextlib
 import ipaddress
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 import idna
+from msgspec import Struct
 
 from smtpproxy.toml import shown
 from smtpproxy.toml_tables import Written
@@ -28,8 +28,7 @@ _WRONG_HOST = (
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
-@dataclass(frozen=True, slots=True)
-class TcpAddress:
+class TcpAddress(Struct, frozen=True):
     host: str
     port: int
 
@@ -37,8 +36,7 @@ class TcpAddress:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class UnixAddress:
+class UnixAddress(Struct, frozen=True):
     path: Path
 
     def __str__(self) -> str:

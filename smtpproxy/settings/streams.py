@@ -1,8 +1,9 @@
 """The tables `[[stream]]`, `[policy]`, `[breaker]` and `[[webhook]]`: kinds of mail, what applies
 to all of them, how much negative feedback is allowed, and who is told."""
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
+
+from msgspec import Struct
 
 from smtpproxy.policy.breaker import Bound, BreakerRules, Feedback
 from smtpproxy.policy.campaign import Trial
@@ -32,8 +33,7 @@ STREAM = Stream("")
 """The defaults of a stream that do not depend on its rulebook."""
 
 
-@dataclass(frozen=True, slots=True)
-class StreamSettings:
+class StreamSettings(Struct, frozen=True):
     """A stream as configured; with its rulebook it becomes a `policy.model.Stream`."""
 
     name: Annotated[Name, Key(example="offers")]
@@ -73,8 +73,7 @@ class StreamSettings:
     tracking_pixels: TrackingPixels | None = None  # None: as for its class
 
 
-@dataclass(frozen=True, slots=True)
-class PolicySettings:
+class PolicySettings(Struct, frozen=True):
     rulebook: str = STREAM.rulebook
     mode: Mode = STREAM.mode
     on_mixed: Literal["refuse", "split"] = "refuse"
@@ -85,8 +84,7 @@ class PolicySettings:
     check_recipient_domain: bool = False  # for a null MX (RFC 7505)
 
 
-@dataclass(frozen=True, slots=True)
-class BreakerSettings:
+class BreakerSettings(Struct, frozen=True):
     """The shares of recently sent messages at which a stream gets a warning or a pause.
 
     Shares are parts per million; None is never.
@@ -148,8 +146,7 @@ SummaryPeriod = Annotated[float, Written(summary_period)]
 Event = Literal["added", "moved", "lifted", "streams", "feedback", "refusals"]
 
 
-@dataclass(frozen=True, slots=True)
-class WebhookSettings:
+class WebhookSettings(Struct, frozen=True):
     """A receiver of changes to suppressions and other events. An empty filter passes everything."""
 
     name: Annotated[Name, Key(example="crm")]

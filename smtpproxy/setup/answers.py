@@ -1,8 +1,9 @@
 """The answers needed to write a first configuration."""
 
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+
+from msgspec import Struct
 
 from smtpproxy.settings import (
     Address,
@@ -51,8 +52,7 @@ class Route(StrEnum):
         return "127.0.0.1:25" if self is Route.POLICY else ""
 
 
-@dataclass(frozen=True, slots=True)
-class Answers:
+class Answers(Struct, frozen=True):
     """All answers, each as its setting reads it."""
 
     hostname: str

@@ -9,10 +9,11 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
+
+from msgspec import Struct
 
 from smtpproxy.shipping.position import Placed, Position
 from smtpproxy.shipping.targets import FileTarget, TargetUnavailable
@@ -27,8 +28,7 @@ RELAY_FILE = "relay.json"
 _GONE = (b'"entry":{"kind":"expired"', b'"entry":{"kind":"trimmed"')
 
 
-@dataclass(slots=True)
-class Shipped:
+class Shipped(Struct):
     """What was shipped: files written or extended, their new octets, and files removed."""
 
     files: int = 0

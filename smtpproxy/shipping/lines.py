@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,8 +20,7 @@ _MOST = 768 * 1024
 T = TypeVar("T", bound=tuple[Any, ...])
 
 
-@dataclass(slots=True)
-class Sent:
+class Sent(msgspec.Struct):
     """The numbers of journal rows and anchors sent."""
 
     rows: int = 0

@@ -3,8 +3,9 @@
 docs/metrics.md has the same list; a test compares the two.
 """
 
-from dataclasses import dataclass
 from typing import Literal, get_args
+
+from msgspec import Struct
 
 from smtpproxy.events import DNS_OUTCOMES, LIMITS, STAGES, Work
 from smtpproxy.sinks import rows
@@ -16,8 +17,7 @@ PREFIX = "smtpproxy_"
 Kind = Literal["counter", "gauge", "histogram", "info"]
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
+class Family(Struct, frozen=True):
     """One metric. `rows` has its labels, and the rows shown before anything happens."""
 
     name: str  # without the prefix

@@ -5,9 +5,10 @@ fit the stream's class.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from itertools import product
 from typing import get_args
+
+from msgspec import Struct
 
 from smtpproxy.events import AuthOutcome, Part, ProxyOutcome, TlsOutcome
 from smtpproxy.mail.confirmation_token import Kind
@@ -31,8 +32,7 @@ from smtpproxy.settings import ListenerSettings, Settings
 from smtpproxy.sinks.snapshots import Labels
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(Struct, frozen=True):
     """The labels of a metric, and the rows that can occur."""
 
     labels: tuple[str, ...]

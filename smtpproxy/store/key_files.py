@@ -15,8 +15,9 @@ import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from smtpproxy.disk import flush, give_to_owner_of, locked, sync_path
 from smtpproxy.settings import PartnerSettings
@@ -38,8 +39,7 @@ _KEY_LINE = re.compile(r"(\d{1,4}) ([0-9a-f]{64})")
 _PARTNER_LINE = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True)
-class KeyPlace:
+class KeyPlace(Struct, frozen=True):
     """A key file. `why` says where it comes from; its mode must have none of `bits`."""
 
     path: Path

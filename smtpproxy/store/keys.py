@@ -9,12 +9,13 @@ shows that it is a domain, though not which.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from hashlib import sha256
 from hmac import digest
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from smtpproxy.mail.address import domains_over, names_domain, whole_domain, widened
 from smtpproxy.mail.mailboxes import recorded
@@ -174,8 +175,7 @@ class Partner(NamedTuple):
     key: SuppressionKey
 
 
-@dataclass(frozen=True, slots=True)
-class PartnerSnapshot:
+class PartnerSnapshot(Struct, frozen=True):
     """A partner's snapshot without its rows. `key` is a fingerprint."""
 
     key: str
@@ -186,8 +186,7 @@ class PartnerSnapshot:
     digest: str
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotRow:
+class SnapshotRow(Struct, frozen=True):
     """One suppression of a partner. `origin` is the partner's."""
 
     keys: KeyPair  # under the key shared with the partner
@@ -196,8 +195,7 @@ class SnapshotRow:
     since: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Coverage:
+class Coverage(Struct, frozen=True):
     """How many of all suppressions can be exported to a partner."""
 
     covered: int

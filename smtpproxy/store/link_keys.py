@@ -10,10 +10,11 @@ the database, and by each relay beside its keys.
 import re
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import date
 from hmac import digest
 from pathlib import Path
+
+from msgspec import Struct
 
 from smtpproxy.mail.confirmation_token import Confirmation, read_confirmation
 from smtpproxy.mail.return_path import ReturnPaths
@@ -41,8 +42,7 @@ _LINK_PREAMBLE = """\
 _LINK_LINE = re.compile(rf"(\d{{1,3}}) (\d{{4}}-\d\d-\d\d) ([0-9a-f]{{{2 * KEY_OCTETS}}})")
 
 
-@dataclass(frozen=True, slots=True)
-class LinkKey:
+class LinkKey(Struct, frozen=True):
     version: int
     made: date
     secret: bytes

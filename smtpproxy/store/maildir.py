@@ -10,12 +10,12 @@ import re
 import time
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
 import structlog
+from msgspec import Struct
 
 from smtpproxy.disk import give_to_owner_of, sync_path
 from smtpproxy.store.feedback import FeedbackLog, ReadReport
@@ -30,8 +30,7 @@ _READ = ":2,S"
 """The suffix of a message's name that marks it as seen, in every maildir."""
 
 
-@dataclass(frozen=True, slots=True)
-class Arrived:
+class Arrived(Struct, frozen=True):
     """A message in the maildir. `size` is its full size; `content` may be cut short."""
 
     id: str

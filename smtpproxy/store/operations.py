@@ -1,7 +1,6 @@
 """The operations of a store besides reads and writes: imports, retention, rectification."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -26,8 +25,7 @@ UNDO_FOR = timedelta(days=90)
 """How long earlier profiles are kept, from the start of an import."""
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(Struct, frozen=True):
     """How far an import has got in its file: all lines up to `line` are committed or rejected."""
 
     line: int = 0  # of the file
@@ -40,16 +38,14 @@ class Checkpoint:
     refusals: int = 0  # in rejected lines, but stored
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(Struct, frozen=True):
     """The part of an import that is one commit."""
 
     id: str
     place: Checkpoint
 
 
-@dataclass(frozen=True, slots=True)
-class Undone:
+class Undone(Struct, frozen=True):
     """What an undo has done so far, in numbers of contacts or of suppressions."""
 
     at: datetime
@@ -64,8 +60,7 @@ class Undone:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class ImportRecord:
+class ImportRecord(Struct, frozen=True):
     """One import. `options` are those that decide how its file is read."""
 
     id: str
@@ -75,7 +70,7 @@ class ImportRecord:
     started_at: datetime
     as_of: datetime  # the date of the file's data
     size: int | None = None  # octets; None: it came through a pipe
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = {}
     state: State = "running"
     ended_at: datetime | None = None
     place: Checkpoint = Checkpoint()
@@ -96,8 +91,7 @@ def brands_of(record: ImportRecord) -> frozenset[str]:
     return frozenset(filter(None, record.options.get(BRANDS, "").split(",")))
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """Contacts stay with a sign of life since `prospects`, or a dealing since `customers`.
 
     `restricted` are the tags that keep bulk mail from somebody. People who objected to all
@@ -112,8 +106,7 @@ class Limits:
     requests: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Removed:
+class Removed(Struct, frozen=True):
     """What was removed, or would be: how many rows, and their oldest and newest dates."""
 
     rows: int = 0
@@ -128,8 +121,7 @@ class Removed:
 NOTHING = Removed()
 
 
-@dataclass(frozen=True, slots=True)
-class PurgedContacts:
+class PurgedContacts(Struct, frozen=True):
     """`orders` counts the suppressions made of withdrawals and objections, and `objected` the
     contacts removed because of an objection to all marketing."""
 
@@ -138,8 +130,7 @@ class PurgedContacts:
     objected: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class PurgedSuppressions:
+class PurgedSuppressions(Struct, frozen=True):
     """`held` counts suppressions that are old enough, but stay because of a contact."""
 
     removed: Removed = NOTHING
@@ -150,8 +141,7 @@ RESTRICTED = Rulebook("").restricted_tags
 """The tags that keep bulk mail from a person, unless a rulebook says otherwise."""
 
 
-@dataclass(frozen=True, slots=True)
-class Correction:
+class Correction(Struct, frozen=True):
     """A rectification to make; fields that are None or empty stay as they are."""
 
     new_address: str | None = None  # canonical

@@ -4,12 +4,12 @@ Triggers write the log (0001_initial.sql of each database).
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import astuple, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import astuple
 
 from smtpproxy.policy.model import Origin
 from smtpproxy.store.keys import key_text
@@ -20,8 +20,7 @@ from smtpproxy.store.streams import StreamEvent
 Action = Literal["added", "moved", "lifted"]
 
 
-@dataclass(frozen=True, slots=True)
-class SuppressionChange:
+class SuppressionChange(Struct, frozen=True):
     """One change. `moved`: the suppression was requested again, later.
 
     A suppression that was purged or rekeyed is not `lifted`: that permits no mail.
@@ -36,8 +35,7 @@ class SuppressionChange:
     since: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class StreamChange:
+class StreamChange(Struct, frozen=True):
     """A warning about a stream or a brand, its pause, or the end of one."""
 
     seq: int  # among all changes
@@ -48,8 +46,7 @@ class StreamChange:
 Topic = Literal["campaign", "feedback", "refusals"]
 
 
-@dataclass(frozen=True, slots=True)
-class NewEvent:
+class NewEvent(Struct, frozen=True):
     """An event to log, identified by `key`. `data` names nobody."""
 
     key: str
@@ -57,8 +54,7 @@ class NewEvent:
     data: Mapping[str, object]
 
 
-@dataclass(frozen=True, slots=True)
-class LoggedEvent:
+class LoggedEvent(Struct, frozen=True):
     """An event in the log."""
 
     seq: int  # among all changes
@@ -82,8 +78,7 @@ class ChangesGone(Exception):
         self.newest = newest
 
 
-@dataclass(frozen=True, slots=True)
-class WebhookState:
+class WebhookState(Struct, frozen=True):
     """The progress of one webhook. Only the dispatcher writes it."""
 
     name: str
@@ -106,8 +101,7 @@ class Holding(Struct, frozen=True):
     until: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class WebhookProgress:
+class WebhookProgress(Struct, frozen=True):
     """How far all webhooks are, at one moment."""
 
     newest: int  # the number of the newest change there ever was
@@ -115,8 +109,7 @@ class WebhookProgress:
     holdings: Mapping[str, Holding]  # which relay delivers to each, or did last
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
+class DeadLetter(Struct, frozen=True):
     """A message that could not be delivered in time, kept until an operator decides."""
 
     webhook: str
@@ -131,8 +124,7 @@ class DeadLetter:
     id: int = 0  # given by the store
 
 
-@dataclass(frozen=True, slots=True)
-class Backlog:
+class Backlog(Struct, frozen=True):
     """What one webhook has not received yet."""
 
     oldest: datetime | None = None  # of the undelivered changes, dead letters included

@@ -56,8 +56,7 @@ class SuppressionEntry(Struct, frozen=True):
     by: str | None = None  # the program that added it over the API
 
 
-@dataclass(frozen=True, slots=True)
-class LiftedSuppression:
+class LiftedSuppression(Struct, frozen=True):
     """A suppression that was lifted."""
 
     scope: str
@@ -143,8 +142,7 @@ class FactReader(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class KeyStatus:
+class KeyStatus(Struct, frozen=True):
     """A live key of the suppressions, and the number of rows under it."""
 
     version: int

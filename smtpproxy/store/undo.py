@@ -5,9 +5,10 @@ only if no other import or person has given it. Contacts: undo_contact.py.
 """
 
 from collections.abc import Container
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
+
+from msgspec import Struct
 
 SEVERAL = 0
 """Instead of the number of an import: a person, or more than one other import."""
@@ -17,8 +18,7 @@ Fate = Literal["removed", "put back", "kept", "none"]
 _DEPTH = 4  # earlier versions of a suppression that are kept
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
+class Version(Struct, frozen=True):
     """A version of a suppression. `owner` is the import that made it, or None."""
 
     since: datetime
@@ -27,8 +27,7 @@ class Version:
     also: int | None = None  # who else gave the same
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(Struct, frozen=True):
     """A suppression with its earlier versions, the newest of them last."""
 
     now: Version

@@ -6,7 +6,6 @@ author and by every later import that repeated it; it is removed once all of the
 """
 
 from collections.abc import Iterable, Iterator, Sequence, Set
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from zlib import crc32
@@ -37,8 +36,7 @@ _NO_COLLECTION = Collection()
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
-@dataclass(frozen=True, slots=True)
-class Replaced:
+class Replaced(msgspec.Struct, frozen=True):
     """An earlier state of a contact."""
 
     known: Known

@@ -4,11 +4,12 @@ import asyncio
 import gzip
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
 import structlog
+from msgspec import Struct
+from msgspec.structs import replace
 from prometheus_client.exposition import choose_encoder, gzip_accepted
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
@@ -144,8 +145,7 @@ def create_app(*routes: Sequence[Route]) -> Starlette:
     return app
 
 
-@dataclass
-class Monitoring:
+class Monitoring(Struct):
     """The three monitoring endpoints.
 
     `stats` returns the totals of all workers, `health` the state of the workers, `ready` which

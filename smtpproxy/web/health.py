@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
+from msgspec import Struct
+
 from smtpproxy.first_address import addresses, first_address
 from smtpproxy.settings import UnixAddress, UpstreamSettings
 from smtpproxy.tls import client_context
@@ -43,8 +45,7 @@ _ROOM = 256 * 1024
 State = Literal["ok", "failing", "draining"]
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
+class Health(Struct, frozen=True):
     """How many workers there should be, and how many have reported lately."""
 
     workers: int
@@ -55,8 +56,7 @@ class Health:
         return self.alive >= self.workers
 
 
-@dataclass(frozen=True, slots=True)
-class Readiness:
+class Readiness(Struct, frozen=True):
     """Whether mail would be accepted and relayed now, part by part."""
 
     listeners: State

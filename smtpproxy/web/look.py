@@ -2,12 +2,12 @@
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 import structlog
 from markupsafe import Markup
+from msgspec import Struct
 
 from smtpproxy.locale import PAGE_LANGS, REFERENCE, Lang, Phrase, say
 from smtpproxy.policy.model import (
@@ -61,8 +61,7 @@ footer p { margin: .25rem 0 }
 """
 
 
-@dataclass(frozen=True, eq=False)
-class Look:
+class Look(Struct, frozen=True, eq=False):
     """One brand as pages show it. Looks are compared by identity: there is one for each brand."""
 
     brand: str

@@ -3,9 +3,9 @@
 The pages are the same for everybody: they name nobody, and look up nothing.
 """
 
-from dataclasses import replace
 from functools import lru_cache
 
+from msgspec.structs import replace
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response

@@ -33,8 +33,7 @@ _TYPES: Mapping[Topic, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True):
     """One message; its id and body are the same in every attempt."""
 
     id: str
@@ -113,8 +112,7 @@ Kind = Literal["delivered", "refused", "failed", "redirected", "unreachable", "t
 _READ = 65_536  # octets of an answer, whose text is not used
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     kind: Kind
     text: str  # for people; never the receiver's own text
     retry_after: timedelta | None = None

@@ -7,10 +7,12 @@ leaves nothing out.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import structlog
+from msgspec import Struct
+from msgspec.structs import replace
 
 from smtpproxy.settings import WebhookSettings
 from smtpproxy.store.propagation import (
@@ -44,8 +46,7 @@ Post = Callable[[str, bytes], Awaitable[Outcome]]
 """Sends a message: its id and body."""
 
 
-@dataclass(frozen=True, slots=True)
-class Environment:
+class Environment(Struct, frozen=True):
     """What comes from outside."""
 
     now: Callable[[], datetime]

@@ -5,7 +5,8 @@ mirror them.
 """
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from smtpproxy.mail.reply import Reply
 from smtpproxy.wire.commands import Rcpt
@@ -104,8 +105,7 @@ def _without(text: bytes, enhanced: bytes) -> bytes:
     return b"" if text == enhanced else text.removeprefix(enhanced + b" ")
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
+class Capabilities(Struct, frozen=True):
     """What the upstream's EHLO reply offers."""
 
     keywords: frozenset[str] = frozenset()

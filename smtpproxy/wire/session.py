@@ -5,7 +5,6 @@ RCPT are in `commands`.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum, IntEnum, auto
 from functools import cached_property, lru_cache
 from typing import Literal
@@ -107,8 +106,7 @@ class HeaderLimits(Struct, frozen=True):
 _HEADER_LIMITS = HeaderLimits()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Terms:
+class Terms(Struct, frozen=True, kw_only=True, dict=True):
     """What the sessions of one listener have in common."""
 
     hostname: str

@@ -4,13 +4,14 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from smtpproxy.mail.unsubscribe_token import Unsubscription, stream_tag
 from smtpproxy.settings import TokenSettings

@@ -1,12 +1,12 @@
 """docs/settings.md, the example file and quotations in documents match the code."""
 
-import dataclasses
 import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import NODEFAULT
 
 from smtpproxy import settings as all_settings
 from smtpproxy.cli import COMMANDS
@@ -79,7 +79,7 @@ def _documented(table: str) -> dict[str, str]:
 def _is_default(table: str, name: str, written: str, key: KnownKey) -> bool:
     if (table, name) in ELSEWHERE:
         return written == ELSEWHERE[table, name]
-    if key.default is dataclasses.MISSING:
+    if key.default is NODEFAULT:
         return written == "*required*"
     if written == "*none*":
         return key.default is None

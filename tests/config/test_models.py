@@ -1,10 +1,9 @@
 """One definition of each setting, for the table in the file and for the record."""
 
-import dataclasses
-from dataclasses import dataclass
 from typing import Annotated, Any, get_args
 
 import pytest
+from msgspec import NODEFAULT, Struct, structs
 
 from smtpproxy.policy.model import Stream
 from smtpproxy.settings import StreamSettings
@@ -12,14 +11,12 @@ from smtpproxy.toml_tables import AT_LEAST_ONE, DERIVED, Bounds, Key, keys_of, r
 from tests.config.test_docs import TABLES
 
 
-@dataclass(frozen=True)
-class Inner:
+class Inner(Struct, frozen=True):
     name: Annotated[str, Key(example="a")]
     class_: Annotated[int, Bounds(1, 9), Key("class")] = 1
 
 
-@dataclass(frozen=True)
-class Outer:
+class Outer(Struct, frozen=True):
     one: Inner
     many: Annotated[tuple[Inner, ...], AT_LEAST_ONE, Key(example=("x",))] = (Inner("x"),)
     words: frozenset[str] = frozenset()
@@ -72,7 +69,7 @@ def test_unset_keys_have_their_defaults() -> None:
 
 
 def test_every_property_of_a_stream_has_a_key() -> None:
-    keys = {field.name for field in dataclasses.fields(StreamSettings)}
+    keys = {field.name for field in structs.fields(StreamSettings)}
     renamed = {"one_click_required": "one_click", "refuse_at_data": "refuse_at"}
     renamed["trial"] = "campaign_trial"
     of_others = {
@@ -90,5 +87,5 @@ def test_every_property_of_a_stream_has_a_key() -> None:
 def test_every_required_key_has_an_example() -> None:
     for table in TABLES.values():
         for name, key in keys_of(table).items():
-            if key.default is dataclasses.MISSING or AT_LEAST_ONE in get_args(key.type):
+            if key.default is NODEFAULT or AT_LEAST_ONE in get_args(key.type):
                 assert key.example is not None, f"{table.__name__}.{name}"

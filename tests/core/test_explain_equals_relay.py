@@ -4,7 +4,6 @@ Many small configurations and messages go through both.
 """
 
 import asyncio
-import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from msgspec.structs import replace
 
 from smtpproxy.core.dry_run import Question, dry_run
@@ -151,7 +151,7 @@ def _settings(case: Case) -> Settings:
     server = ServerSettings("relay.example", Path())
     listener = ListenerSettings("apps", TcpAddress("127.0.0.1", 2525))
     upstream = UpstreamSettings(TcpAddress("127.0.0.1", 25))
-    return dataclasses.replace(
+    return structs.replace(
         Settings(server, (listener,), upstream, StoreSettings("sqlite:///x")),
         streams={**case.streams, DEFAULT_STREAM.name: DEFAULT_STREAM},
         policy=PolicySettings(on_mixed=case.on_mixed),  # type: ignore[arg-type]

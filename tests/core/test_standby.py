@@ -1,10 +1,10 @@
 """RCPT answered from a standby that lags: nothing is decided by what it says alone."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from msgspec.structs import replace
 
 from tests.core.driving import PEOPLE, Setting
 from tests.core.scene import Scene, codes

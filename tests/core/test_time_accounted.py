@@ -1,8 +1,9 @@
 """The stages of a transaction add up to its total time, and none is negative."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from smtpproxy.core import effects
 from smtpproxy.core.advice import DelegatedTransaction, MilterTransaction

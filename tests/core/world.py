@@ -6,9 +6,11 @@ checked the moment its end of data arrives; `violations` lists what is wrong.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Literal
+
+from msgspec.structs import replace
 
 from tests.core.driving import PEOPLE, SENDER, Recorded
 

@@ -3,13 +3,13 @@
 import asyncio
 import ssl
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Sink
+from msgspec.structs import replace
 
 from smtpproxy.doctor.finding import Check, Finding, Lookup
 from smtpproxy.doctor.machine import certificate

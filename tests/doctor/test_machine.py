@@ -1,11 +1,11 @@
 """Keys and clock of this machine, and requirements met by the configuration."""
 
 import os
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from msgspec.structs import replace as with_fields
 
 from smtpproxy.config import parse

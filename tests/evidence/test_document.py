@@ -1,12 +1,12 @@
 """The evidence document: all its words in both languages, and the proof of each basis."""
 
 import re
-from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from smtpproxy.events import JudgedRecipient
 from smtpproxy.evidence import document as whole

@@ -4,13 +4,13 @@ After a change of the texts, run python -m tests.evidence.test_whole_document
 """
 
 import re
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import msgspec
 import pytest
 from msgspec.json import encode
+from msgspec.structs import replace
 from msgspec.structs import replace as changed
 
 from smtpproxy.evidence.gather import Evidence, Mailing, evidence_object

@@ -1,13 +1,13 @@
 """The effects of a report, each only once: suppression, count, bounce for the application."""
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import pytest
+from msgspec.structs import replace
 
 from smtpproxy.feedback import read_report
 from smtpproxy.feedback.records import FeedbackReport

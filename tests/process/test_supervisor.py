@@ -6,11 +6,11 @@ import signal
 import socket
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from smtpproxy.app import prepare
 from smtpproxy.config import parse

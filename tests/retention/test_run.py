@@ -4,11 +4,11 @@ import fcntl
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from smtpproxy import purge_runs
 from smtpproxy.config import parse

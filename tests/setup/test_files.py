@@ -3,11 +3,11 @@
 import errno
 import os
 import re
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from smtpproxy.settings import BrandSettings, StreamSettings, TcpAddress
 from smtpproxy.setup.answers import Answers, Route

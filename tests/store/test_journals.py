@@ -4,11 +4,11 @@ import asyncio
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from smtpproxy.access import Access
 from smtpproxy.config import load

@@ -4,11 +4,11 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from smtpproxy.config import load
 from smtpproxy.erasure import carry_out, erase_outstanding, erase_record

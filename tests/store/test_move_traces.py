@@ -1,10 +1,10 @@
 """An unfinished copy is reported, with what to do about it."""
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from smtpproxy.store.configurations import Misfit
 from smtpproxy.store.move import sqlite

@@ -3,12 +3,12 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from smtpproxy.policy.model import Lookups
 from smtpproxy.store import open_store

@@ -2,11 +2,11 @@
 
 import asyncio
 import contextlib
-from dataclasses import replace as replace_limits
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from msgspec.structs import replace
+from msgspec.structs import replace as replace_limits
 
 from smtpproxy.policy.model import (
     ConsentAct,

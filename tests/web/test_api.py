@@ -4,12 +4,12 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import get_args
 from urllib.parse import urljoin
 
 import pytest
+from msgspec.structs import replace
 
 from smtpproxy.policy.model import Origin
 from smtpproxy.settings.mail import Right

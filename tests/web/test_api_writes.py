@@ -5,13 +5,13 @@ import json
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import structlog
+from msgspec.structs import replace
 
 from smtpproxy.config import parse
 from smtpproxy.policy.contact import collections

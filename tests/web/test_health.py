@@ -5,10 +5,10 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from smtpproxy.settings import TcpAddress, UnixAddress, UpstreamSettings
 from smtpproxy.tls import TlsFiles, server_context

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from smtpproxy.client import ApiProblem, Client, ConsentToRecord, ContactRecord, NewSuppression
 from smtpproxy.policy.model import Source

@@ -5,9 +5,10 @@ expected), and returns what it could read. `written` is the reverse, for people.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.mailboxes import entered
@@ -34,8 +35,7 @@ class Kind(Protocol):
     def written(self, value: Any) -> str: ...
 
 
-@dataclass(frozen=True, slots=True)
-class PeriodKind:
+class PeriodKind(Struct, frozen=True):
     """A period in one of `units`; `without` is how None is written, if it is allowed."""
 
     units: tuple[Unit, ...]
@@ -70,8 +70,7 @@ class PeriodKind:
         return f"a period such as {_any_of(examples)}"
 
 
-@dataclass(frozen=True, slots=True)
-class FlagKind:
+class FlagKind(Struct, frozen=True):
     def read(self, value: object, fault: Fault) -> bool:
         if not isinstance(value, bool):
             fault(f"must be true or false, without quotes, not {shown(value)}")
@@ -81,8 +80,7 @@ class FlagKind:
         return "yes" if value else "no"
 
 
-@dataclass(frozen=True, slots=True)
-class CountKind:
+class CountKind(Struct, frozen=True):
     """A number from 1, or None for any."""
 
     def read(self, value: object, fault: Fault) -> int | None:
@@ -97,8 +95,7 @@ class CountKind:
         return UNLIMITED if value is None else str(value)
 
 
-@dataclass(frozen=True, slots=True)
-class DayKind:
+class DayKind(Struct, frozen=True):
     """A day from which something applies, as its first moment in UTC; None is always."""
 
     def read(self, value: object, fault: Fault) -> datetime | None:
@@ -113,8 +110,7 @@ class DayKind:
         return ALWAYS if value is None else f"{value:%Y-%m-%d}"
 
 
-@dataclass(frozen=True, slots=True)
-class WordsKind:
+class WordsKind(Struct, frozen=True):
     """A set of texts; `check` returns what is wrong with one of them."""
 
     check: Callable[[str], str | None] = lambda item: None
@@ -131,8 +127,7 @@ class WordsKind:
         return ", ".join(sorted(value)) or "none"
 
 
-@dataclass(frozen=True, slots=True)
-class MembersKind:
+class MembersKind(Struct, frozen=True):
     """A subset of a closed set of words. `of` makes a member from its word."""
 
     choices: tuple[str, ...]
@@ -145,8 +140,7 @@ class MembersKind:
         return ", ".join(word for word in self.choices if word in value) or "none"
 
 
-@dataclass(frozen=True, slots=True)
-class OrderKind:
+class OrderKind(Struct, frozen=True):
     """Words from a closed set, in a significant order."""
 
     choices: tuple[str, ...]
@@ -159,8 +153,7 @@ class OrderKind:
         return ", ".join(value) or "none"
 
 
-@dataclass(frozen=True, slots=True)
-class TextsKind:
+class TextsKind(Struct, frozen=True):
     """A table of texts, each under a word from a closed set."""
 
     keys: tuple[str, ...]

@@ -1,7 +1,6 @@
 """What a rule sees, what a rule is, and when a person was last active."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, TypeVar
 
@@ -55,8 +54,7 @@ def on_every_stream(stream: Stream) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
-class Rule(Generic[Case]):
+class Rule(Struct, Generic[Case], frozen=True):
     """One row of a table.
 
     `judge` returns a verdict if the rule decides, or None to ask the next rule; the verdict's

@@ -3,9 +3,10 @@
 import re
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from msgspec import Struct
 
 from smtpproxy.sinks.audit.anchors import (
     Anchor,
@@ -43,8 +44,7 @@ _SLOT = re.compile("[0-9]{1,6}")  # as in the name of a file
 UNSEALED = "comes after the last one that proves anything"
 
 
-@dataclass(slots=True)
-class Sighting:
+class Sighting(Struct):
     """What an anchor says of one slot: its line `head.n` had that hash, at that time.
 
     By the anchors that followed, it was the last line at least until `until`. `set_back`: the
@@ -59,8 +59,7 @@ class Sighting:
     set_back: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ExpiredClaim:
+class ExpiredClaim(Struct, frozen=True):
     """What an anchor says of a deleted file: all of it was older than `before`, unless None."""
 
     anchor: int

@@ -12,7 +12,6 @@ has a random salt, so that its digest gives nothing away.
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
@@ -226,8 +225,7 @@ MEANING = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """`line` counts from 1 within the file; None if the finding is about the file."""
 
     kind: Kind
@@ -242,8 +240,7 @@ class Finding:
         return MEANING[self.kind]
 
 
-@dataclass(frozen=True, slots=True)
-class Witness:
+class Witness(Struct, frozen=True):
     """The anchor up to which the record is proven. `kept`: a copy of it was kept elsewhere."""
 
     n: int
@@ -251,8 +248,7 @@ class Witness:
     kept: bool
 
 
-@dataclass(slots=True)
-class Report:
+class Report(Struct):
     """What was checked, and what was found."""
 
     files: int = 0
@@ -261,12 +257,12 @@ class Report:
     erased: int = 0
     anchors: int = 0
     compared: int = 0  # anchors that were compared with a line
-    heads: dict[int, Head] = field(default_factory=dict)
+    heads: dict[int, Head] = {}
     witness: Witness | None = None
-    proven: dict[int, int] = field(default_factory=dict)  # up to that row, by slot
+    proven: dict[int, int] = {}  # up to that row, by slot
     unproven: int = 0  # rows after those
-    findings: list[Finding] = field(default_factory=list)
-    counts: dict[Kind, int] = field(default_factory=dict)
+    findings: list[Finding] = []
+    counts: dict[Kind, int] = {}
 
     def add(
         self,

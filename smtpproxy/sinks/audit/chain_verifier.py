@@ -1,8 +1,10 @@
 """Follows the chain of one slot, line by line, and reports where it is broken."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
+
+from msgspec import Struct
 
 from smtpproxy.sinks.audit.anchor_check import AnchorCheck, Sighting, TimeOrder
 from smtpproxy.sinks.audit.chain import (
@@ -35,8 +37,7 @@ _BEGIN = b'"entry":{"kind":"begin"'
 _CLOCK = b'"entry":{"kind":"clock"'
 
 
-@dataclass(slots=True)
-class _Gap:
+class _Gap(Struct):
     """Numbers that were skipped. Those that follow later are `found`."""
 
     file: str
@@ -44,11 +45,10 @@ class _Gap:
     first: int
     last: int
     hint: str = ""
-    found: set[int] = field(default_factory=set)
+    found: set[int] = set()
 
 
-@dataclass(slots=True)
-class _Parts:
+class _Parts(Struct):
     """A file's parts: erased ones, of these the unproven ones, and those still to be erased."""
 
     erased: int = 0

@@ -7,10 +7,11 @@ is lost, because it is newer than the file it concerns.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
+
+from msgspec import Struct
 
 from smtpproxy import clock
 from smtpproxy.disk import flush, sync_path
@@ -33,8 +34,7 @@ _LONGEST = timedelta(days=30)
 """A file started longer ago is closed, so that its lines do not wait for much later ones."""
 
 
-@dataclass(frozen=True, slots=True)
-class Expired:
+class Expired(Struct, frozen=True):
     """What was deleted, or would be."""
 
     files: tuple[str, ...] = ()

@@ -12,11 +12,12 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import BinaryIO, TypeVar
+
+from msgspec import Struct
 
 from smtpproxy.disk import give_to_owner_of, lock
 from smtpproxy.events import successor
@@ -39,8 +40,7 @@ EARLIEST = datetime.min.replace(tzinfo=UTC)
 LATEST = datetime.max.replace(tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(Struct, frozen=True):
     """One file of a slot. `started` is the time in its name."""
 
     path: Path
@@ -170,8 +170,7 @@ def last_of(path: Path, read: Callable[[bytes], T]) -> tuple[T | None, int]:
         return None, torn
 
 
-@dataclass(frozen=True, slots=True)
-class LastLine:
+class LastLine(Struct, frozen=True):
     """A slot's last line, and the torn ends that follow it, by file name."""
 
     segment: Segment

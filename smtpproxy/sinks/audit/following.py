@@ -5,9 +5,10 @@ A running relay's files are read as far as they are written.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+
+from msgspec import Struct
 
 from smtpproxy.sinks.audit.chain import NotALine, number_of
 from smtpproxy.sinks.audit.files import Segment, last_line, segments
@@ -22,8 +23,7 @@ Row = tuple[str, int, bytes]
 """The file's name, the number in the slot, and the line."""
 
 
-@dataclass(frozen=True, slots=True)
-class Matches:
+class Matches(Struct, frozen=True):
     """The newest match by canonical address or whole domain, up to row `n` of a slot."""
 
     slot: int

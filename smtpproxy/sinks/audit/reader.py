@@ -25,8 +25,7 @@ _CLOCK_SLACK = timedelta(seconds=1)
 _USUAL_TRANSACTION = timedelta(minutes=5)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """The position of a line, and its hash; what that proves, verify.py finds out."""
 
     file: str

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from itertools import chain
 from pathlib import Path
+
+from msgspec import Struct
 
 from smtpproxy.sinks.audit.anchor_check import AnchorCheck
 from smtpproxy.sinks.audit.anchors import Anchor, read_anchor
@@ -46,8 +47,7 @@ class State(StrEnum):
     BROKEN = "broken"
 
 
-@dataclass(frozen=True, slots=True)
-class Seal:
+class Seal(Struct, frozen=True):
     """`anchor` sealed the record at `at`; `what` says what is wrong if it is broken."""
 
     state: State

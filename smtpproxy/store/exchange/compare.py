@@ -1,10 +1,10 @@
 """Finding out what an import would change, without changing it."""
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, TypeVar
 
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from smtpproxy.mail.address import readings
@@ -44,8 +44,7 @@ Kind = Literal["new", "changed", "ignored", "resurrected", "rejected"]
 SAMPLES = 5  # kept of each kind
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(Struct, frozen=True):
     """What one line would do. `address` is empty if the line has none."""
 
     kind: Kind
@@ -54,8 +53,7 @@ class Difference:
     what: str
 
 
-@dataclass(slots=True)
-class Comparison:
+class Comparison(Struct):
     """What a whole file would do, with the first lines of each kind.
 
     A `resurrected` line also counts as new or changed. Lines of one address in different batches
@@ -70,7 +68,7 @@ class Comparison:
             "new": 0, "changed": 0, "ignored": 0, "resurrected": 0, "rejected": 0,
         }
     )  # fmt: skip
-    samples: list[Difference] = field(default_factory=list)
+    samples: list[Difference] = []
 
     def add(self, difference: Difference) -> None:
         self.counts[difference.kind] += 1
@@ -134,8 +132,7 @@ async def facts_beside(store: FactReader, lookups: Lookups, limited: Collection[
     return {**facts, **await store.facts(replace(lookups, addresses=whole, mailings=True))}
 
 
-@dataclass(frozen=True)
-class SuppressionComparison:
+class SuppressionComparison(Struct, frozen=True):
     """A suppression is new, moves one forward in time, or changes nothing."""
 
     store: Store

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Mapping as MappingOf
-from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Annotated, Any, Literal
+
+from msgspec import Struct
+from msgspec.structs import fields, replace
 
 from smtpproxy.store.exchange.lines import UndatedConsent
 from smtpproxy.store.exchange.rows import cell_text, check_no_error, column_key
@@ -16,8 +18,7 @@ _TRUE = frozenset({"true", "yes", "y", "1", "oui", "o", "vrai"})
 _FALSE = frozenset({"false", "no", "n", "0", "non", "faux"})
 
 
-@dataclass(frozen=True, slots=True)
-class Flags:
+class Flags(Struct, frozen=True):
     """Which cells mean yes, which no and which nothing, ignoring case."""
 
     true: frozenset[str] = _TRUE
@@ -72,8 +73,7 @@ def _folded(texts: Iterable[str] | None) -> frozenset[str] | None:
     return None if texts is None else frozenset(text.strip().casefold() for text in texts)
 
 
-@dataclass(frozen=True, slots=True)
-class ConsentTable:
+class ConsentTable(Struct, frozen=True):
     """A `[[consent]]` as written. The second group are columns, the third constants."""
 
     purpose: str

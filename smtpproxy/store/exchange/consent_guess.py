@@ -1,8 +1,10 @@
 """Guessing from a table's columns who agreed to what: yes and no, refusals, and their dates."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from smtpproxy.store.exchange.consent_columns import ConsentTable
 from smtpproxy.store.exchange.look import ColumnLook, TableLook, plain_words
@@ -27,8 +29,7 @@ class Flag(NamedTuple):
     is_refusal: bool  # yes means a refusal
 
 
-@dataclass(frozen=True, eq=False)
-class ConsentGuess:
+class ConsentGuess(Struct, frozen=True, eq=False):
     """Guesses the `[[consent]]` of a mapping, and asks what it cannot know."""
 
     look: TableLook
@@ -252,7 +253,7 @@ class ConsentGuess:
             names = {"yes": "true", "no": "false", "nothing": "nothing"}
             before: tuple[str, ...] = getattr(answers, names[kind])
             changed: dict[str, object] = {names[kind]: (*before, text)}
-            return replace(answers, **changed)  # type: ignore[arg-type]
+            return replace(answers, **changed)
 
         rows = counted(count, "row")
         self.questions.append(

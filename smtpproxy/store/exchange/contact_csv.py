@@ -4,9 +4,10 @@ import re
 from collections.abc import Callable, Container, Iterator, Sequence
 from collections.abc import Mapping as MappingOf
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
+
+from msgspec.structs import replace
 
 from smtpproxy.store.exchange.consent_columns import (
     EVIDENCE,

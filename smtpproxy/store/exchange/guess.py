@@ -1,7 +1,8 @@
 """Guessing the meaning of a table without a mapping, column by column."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from smtpproxy.policy.model import Source
 from smtpproxy.store.exchange.consent_columns import ConsentTable

@@ -8,12 +8,14 @@ general knowledge.
 
 from collections.abc import Mapping as MappingOf
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from datetime import UTC, tzinfo
 from functools import cache
 from importlib import resources
 from pathlib import PurePath
 from typing import Annotated, Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from smtpproxy import toml
 from smtpproxy.store.exchange.lines import ImportFault
@@ -38,8 +40,7 @@ NO_SUPPRESSION = "none"
 _FIELDS: dict[Kind, tuple[str, ...]] = {"suppressions": SUPPRESSION_FIELDS, "contacts": FIELDS}
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """How to read a file: as it is recognised, unless one of these is given."""
 
     file_name: str = ""
@@ -47,19 +48,17 @@ class Wanted:
     mapping: Mapping | None = None  # of suppressions
     own: bool = False  # in our own form, whatever it looks like
     purpose: str = ""  # of the consents in a provider's export
-    constants: MappingOf[str, str] = field(default_factory=dict)  # field to text; override others
+    constants: MappingOf[str, str] = {}  # field to text; override others
 
 
-@dataclass(frozen=True, slots=True)
-class When:
+class When(Struct, frozen=True):
     """Constants for rows with these cells, overriding their columns."""
 
     columns: MappingOf[str, str]  # column to cell, both ignoring case
     constants: MappingOf[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(Struct, frozen=True):
     name: str
     provider: str
     title: str
@@ -73,8 +72,8 @@ class Layout:
     no_hints: tuple[str, ...] = ()  # parts of a file's name that rule it out
     of_list: bool = False  # its unsubscribes are from one list, group or stream
     when: tuple[When, ...] = ()
-    also: MappingOf[str, str] = field(default_factory=dict)  # other names of columns, by key
-    blocked: MappingOf[str, MappingOf[str, str]] = field(default_factory=dict)
+    also: MappingOf[str, str] = {}  # other names of columns, by key
+    blocked: MappingOf[str, MappingOf[str, str]] = {}
     """By column key, the origins that cells stand for, in columns that say who is suppressed."""
 
     @property
@@ -147,8 +146,7 @@ def is_blocked(columns: Blocked, cells: Sequence[str]) -> bool:
     return found
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _LayoutTable(MappingFile):
+class _LayoutTable(MappingFile, frozen=True, kw_only=True):
     """A layout as written: a mapping, and how to recognise the file."""
 
     name: str
@@ -165,13 +163,12 @@ class _LayoutTable(MappingFile):
     time_zone: Annotated[tzinfo | None, Written(zone)] = UTC
 
 
-@dataclass(frozen=True, slots=True)
-class _LayoutFile:
+class _LayoutFile(Struct, frozen=True):
     provider: str
     title: str
     source: str
     confirmed: Literal["documentation", "api", "others", "nothing"]
-    also: MappingOf[str, str] = field(default_factory=dict)
+    also: MappingOf[str, str] = {}
     suppressions: tuple[_LayoutTable, ...] = ()
     contacts: tuple[_LayoutTable, ...] = ()
 

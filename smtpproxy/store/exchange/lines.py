@@ -4,7 +4,6 @@ import json
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any, BinaryIO, Generic, TypeVar
 
@@ -80,8 +79,7 @@ class Read(Struct, Generic[T], frozen=True):
     content: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Contents(Generic[T]):
+class Contents(Struct, Generic[T], frozen=True):
     """An opened file."""
 
     items: Iterator[Read[T] | Rejected | Passed]

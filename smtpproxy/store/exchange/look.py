@@ -4,8 +4,9 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from smtpproxy.store.exchange.files import Source
 from smtpproxy.store.exchange.lines import ImportFault, Lines, Rejected, no_rows, read_lines
@@ -48,8 +49,7 @@ def plain_words(text: str) -> str:
     return _SIGNS.sub(" ", bare).strip()
 
 
-@dataclass(slots=True)
-class TimeForms:
+class TimeForms(Struct):
     """The notations of a column's cells, with examples.
 
     In a pattern, `%1` and `%2` are day and month, in an unknown order.
@@ -62,7 +62,7 @@ class TimeForms:
     unclear: str = ""  # a cell that can be either
     zoneless: str = ""  # a cell with a time of day but no zone
     early: str = ""  # a date with the year first, and a day that may be a month
-    exchanged: set[str] = field(default_factory=set)  # patterns of those with day and month swapped
+    exchanged: set[str] = set()  # patterns of those with day and month swapped
     late_text: str = ""  # a date as people write it, of a day after the 12th
     _unlike: bool = False  # a cell that a spreadsheet which swaps them would have changed
 
@@ -137,15 +137,14 @@ def _hours(has_time: bool, seconds: str | None, noon: str | None) -> str:
     return hours + (":%S" if seconds else "") + (noon.replace(noon.strip(), "%p") if noon else "")
 
 
-@dataclass(slots=True)
-class ColumnLook:
+class ColumnLook(Struct):
     """What the cells of one column hold, apart from empty ones."""
 
     name: str
     filled: int = 0
     addresses: int = 0
     values: Counter[str] | None = field(default_factory=Counter)  # None: too many different ones
-    examples: list[str] = field(default_factory=list)
+    examples: list[str] = []
     times: TimeForms = field(default_factory=TimeForms)
 
     def add(self, cell: str) -> None:
@@ -183,8 +182,7 @@ class ColumnLook:
         return self.filled - (self.times.patterns or self.times.numbers).total()
 
 
-@dataclass(frozen=True, slots=True)
-class TableLook:
+class TableLook(Struct, frozen=True):
     """What a whole table holds."""
 
     columns: tuple[ColumnLook, ...]  # those with a unique name

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping as MappingOf
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from smtpproxy import toml
 from smtpproxy.store.exchange.consent_columns import FLAGS, ConsentTable, Flags, flags_of
@@ -72,11 +74,10 @@ class MappingFault(ImportFault):
     """The mapping file is wrong; the text names the key."""
 
 
-@dataclass(frozen=True, slots=True)
-class Mapping:
+class Mapping(Struct, frozen=True):
     columns: MappingOf[str, str]  # column, by its key, to field
-    constants: MappingOf[str, str] = field(default_factory=dict)  # field to text
-    values: MappingOf[str, MappingOf[str, str]] = field(default_factory=dict)  # by field
+    constants: MappingOf[str, str] = {}  # field to text
+    values: MappingOf[str, MappingOf[str, str]] = {}  # by field
     delimiter: str | None = None  # None: detected from the header
     separator: str = "|"  # between the words of one cell
     notation: Notation = ISO  # of times
@@ -134,13 +135,12 @@ def _character(value: object) -> str:
     return value
 
 
-@dataclass(frozen=True, slots=True)
-class MappingFile:
+class MappingFile(Struct, frozen=True):
     """A mapping as written."""
 
-    columns: MappingOf[str, str] = field(default_factory=dict)
-    constants: MappingOf[str, str] = field(default_factory=dict)
-    values: MappingOf[str, MappingOf[str, str]] = field(default_factory=dict)
+    columns: MappingOf[str, str] = {}
+    constants: MappingOf[str, str] = {}
+    values: MappingOf[str, MappingOf[str, str]] = {}
     encoding: Annotated[str | None, Written(_encoding)] = None
     delimiter: Annotated[str | None, Written(_character)] = None
     separator: Annotated[str, Written(_text)] = "|"

@@ -1,12 +1,12 @@
 """Checking an import's lines against the configuration, the clock and each other."""
 
-import dataclasses
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from operator import attrgetter
 
+from msgspec import structs
 from msgspec.structs import replace
 
 from smtpproxy.policy.model import Audience, ConsentAct, Contact, Origin, collected, collections
@@ -72,7 +72,7 @@ class ContactCheck:
 
     def checked(self, contents: Contents[ContactUpdate]) -> Contents[ContactUpdate]:
         items = (self._checked(item, contents.worded) for item in contents.items)
-        return dataclasses.replace(contents, items=items)
+        return structs.replace(contents, items=items)
 
     def orders(self, updates: Sequence[ContactUpdate]) -> list[SuppressionEntry]:
         """Return the suppressions that withdrawals from unknown purposes become.

@@ -1,10 +1,10 @@
 """Checking an import of suppressions against the configuration and the clock."""
 
-import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime
 
+from msgspec import structs
 from msgspec.structs import replace
 
 from smtpproxy.settings import Settings
@@ -40,7 +40,7 @@ class ScopeCheck:
         self._widened = {kind: Counter[str]() for kind in self._known}
 
     def checked(self, contents: Contents[SuppressionEntry]) -> Contents[SuppressionEntry]:
-        return dataclasses.replace(contents, items=map(self._checked, contents.items))
+        return structs.replace(contents, items=map(self._checked, contents.items))
 
     def notices(self) -> Iterator[str]:
         """Yield notices for the user."""

@@ -1,10 +1,12 @@
 """A proposed mapping for a table without one, and the questions to its user."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from smtpproxy import toml
 from smtpproxy.store.exchange.consent_columns import ConsentTable
@@ -14,8 +16,7 @@ LEFT_OPEN = "?"
 """A constant that its user does not know, and that is not written."""
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(Struct, frozen=True):
     """What the configuration has."""
 
     purposes: tuple[str, ...]
@@ -23,12 +24,11 @@ class Known:
     methods: tuple[str, ...]  # those that prove a consent
 
 
-@dataclass(frozen=True, slots=True)
-class Answers:
+class Answers(Struct, frozen=True):
     """The user's answers, each also an option of the command. Columns are by key."""
 
-    columns: Mapping[str, str] = field(default_factory=dict)  # column to field, or none
-    consents: Mapping[str, str] = field(default_factory=dict)  # column to purpose, or none
+    columns: Mapping[str, str] = {}  # column to field, or none
+    consents: Mapping[str, str] = {}  # column to purpose, or none
     given_at: str | None = None
     withdrawn_at: str | None = None
     true: tuple[str, ...] = ()
@@ -37,14 +37,13 @@ class Answers:
     no: Literal["withdrawal", "nothing"] | None = None
     time_format: str | None = None
     time_zone: str | None = None
-    constants: Mapping[str, str] = field(default_factory=dict)
+    constants: Mapping[str, str] = {}
 
     def with_constant(self, name: str, text: str) -> "Answers":
         return replace(self, constants={**self.constants, name: text})
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(Struct, frozen=True):
     """A question only the user can answer, and the option with the same effect."""
 
     text: str
@@ -56,8 +55,7 @@ class Question:
     check: Callable[[str], object] | None = None  # raises ValueError; None: one of the choices
 
 
-@dataclass(frozen=True, slots=True)
-class Proposal:
+class Proposal(Struct, frozen=True):
     columns: Mapping[str, str]  # column, as in the header, to field
     consents: tuple[ConsentTable, ...]
     values: Mapping[str, Mapping[str, str]]

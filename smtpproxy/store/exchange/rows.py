@@ -1,7 +1,6 @@
 """Reading rows of CSV (RFC 4180) and JSON objects, so that a faulty one cannot spoil the next."""
 
 import csv
-import dataclasses
 import re
 import unicodedata
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
@@ -9,6 +8,7 @@ from functools import cache
 from itertools import islice
 
 import msgspec
+from msgspec import structs
 from msgspec.structs import replace
 
 from smtpproxy.store.exchange.encodings import BOM
@@ -36,8 +36,7 @@ NULLS = frozenset({"NULL", "null", "(null)", "\\N", "NaN"})
 _ERROR = re.compile(r"#(?:N/A|NV|[A-ZÀ-Ý/0-9_]{2,12}[!?])")  # #REF!, #NOM?, #DIV/0!
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Header:
+class Header(msgspec.Struct, frozen=True):
     """The line with the names of the columns, and the delimiter of the file."""
 
     columns: tuple[str, ...]
@@ -61,7 +60,7 @@ class Header:
         """Return the header without nameless columns at its end: what spills over into them belongs
         to no column."""
         width = max((place for place, name in enumerate(self.columns, 1) if name), default=0)
-        return dataclasses.replace(self, columns=self.columns[:width])
+        return structs.replace(self, columns=self.columns[:width])
 
     def places(self, fields: Mapping[str, str]) -> dict[str, int]:
         """Return the index of the cell of each field; `fields` are by the keys of columns. Raises

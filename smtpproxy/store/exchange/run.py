@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Generic, Literal, TypeVar
 
+from msgspec import Struct
+
 from smtpproxy.store.exchange.files import RejectedFile, Source
 from smtpproxy.store.exchange.lines import Contents, Passed, Read, Rejected
 from smtpproxy.store.operations import Checkpoint
@@ -38,8 +40,7 @@ def format_of(path: Path, start: bytes) -> Format:
     return known or ("ndjson" if text.startswith(b"{") else "csv")
 
 
-@dataclass(slots=True, kw_only=True)
-class Progress:
+class Progress(Struct, kw_only=True):
     """What an import has done so far; at the end, its result."""
 
     lines: int = 0

@@ -1,7 +1,6 @@
 """Suppressions and their changes as CSV rows and NDJSON objects (design.md section 7)."""
 
 import re
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 
@@ -122,8 +121,7 @@ def check_origin(address: str, origin: Origin) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Defaults:
+class Defaults(msgspec.Struct, frozen=True):
     """Values for lines that do not have them."""
 
     since: datetime  # the time of the file

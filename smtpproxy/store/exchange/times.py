@@ -1,9 +1,10 @@
 """Times as people and programs write them."""
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta, tzinfo
 from email.utils import parsedate_to_datetime
+
+from msgspec import Struct
 
 EXAMPLE = "2025-03-01T10:00:00Z"
 
@@ -31,8 +32,7 @@ def read_time(text: str, *, last_moment: bool = False) -> datetime:
         raise ValueError(f"{text[:40]!r} {wrong}; write it like {EXAMPLE}") from None
 
 
-@dataclass(frozen=True, slots=True)
-class Notation:
+class Notation(Struct, frozen=True):
     """How the times of a file are written.
 
     `pattern` is iso, epoch, rfc2822, go, excel or a strptime pattern, or several separated by |,

@@ -11,8 +11,9 @@ An interrupted copy resumes where it was, as long as the changes have been recor
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from smtpproxy.store.closed import FILLING, without_password
 from smtpproxy.store.key_files import load_keys
@@ -23,8 +24,7 @@ from smtpproxy.store.records import StoreMisconfigured
 from smtpproxy.store.sql.live_keys import live_ring
 
 
-@dataclass(frozen=True, slots=True)
-class CopyEnd:
+class CopyEnd(Struct, frozen=True):
     """A database that can be either end of a copy."""
 
     url: str
@@ -36,8 +36,7 @@ class CopyEnd:
         return without_password(self.url)
 
 
-@dataclass(frozen=True, slots=True)
-class CopyResult:
+class CopyResult(Struct, frozen=True):
     """What was copied, by table, and for how many `seconds` nobody could write."""
 
     sums: Mapping[str, Sum]

@@ -8,10 +8,11 @@ import re
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
+
+from msgspec import Struct
 
 from smtpproxy.store.postgres.errors import unavailable
 from smtpproxy.store.postgres.hosts import Hosts, Lineage
@@ -44,8 +45,7 @@ Server = Literal["primary", "standby", "prefer-standby"]
 """A standby may lack the last objection."""
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """A database, the timeout for it (seconds), and the number of connections to it.
 
     `patient`: statements may take as long as they need. `prepares`: a connection has the same
@@ -102,8 +102,7 @@ class Target:
         return f"ISOLATION LEVEL {isolation}{access}{local}"
 
 
-@dataclass(frozen=True, slots=True)
-class StoreConnections:
+class StoreConnections(Struct, frozen=True):
     """The use of a database's connections; `waited` is the total of seconds waited for one."""
 
     busy: int

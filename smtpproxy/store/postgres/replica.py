@@ -6,10 +6,10 @@ the primary.
 
 import asyncio
 from collections import Counter, deque
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import structlog
+from msgspec import Struct, field
 
 from smtpproxy.policy.model import Facts, Lookups
 from smtpproxy.store.postgres.batch import Version
@@ -27,8 +27,7 @@ class _Seen(NamedTuple):
     queried_at: float
 
 
-@dataclass(slots=True)
-class Lag:
+class Lag(Struct):
     """How far a standby is behind, by its versions and those of the primary.
 
     A standby with the version that the primary had at some time lacks nothing from before that. So

@@ -3,8 +3,9 @@ whether commits wait for one."""
 
 import asyncio
 from contextlib import closing
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec.structs import replace
 
 from smtpproxy.settings import StoreSettings
 from smtpproxy.store.postgres import standby, target

@@ -2,10 +2,10 @@
 
 from collections import Counter
 from collections.abc import AsyncGenerator, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import msgspec
+from msgspec import field
 
 from smtpproxy.mail.address import widened
 from smtpproxy.mail.mailboxes import recorded
@@ -50,17 +50,16 @@ ORDER BY contact, at, withdrawal, sequence
 _PAGE_SIZE = 1_000
 
 
-@dataclass(slots=True)
-class _Entry:
+class _Entry(msgspec.Struct):
     """A contact of a batch, and which of its rows have to be written."""
 
     number: int
     known: Known | None
     is_new: bool = False
     origin: Origin = field(default_factory=Origin)
-    versions: list[Row] = field(default_factory=list)
+    versions: list[Row] = []
     touched: bool = False
-    acts: list[Row] = field(default_factory=list)
+    acts: list[Row] = []
     restricted: frozenset[str] = frozenset()  # new tags that restrict
     corrected: bool = False  # stored acts were replaced by more complete ones: write all
 

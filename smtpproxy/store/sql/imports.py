@@ -2,10 +2,10 @@
 
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
 
 import msgspec
+from msgspec.structs import replace
 
 from smtpproxy.policy.model import Contact
 from smtpproxy.store.merge import Known
@@ -47,8 +47,7 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(ImportRecord).decode
 
 
-@dataclass(slots=True)
-class _Stored:
+class _Stored(msgspec.Struct):
     """An import's row."""
 
     number: int

@@ -3,7 +3,8 @@
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import astuple
+
+from msgspec.structs import astuple
 
 from smtpproxy.disk import locked
 from smtpproxy.policy.model import Suppression

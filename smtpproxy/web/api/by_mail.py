@@ -1,7 +1,6 @@
 """API operations that ask people to confirm consent, or whether to go on receiving mail."""
 
 import ipaddress
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -107,8 +106,7 @@ class PermissionLinks(Struct, frozen=True):
     links: tuple[PermissionLink, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ByMail:
+class ByMail(Struct, frozen=True):
     """The operations that need [confirmation]."""
 
     by_mail: ConsentByMail
