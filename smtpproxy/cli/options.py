@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from smtpproxy.settings import Settings
 
 TIME_HELP = "A time like 2025-03-01T10:00:00Z, or a date"
-
-
 _MEANWHILE = (
     "Nothing was done. A running relay goes on with the settings it has read; commands that cannot"
     " wait until this file is right can use a copy of the former one: --config FILE"
@@ -79,10 +77,7 @@ def _check_folder(state_dir: Path) -> None:
 
 
 class _Asked(Struct, frozen=True):
-    """What a command asks for: an option, "" where it has the parameter's name, or None for an
-    argument."""
-
-    option: str | None
+    option: str | None  # its name, "" if that of the parameter; None: an argument
     settings: Mapping[str, Any]  # for click
 
 
@@ -362,9 +357,10 @@ _GIVEN = ("settings", "config", "options", "output", "as_json")
 
 
 def _parameter(declared: tuple[str, Any, Any]) -> click.Parameter:
-    name, annotation, asked = declared
-    settings = asked.settings if isinstance(asked, _Asked) else {}
-    if isinstance(asked, _Asked) and asked.option is not None:
+    name, annotation, default = declared
+    asked = default if isinstance(default, _Asked) else _Asked(None, {})
+    settings = asked.settings
+    if asked.option is not None:
         return click.Option(
             [asked.option or "--" + name.replace("_", "-"), name],
             type=None if "is_flag" in settings else _type(annotation),

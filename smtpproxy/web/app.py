@@ -4,11 +4,11 @@ import asyncio
 import gzip
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
 
 import structlog
-from msgspec import Struct
 from msgspec.structs import replace
 from prometheus_client.exposition import choose_encoder, gzip_accepted
 from starlette.applications import Starlette
@@ -145,7 +145,8 @@ def create_app(*routes: Sequence[Route]) -> Starlette:
     return app
 
 
-class Monitoring(Struct):
+@dataclass(eq=False)
+class Monitoring:
     """The three monitoring endpoints.
 
     `stats` returns the totals of all workers, `health` the state of the workers, `ready` which

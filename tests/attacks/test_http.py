@@ -4,13 +4,13 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
 
 import pytest
+from msgspec import Struct
 from msgspec.structs import replace
 
 from smtpproxy.mail.unsubscribe_token import Unsubscription, stream_tag
@@ -39,8 +39,7 @@ FORM = "application/x-www-form-urlencoded"
 FRAMEWORKS = ("uvicorn", "starlette", "h11", "python", "asgi", "traceback")
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(Struct, frozen=True):
     status: int
     headers: dict[str, str]
     body: str

@@ -7,8 +7,9 @@ waits.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Literal, Protocol
+
+from msgspec import Struct, field
 
 Protocols = Literal["smtp", "lmtp", "milter", "policy"]
 
@@ -18,8 +19,7 @@ STREAMS = ("offers", "receipts")
 """Marketing with purpose `offers`, and transactional; clients may use the first or both."""
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(Struct, frozen=True):
     """How the relay, or the adviser of an MTA, is configured."""
 
     intake: Protocols
@@ -41,16 +41,14 @@ class Setting:
         return "-".join(filter(None, parts))
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """The reply to the client; 250 where an MTA is told to continue."""
 
     code: int
     text: str = ""
 
 
-@dataclass(slots=True)
-class Question:
+class Question(Struct):
     """Something the client or the MTA awaits an answer to: one answer for each of `about`.
 
     `answers` is None until answered; `error` is a fault of the program.
@@ -106,8 +104,7 @@ class Driver(Protocol):
     def close(self) -> None: ...
 
 
-@dataclass(slots=True)
-class Recorded:
+class Recorded(Struct):
     """One line of the journal: who may be mailed, and who may not."""
 
     id: str

@@ -6,13 +6,12 @@ Many small configurations and messages go through both.
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from msgspec import structs
+from msgspec import Struct, structs
 from msgspec.structs import replace
 
 from smtpproxy.core.dry_run import Question, dry_run
@@ -40,8 +39,7 @@ from tests.kit.soak import SOAK, times
 ANN, BOB, CYD = PEOPLE
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
+class Case(Struct, frozen=True):
     """A configuration and a message; `offers` and `receipts` change those streams."""
 
     recipients: tuple[str, ...] = (ANN, BOB)
@@ -52,8 +50,8 @@ class Case:
     on_mixed: str = "refuse"
     sender: str = SENDER
     has_way_out: bool = True
-    offers: Mapping[str, object] = field(default_factory=dict)
-    receipts: Mapping[str, object] = field(default_factory=dict)
+    offers: Mapping[str, object] = {}
+    receipts: Mapping[str, object] = {}
 
     @property
     def streams(self) -> dict[str, Stream]:
@@ -82,8 +80,7 @@ class Case:
         return STREAMS[:1] if self.certain else STREAMS
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """Who is mailed, and the refusals that are answered or printed, without ids."""
 
     mailed: frozenset[str]

@@ -6,10 +6,10 @@ checked the moment its end of data arrives; `violations` lists what is wrong.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from tests.core.driving import PEOPLE, SENDER, Recorded
@@ -23,8 +23,7 @@ OWN = ("facts", "version", "copies", "record", "count", "release")
 KEYWORDS = ("PIPELINING", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "DSN")
 
 
-@dataclass(slots=True, eq=False)
-class Effect:
+class Effect(Struct, eq=False):
     """Something asked and not yet answered."""
 
     kind: str
@@ -32,10 +31,9 @@ class Effect:
     answer: Callable[[Result], None]
 
 
-@dataclass(slots=True)
-class Person:
+class Person(Struct):
     consents: bool = True
-    scopes: set[str] = field(default_factory=set)  # scopes of suppressions
+    scopes: set[str] = set()  # scopes of suppressions
     erased: bool = False
     wished_at: datetime | None = None  # when they asked for mail only once a week
 
@@ -49,8 +47,7 @@ class Person:
         return bool(self.scopes) or not self.consents
 
 
-@dataclass(slots=True, eq=False)
-class Sent:
+class Sent(Struct, eq=False):
     """A message whose end of data the upstream has; `code` is its answer, None if in doubt."""
 
     sender: str
@@ -60,23 +57,21 @@ class Sent:
     code: int | None = None
 
 
-@dataclass(slots=True)
-class UnderWay:
+class UnderWay(Struct):
     """The open transaction, as its client sees it."""
 
     id: str
     reverse_path: str
     stream: str | None = None  # known once the message names it
     aborted: bool = False
-    sent: list[Sent] = field(default_factory=list)
-    taken: set[str] = field(default_factory=set)  # the upstream accepted their RCPT
-    refusals: list[tuple[str, ...]] = field(default_factory=list)  # the people each 5xx was about
-    refused: set[str] = field(default_factory=set)  # people who get nothing because of one
-    handed_over: set[str] = field(default_factory=set)  # an MTA delivers to these
+    sent: list[Sent] = []
+    taken: set[str] = set()  # the upstream accepted their RCPT
+    refusals: list[tuple[str, ...]] = []  # the people each 5xx was about
+    refused: set[str] = set()  # people who get nothing because of one
+    handed_over: set[str] = set()  # an MTA delivers to these
 
 
-@dataclass(slots=True)
-class Past:
+class Past(Struct):
     """People as they were before the latest change of mind."""
 
     people: dict[str, Person]

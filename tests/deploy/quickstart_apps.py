@@ -2,8 +2,9 @@
 
 import smtplib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from tests.kit.parts import SEARCH_PATH, program
 from tests.kit.processes import run
@@ -39,8 +40,7 @@ Des tulipes. Pour ne plus recevoir cette lettre : {link}
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Apps:
+class Apps(Struct, frozen=True):
     """All three, sending to the relay on that port."""
 
     port: int

@@ -3,10 +3,10 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from msgspec import Struct
 
 from smtpproxy.sinks.families import FAMILIES, PREFIX
 from tests.kit.parts import needs
@@ -19,8 +19,7 @@ ALERTS = CONFIG / "alerts.yml"
 Series = Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(Struct, frozen=True):
     """Series in promtool's notation, one value per `step` (minutes), and when to look."""
 
     alert: str
@@ -453,8 +452,7 @@ ALONE = ("SmtpproxyDown", "SmtpproxySuppressionsLost")
 """Alerts that also consider all relays together."""
 
 
-@dataclass(frozen=True)
-class Relay:
+class Relay(Struct, frozen=True):
     """The series of a relay, and the alerts that they raise."""
 
     instance: str

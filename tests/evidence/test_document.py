@@ -4,7 +4,6 @@ import re
 from datetime import UTC, datetime
 from itertools import pairwise
 
-import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -85,7 +84,7 @@ def evidence(*mailings: Mailing, chain: Report | None = None, **over: object) ->
         tags=frozenset({"vip"}),
         provenance=Provenance(chain=(Link("X Ltd", True, AT), Link(None, False))),
         purchases=(Purchase("shoes", AT),),
-        acts=(ACT, msgspec.structs.replace(ACT, withdrawal=True)),
+        acts=(ACT, replace(ACT, withdrawal=True)),
     )
     suppression = Suppression("purpose:news", Origin.UNSUBSCRIBE, AT, note="note \x1b[31m")
     whole: dict[str, object] = {"contact": contact, "suppressions": [suppression], **over}
@@ -225,8 +224,8 @@ def test_the_summary_counts_outcomes_of_messages() -> None:
 def test_the_fault_of_a_refused_message_is_included() -> None:
     found = mailing(None)
     fault = Verdict(Action.DEFER, Reason.SENDER_NOT_PERMITTED)
-    decision = msgspec.structs.replace(found.record.decided.decision, message=fault)
-    entry = msgspec.structs.replace(found.record.decided, decision=decision)
+    decision = replace(found.record.decided.decision, message=fault)
+    entry = replace(found.record.decided, decision=decision)
     text = text_of(evidence(Mailing(Record(entry), found.recipient, None)))
     assert "| deferred; sender not permitted, consent expired |" in text
 
@@ -323,7 +322,7 @@ def test_no_consent_is_stated_only_if_no_message_was_based_on_one() -> None:
 
 
 def test_a_refusal_without_any_consent_is_shown() -> None:
-    refusal = msgspec.structs.replace(ACT, withdrawal=True)
+    refusal = replace(ACT, withdrawal=True)
     for acts, told in (((refusal,), "refused"), ((ACT, refusal), "withdrawn")):
         text = text_of(evidence(contact=Contact("a@b.example", acts=acts)))
         assert f"| {told} |" in text
@@ -340,7 +339,7 @@ def test_every_cell_repeats_its_heading_for_narrow_screens() -> None:
 def test_the_source_announced_in_a_message_is_in_the_json_file() -> None:
     said = "Your address is from Lists Ltd."
     one = decided(Clock(), features=MessageFeatures(source_statement=said))
-    for told, expected in ((one, said), (msgspec.structs.replace(one, features=None), None)):
+    for told, expected in ((one, said), (replace(one, features=None), None)):
         assert record_object(Record(told))["source_announced"] == expected
 
 
@@ -349,8 +348,8 @@ def test_the_source_announced_in_a_message_is_in_the_document() -> None:
     sent = mailing(Proof(Basis.CONSENT))
     assert "Announced source" not in text_of(evidence(sent))
     features = MessageFeatures(source_statement=said)
-    entry = msgspec.structs.replace(sent.record.decided, features=features)
-    sent = replace(sent, record=replace(sent.record, decided=entry))
+    entry = replace(sent.record.decided, features=features)
+    sent = replace(sent, record=Record(entry, sent.record.outcome))
     for lang, label in (("en", "Announced source: "), ("fr", "Origine indiquée\u202f: ")):
         assert label + said in text_of(evidence(sent), lang)
         assert label + said in html(document(evidence(sent), lang), lang)
@@ -403,7 +402,7 @@ def test_the_document_says_nothing_is_stored_only_if_true() -> None:
     ],
 )
 def test_the_origin_of_a_consent_is_described(came_by: str, en: str, fr: str) -> None:
-    contact = Contact("a@b.example", acts=(msgspec.structs.replace(ACT, came_by=came_by),))
+    contact = Contact("a@b.example", acts=(replace(ACT, came_by=came_by),))
     assert en in text_of(evidence(contact=contact), "en")
     assert fr in text_of(evidence(contact=contact), "fr")
 
@@ -415,7 +414,7 @@ def test_the_text_consented_to_is_in_quotation_marks() -> None:
         text = text_of(evidence(contact=contact), lang)
         assert told in text
     assert "| courriel |" in text
-    spaced = msgspec.structs.replace(ACT, evidence=ConsentEvidence("«\u202fOffres\xa0!"))
+    spaced = replace(ACT, evidence=ConsentEvidence("«\u202fOffres\xa0!"))
     told = text_of(evidence(contact=Contact("a@b.example", acts=(spaced,))), "fr")
     assert "\u202fOffres\xa0\\!" in told, "no-break spaces in the quoted text are kept"
     assert "; " not in text.replace("\u202f; ", ""), "French has a space before a semicolon"

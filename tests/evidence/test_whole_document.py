@@ -11,7 +11,6 @@ import msgspec
 import pytest
 from msgspec.json import encode
 from msgspec.structs import replace
-from msgspec.structs import replace as changed
 
 from smtpproxy.evidence.gather import Evidence, Mailing, evidence_object
 from smtpproxy.policy.model import (
@@ -32,6 +31,7 @@ from smtpproxy.policy.model import (
 from smtpproxy.policy.model import Evidence as ConsentEvidence
 from smtpproxy.settings import BrandSettings
 from smtpproxy.sinks.audit.chain import Head, Kind, Report, Witness
+from smtpproxy.sinks.audit.reader import Record
 from smtpproxy.store.feedback import ReadReport
 from smtpproxy.store.journals import IndexRow
 from smtpproxy.store.records import LiftedSuppression
@@ -39,9 +39,9 @@ from tests.evidence.test_document import ACT, AT, PROOFS, RECTIFIED, evidence, m
 
 DAY = timedelta(days=1)
 
-AGREED = changed(ACT, brand="b1", came_by="partner: X Ltd", channels=frozenset({"email", "sms"}))
-ASKED = changed(AGREED, pending=True, conditional=True, method="double_opt_in", came_by=None)
-REFUSED = changed(
+AGREED = replace(ACT, brand="b1", came_by="partner: X Ltd", channels=frozenset({"email", "sms"}))
+ASKED = replace(AGREED, pending=True, conditional=True, method="double_opt_in", came_by=None)
+REFUSED = replace(
     AGREED, withdrawal=True, method=None, evidence=ConsentEvidence(), came_by=None, at=AT + DAY
 )
 CONTACT = Contact(
@@ -65,7 +65,7 @@ CONTACT = Contact(
             brand="b1", source=Source.DIRECT, collected_at=AT, informed_at=AT, optout_offered=False
         ),
     ),
-    acts=(AGREED, ASKED, changed(REFUSED, brand=None), changed(REFUSED, brand="b2")),
+    acts=(AGREED, ASKED, replace(REFUSED, brand=None), replace(REFUSED, brand="b2")),
 )
 ORDERS = (
     Suppression("all", Origin.UNSUBSCRIBE, AT, note="by letter"),
@@ -95,13 +95,13 @@ ELSEWHERE = IndexRow(
 
 def everything() -> Evidence:
     proof, refused = PROOFS[Basis.CONSENT][0], mailing(None)
-    former = changed(refused.recipient, canonical="old@b.example")
-    entry = changed(refused.record.decided, recipients=(former,))
+    former = replace(refused.recipient, canonical="old@b.example")
+    entry = replace(refused.record.decided, recipients=(former,))
     found = evidence(
         mailing(proof),
         mailing(proof, 451),
         mailing(proof, None),
-        Mailing(replace(refused.record, decided=entry), former, None),
+        Mailing(Record(entry, place=refused.record.place), former, None),
         chain=RECORD,
         contact=CONTACT,
         suppressions=ORDERS,

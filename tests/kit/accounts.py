@@ -11,7 +11,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from smtpproxy.sinks.audit.reader import Record
 from tests.kit.audit import outcome
@@ -26,8 +27,7 @@ NUMBERED = ".numbered@"
 _JUST_NOW = 50  # the people suppressed last are mailed as often as all others
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(Struct, frozen=True):
     """The result for one message. `code` is None without a reply; `ended_from` is the earliest
     moment at which its end may have been sent (seconds, monotonic)."""
 

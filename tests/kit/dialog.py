@@ -15,9 +15,10 @@ closed                          the server closes the connection
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from string import Template
+
+from msgspec import Struct
 
 DIALOGS = Path(__file__).parents[1] / "dialogs"
 
@@ -26,8 +27,7 @@ class DialogError(AssertionError):
     """The server replied something else; names the file and line."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Struct, frozen=True):
     number: int
     kind: str  # c, s, raw, closed
     text: str

@@ -6,8 +6,9 @@ answers to recipients and messages must be those of the dialog.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from tests.kit.dialog import Line, matches, read_dialog, sent
 
@@ -15,8 +16,7 @@ OF_THE_MTA = ("501 ", "503 ", "554 5.5.1", "554 5.6.0 content contains a bare", 
 """Replies that an MTA gives by itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """A command, or `MESSAGE` with its content, and the dialog's reply to it."""
 
     verb: bytes
@@ -29,8 +29,7 @@ class Step:
         return self.command.partition(b"<")[2].partition(b">")[0].decode()
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """An answer, and the dialog's reply in its place."""
 
     about: str

@@ -5,8 +5,9 @@ import pwd
 import re
 import shutil
 import time
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from tests.kit.folders import server_folder
 from tests.kit.parts import program
@@ -14,8 +15,7 @@ from tests.kit.ports import LOOPBACK, free_port, listens, wait_for
 from tests.kit.processes import Running, run
 
 
-@dataclass(frozen=True, slots=True)
-class Dumped:
+class Dumped(Struct, frozen=True):
     """One message as dumped by the sink."""
 
     sender: str
@@ -105,8 +105,7 @@ def _read_dump(raw: bytes) -> Dumped:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(Struct, frozen=True):
     """The result of one run of smtp-source. `accepted`: the messages answered 250."""
 
     exit_code: int

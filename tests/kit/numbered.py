@@ -7,8 +7,9 @@ import smtplib
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from tests.kit.messages import message
 from tests.kit.ports import LOOPBACK, wait_for
@@ -19,8 +20,7 @@ Reached = Literal["nothing", "connect", "mail", "rcpt", "data"]
 _NUMBER = re.compile(rb"^Message-ID: <(\d+)\.numbered@shop\.example>", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
-class Fate:
+class Fate(Struct, frozen=True):
     """The result for one message, as its sender saw it. `code` is None without a reply."""
 
     number: int

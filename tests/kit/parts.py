@@ -10,11 +10,11 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from msgspec import Struct
 
 PREFIX = "missing part: "
 BUILD = Path(__file__).parents[2] / "build"
@@ -22,8 +22,7 @@ SENDMAIL, EXIM, OPENSMTPD = (BUILD / name for name in ("sendmail", "exim", "open
 AXE = BUILD / "axe" / "axe.min.js"
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """One program. `root`: it only works for the super-user. `unpacked`: it is not installed
     but unpacked, by the kit's `module`. `library`: a file that it needs, as a glob."""
 

@@ -12,9 +12,10 @@ import pwd
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from tests.kit.folders import server_folder
 from tests.kit.parts import program
@@ -47,8 +48,7 @@ postlog   unix-dgram n - n - 1 postlogd
 ADDED_ABOVE = (b"Return-Path:", b"X-Original-To:", b"Delivered-To:", b"Received:")
 
 
-@dataclass(frozen=True, slots=True)
-class Delivered:
+class Delivered(Struct, frozen=True):
     """One message in the maildir."""
 
     recipient: str

@@ -5,9 +5,10 @@ import re
 import urllib.error
 import urllib.parse
 import urllib.request
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from tests.kit.parts import program
 from tests.kit.ports import LOOPBACK, free_port, wait_for
@@ -82,8 +83,7 @@ class Prometheus:
         return float(result[0]["value"][1]) if result else None
 
 
-@dataclass(frozen=True, slots=True)
-class Watched:
+class Watched(Struct, frozen=True):
     """A relay in use, and the Prometheus that scrapes it."""
 
     relay: RelayProcess

@@ -8,7 +8,6 @@ import json
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from msgspec import Struct
 
 from tests.kit.ports import LOOPBACK, wait_for
 
@@ -25,8 +25,7 @@ SECRET = b"a secret of twenty-four octets or more"
 SECRET_LINE = "whsec_" + base64.b64encode(SECRET).decode()
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(Struct, frozen=True):
     """One request as received."""
 
     id: str
@@ -48,8 +47,7 @@ class Delivery:
         return f"v1,{right}" in self.signature.split(" ")
 
 
-@dataclass(frozen=True, slots=True)
-class Say:
+class Say(Struct, frozen=True):
     """An answer; `hold` waits for `Receiver.release` first, `drip` never ends it."""
 
     status: int = 204

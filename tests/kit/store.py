@@ -10,13 +10,13 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from smtpproxy.policy.model import (
@@ -48,8 +48,7 @@ def address(name: str) -> str:
     return f"{name}@{DOMAIN}"
 
 
-@dataclass(frozen=True, slots=True)
-class Person:
+class Person(Struct, frozen=True):
     """A person, and the decision that the relay should make on `stream`."""
 
     contact: Contact

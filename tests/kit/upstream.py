@@ -12,8 +12,9 @@ import contextlib
 import socket
 import threading
 import time
-from dataclasses import dataclass, field
 from typing import BinaryIO, Literal
+
+from msgspec import Struct
 
 from tests.kit.ports import LOOPBACK, wait_for
 
@@ -33,43 +34,37 @@ USUAL = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Struct, frozen=True):
     """Answer this instead of the usual; `\\n` between the lines of one reply."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Raw:
+class Raw(Struct, frozen=True):
     """Answer exactly these bytes."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Delay:
+class Delay(Struct, frozen=True):
     """Wait that many seconds before the next action."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Drip:
+class Drip(Struct, frozen=True):
     """Answer as usual, byte by byte with a pause between them."""
 
     pause: float = 0.01
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
+class Close(Struct, frozen=True):
     """Close the connection; `reset` sends a TCP RST."""
 
     reset: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(Struct, frozen=True):
     """Stay silent until the test calls `FakeUpstream.release()`."""
 
 
@@ -95,8 +90,7 @@ class At:
         self.to = to
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(Struct, frozen=True):
     """A message that the fake upstream answered with 250."""
 
     sender: str
@@ -105,13 +99,12 @@ class Accepted:
     parameters: tuple[str, ...] = ()  # parameters of MAIL
 
 
-@dataclass(slots=True)
-class _Session:
+class _Session(Struct):
     number: int
     socket: socket.socket
     sender: str = ""
     parameters: tuple[str, ...] = ()
-    recipients: list[str] = field(default_factory=list)
+    recipients: list[str] = []
     mailing: bool = False  # MAIL was accepted, with neither end of data nor RSET since
 
 

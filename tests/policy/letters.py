@@ -5,7 +5,8 @@
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 _FIRST = [
     "Jeanne",
@@ -103,8 +104,7 @@ _PLACES = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Letter:
+class Letter(Struct, frozen=True):
     """One letter to one person; `kind` is the name of its template."""
 
     kind: str

@@ -4,8 +4,9 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from smtpproxy.mail.reply import Reply
 from smtpproxy.relay.mail_parameters import MailParameters
@@ -49,8 +50,7 @@ async def pooled(address: Address | int, **settings: Any) -> AsyncIterator[Pool]
     pool.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(Struct, frozen=True):
     """The replies to one message; `final` is None if no recipient was accepted."""
 
     recipients: list[Reply]

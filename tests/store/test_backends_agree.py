@@ -1,7 +1,6 @@
 """After any history of changes, a backend gives the same answers as the model."""
 
 import asyncio
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,6 +8,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import Struct
 
 from smtpproxy.policy.model import (
     Audience,
@@ -111,8 +111,7 @@ ENTRIES = st.builds(
 )
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(Struct, frozen=True):
     """One call of a store's method."""
 
     method: str

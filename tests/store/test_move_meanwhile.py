@@ -5,7 +5,6 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import count
@@ -17,6 +16,7 @@ import asyncpg
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from msgspec import Struct
 
 from smtpproxy.policy.model import ConsentAct, Contact, Lookups, Origin, Source
 from smtpproxy.store import open_confirmation_limit, open_mailings
@@ -114,8 +114,7 @@ async def moved(
     return await move(place(old, folder, list(events)), to, text, folder, say)
 
 
-@dataclass(frozen=True)
-class Write:
+class Write(Struct, frozen=True):
     """A write to the store during the copy, about one of the people."""
 
     what: str

@@ -7,13 +7,13 @@ import socket
 from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from queue import Queue
 from typing import Any, TypeVar
 
+from msgspec import Struct
 from msgspec.structs import replace
 from starlette.applications import Starlette
 
@@ -37,8 +37,7 @@ def token(
     return TokenSettings(name, digest, frozenset(may), brands, per_minute)  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(Struct, frozen=True):
     status: int
     headers: dict[str, str]
     text: str

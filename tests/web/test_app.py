@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from msgspec import Struct
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from starlette.applications import Starlette
 from structlog.testing import capture_logs
@@ -66,8 +67,7 @@ class Relay:
         return self.contacts, {("all", "complaint"): 3}
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(Struct, frozen=True):
     status: int
     headers: dict[str, str]
     body: str

@@ -9,12 +9,12 @@ import tomllib
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from msgspec import Struct
 
 from tests.deploy.recipes.clients import arrived
 from tests.kit.certificates import Authority
@@ -41,8 +41,7 @@ NOTICED = 4.0
 """Seconds after which two checks a second apart have certainly taken a relay out."""
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
+class Site(Struct, frozen=True):
     """Everything on the page but keepalived."""
 
     relays: Relays
@@ -124,13 +123,12 @@ def test_the_link_of_one_relay_works_at_the_other(site: Site) -> None:
         assert "unsubscribe" in relay.must("suppress", "show", address("consent"))
 
 
-@dataclass(slots=True)
-class Load:
+class Load(Struct):
     """The answers that clients got, with one connection per message."""
 
-    answered: set[str] = field(default_factory=set)  # Message-IDs answered 250
-    refused: list["Failure"] = field(default_factory=list)  # without a greeting
-    cut_off: list["Failure"] = field(default_factory=list)  # during the session
+    answered: set[str] = set()  # Message-IDs answered 250
+    refused: list["Failure"] = []  # without a greeting
+    cut_off: list["Failure"] = []  # during the session
 
 
 class Failure(NamedTuple):

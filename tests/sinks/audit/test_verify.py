@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -15,6 +14,7 @@ from random import Random
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import Struct
 
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit.chain import MEANING, Chain, Kind, Report, take_apart
@@ -106,8 +106,7 @@ def test_the_program_in_the_document_follows_the_chain(folder: Path) -> None:
 MIDDLE = 4
 
 
-@dataclass(frozen=True)
-class Tampering:
+class Tampering(Struct, frozen=True):
     name: str
     act: Callable[[Path], None]
     kind: Kind
