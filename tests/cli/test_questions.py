@@ -33,7 +33,7 @@ QUESTIONS = {
         f"{NEW} is a contact with 0 purchases and 1 act of consent: a merged history cannot be"
         " separated again. Merge the two? [y/N]:"
     ),
-    "unsubscribe retire 1": f"Key 1 was made on {datetime.now(UTC):%Y-%m}-",
+    "unsubscribe retire 1": "Key 1 was made on 20",
     "webhook drop crm --all": "crm will never be told of 2 changes. Drop them for good? [y/N]:",
     "webhook drop crm --letter 1": "crm will never be told of 1 change. Drop them for good? [y/N]:",
     "suppress move purpose:former marketing": (
