@@ -499,7 +499,7 @@ async def test_setting_the_clock_back_a_lot_is_noted_by_the_relay(
         await log.commit(decided(clock))
         clock.tick(seconds=1)
     await asyncio.sleep(0.2)
-    assert State.BROKEN not in [seal(folder, [one]).state for one in read(folder)], "at once"
+    assert State.BROKEN not in [seal(folder, [one]).state for one in read(folder)], "noted at once"
     assert faults(verify(folder, now=clock.now())) == []
     anchors.take(folder, "asked", clock.now)
     await other.commit(decided(clock))

@@ -180,7 +180,7 @@ class TestInput:
         process.stdin.write(GOOD)
         process.stdin.flush()
         wait_for((stored.folder / "stdin.rejected").exists, "the import to begin")
-        wait_for(lambda: [*stored.folder.rglob("suppression.key")], "the store to be made")
+        wait_for(lambda: [*stored.folder.rglob("suppression.key")], "the store to be created")
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=20) == 130
 

@@ -83,7 +83,7 @@ def kill_one_under_way(relay: RelayProcess, target: Path) -> None:
             assert backup.returncode == -signal.SIGKILL, told
             return
         shutil.rmtree(target)
-    raise AssertionError("each backup was done at once")
+    raise AssertionError("every backup ended before it could be killed")
 
 
 def test_people_told_that_they_are_unsubscribed_stay_unsubscribed(

@@ -97,7 +97,7 @@ def test_a_dead_mailbox_is_refused_at_the_next_rcpt(
     assert re.match(rf"5\.7\.1 <{re.escape(DEAD)}> refused: suppressed_bounce", text)
     assert heard(relay, "dead") == 1
     (bounce,) = bounces(mta, DEAD)
-    assert bounce.return_path == "", "nobody answers it"
+    assert bounce.return_path == "", "it must not be answered"
     assert b"Status: 5.1.1" in bounce.message
     assert bounce.message.startswith(b"Received: from feedback (unix)\r\n\tby relay.shop.example")
 

@@ -43,7 +43,7 @@ def test_a_webhook_of_two_relays_is_called_once(relays: Relays, crm: Receiver) -
     wait_for(lambda: listed()[0]["position"] == max(told(crm)), "that to be noted")
     assert one.terminate() == 0
     suppress(two, "q@people.example")
-    wait_for(lambda: len(set(told(crm))) == 7, "the other one to go on")
+    wait_for(lambda: len(set(told(crm))) == 7, "the other relay to take over")
     assert len(told(crm)) == 7, "each change once"
 
 

@@ -86,7 +86,7 @@ def test_a_suppression_unknown_to_the_standby_is_obeyed(
         assert client.rcpt(known)[0] == 250
         relay.must("suppress", "add", known, "--scope", "all", "--origin", "complaint")
         assert client.data(marketing(to=known))[0] == 550
-        wait_for(lambda: not used(relay), "the relay to see that it lacks something")
+        wait_for(lambda: not used(relay), "the relay to notice the lag")
         assert answer(relay, known) == 550
         assert status(relay)["lag_seconds"] > 0.5
         assert "not read from" in relay.must("status")

@@ -89,7 +89,7 @@ def post(relay: RelayProcess, token: str) -> int:
 def link(relay: RelayProcess, upstream: FakeUpstream) -> str:
     """Send like a client that retries when told to."""
     upstream.messages.clear()
-    wait_for(lambda: relay.send(bare(), address("customer"))[0] == 250, "the mail to be taken")
+    wait_for(lambda: relay.send(bare(), address("customer"))[0] == 250, "the mail to be accepted")
     return tokens(upstream.messages[0])
 
 

@@ -71,7 +71,7 @@ def test_feedback_refusals_and_trials_are_delivered(
     assert relay.send(message(stream="receipts"), JEANNE, sender=APP)[0] == 550
     gone = ("gone@people.example", "--as", "dead")
     relay.must("feedback", "assign", kept["report"], *gone)
-    wait_for(lambda: len(told(crm, "feedback.reports")) == 3, "what a person said of it")
+    wait_for(lambda: len(told(crm, "feedback.reports")) == 3, "the report settled by a person")
     said = told(crm, "feedback.reports")[-1]
     assert (said["report"], said["heard"], said["suppressed"]) == (kept["report"], "dead", "all")
 

@@ -126,7 +126,7 @@ def test_failed_messages_are_redelivered_in_order_under_the_same_id(
         started(relay)
         add(relay, "a", "b", "c", "d", "e")
         crm.wait(2)
-        wait_for(lambda: listed(relay)[0]["state"] == "failing", "the failure to be seen")
+        wait_for(lambda: listed(relay)[0]["state"] == "failing", "the failure to show")
         failing["left"] = 0
         wait_for(lambda: crm.told[-1:] == [5], "all changes")
         wait_for(lambda: listed(relay)[0]["state"] == "up to date", "the state")
@@ -151,7 +151,7 @@ def test_a_410_disables_a_webhook_and_retry_enables_it_again(
         crm.answer = lambda delivery: Say()
         count = len(crm.deliveries)
         relay.must("webhook", "retry", "crm")
-        wait_for(lambda: crm.told == [1, 2], "what waited")
+        wait_for(lambda: crm.told == [1, 2], "the waiting changes")
         assert len(crm.deliveries) > count
 
 

@@ -314,7 +314,7 @@ async def test_a_pause_ends_after_resume_after(any_database: Database) -> None:
     here.at += HOUR
     assert await here.paused() == []  # nobody resumed it
     await here.send(1)
-    assert await here.paused() == [], "for mail of before"
+    assert await here.paused() == [], "for earlier mail"
     await here.breaker.resume_due()
     assert (await here.events())[0] == "resumed stream:offers time"
     assert await here.store.pauses() == []

@@ -50,7 +50,7 @@ def test_deliveries_by_other_programs_are_read(maildir: Maildir, tmp_path: Path)
     (tmp_path / "feedback/new" / f"{foreign}:2,").write_bytes(b"x" * 500)
     (tmp_path / "feedback/new/.hidden").write_bytes(b"x")
     (tmp_path / "feedback/new/link").symlink_to("/etc/passwd")
-    assert ids(maildir) == [], "it may be incomplete still"
+    assert ids(maildir) == [], "it may still be incomplete"
     written = time.time()
     os.utime(tmp_path / "feedback" / "new" / f"{foreign}:2,", (written - 1, written - 1))
     (one,) = maildir.arrived(9, 100)
