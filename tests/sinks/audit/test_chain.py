@@ -383,14 +383,14 @@ async def test_anchors_are_taken_at_the_start_while_there_is_news_and_at_the_end
 async def test_rows_written_while_an_anchor_is_taken_count_as_news(
     folder: Path, clock: Clock, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    may_go_on, take = threading.Event(), anchors.take
+    may_go_on, take = threading.Event(), journal_scheduler.take
 
     def taken_slowly(*args: Any, **options: Any) -> anchors.Anchor | None:
         anchor = take(*args, **options)
         assert may_go_on.wait(30)
         return anchor
 
-    monkeypatch.setattr(anchors, "take", taken_slowly)
+    monkeypatch.setattr(journal_scheduler, "take", taken_slowly)
     log = journal(folder, clock)
     await log.commit(decided(clock))
     await until(lambda: why(folder) == ["begin"], "the first anchor")
