@@ -47,7 +47,7 @@ _PLACEHOLDER = re.compile(
     r"|(?<!_)__[A-Za-z_]{0,30}(?:unsub|opt_?out|mail|token|link|url)[A-Za-z_]{0,30}__",
     re.IGNORECASE,
 )
-_LONGEST_PLACEHOLDER = 90  # characters
+LONGEST_PLACEHOLDER = 90  # characters
 # RFC 3986 appendix A. Atomic, so that no octet is read twice.
 _PCHAR = r"[A-Za-z0-9._~:@!$&'()*+,;=-]|%[0-9A-Fa-f]{2}"
 _AUTHORITY = re.compile(rf"(?>(?:{_PCHAR}|[\[\]])*)")
@@ -94,7 +94,7 @@ def link_fault(uri: str) -> UriFault | None:
 def placeholder_end(text: str, start: int, end: int) -> int:
     """Where the placeholder ends that a URI from `start` to `end` of a text has, or that follows it
     directly; 0: there is none."""
-    found = _PLACEHOLDER.search(text, start, end + _LONGEST_PLACEHOLDER)
+    found = _PLACEHOLDER.search(text, start, end + LONGEST_PLACEHOLDER)
     return found.end() if found is not None and found.start() <= end else 0
 
 

@@ -82,11 +82,6 @@ class VisibleHtml(Struct, frozen=True):
     ways: tuple[Way, ...] = ()
     blocks: tuple[int, ...] = ()
 
-    @property
-    def links(self) -> tuple[str, ...]:
-        """The targets of the links."""
-        return tuple(way.target for way in self.ways if way.target)
-
 
 def read_html(source: str) -> VisibleHtml:
     """Return what is visible. Linear in the length of `source`."""

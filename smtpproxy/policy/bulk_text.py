@@ -1,12 +1,14 @@
 """Phrases that newsletters contain and receipts do not (docs/bulk.md).
 
 The phrases are folded as by `mail.visible_text.folded`, and a stem matches with any ending. Each
-kind is one sign, however often and in however many phrases it occurs. Those for unsubscribing are
-chosen for precision: phrases that newsletters also use otherwise are left out.
+kind is one sign, however often and in however many phrases it occurs. Those of `UNSUBSCRIBE` are
+chosen for precision: phrases that newsletters also use otherwise are left out. Those of `OPT_OUT`
+are no sign: they only tell which link is for unsubscribing.
 """
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import chain
 
 
 def listed(text: str) -> tuple[str, ...]:
@@ -26,76 +28,86 @@ UNSUBSCRIBE = by_language(
         receive, no longer wish to receive, not to receive, don't want to receive, do not want to
         receive, do not wish to receive, mail preferences, mailing preferences, subscription
         preferences, communication preferences, manage your subscription, manage subscription,
-        remove me from, be removed from, cancel your subscription, manage preferences, manage your
-        preferences, manage my preferences, notification settings, notification preferences, email
-        settings, e-mail settings, manage notifications, manage your notifications, turn off these,
-        stop these emails, stop these e-mails, remove yourself from, no longer want to receive, no
-        longer want to get, no longer want these, no longer interested in receiving, no longer
-        interested in these, not interested in receiving, stop getting these, stop getting our, take
-        me off
+        remove me from, be removed from, cancel your subscription
     fr: desinscri, desabonn, ne plus recevoir, souhaitez plus recevoir, souhaite plus recevoir,
         desirez plus recevoir, desire plus recevoir, voulez plus recevoir, veux plus recevoir,
         arreter de recevoir, cesser de recevoir, ne plus etre contacte, ne plus etre sollicite,
         retirer de la liste, retirer de cette liste, retirer mon adresse, retirer votre adresse,
         preferences de communication, preferences d'envoi, preferences d'e-mail, gerer mes
         abonnements, gerer vos abonnements, gerer vos preferences, gerer mes preferences, vous
-        opposer a, m'opposer a, resilier votre abonnement, ne plus etre informe, souhaitez plus
-        etre, annuler mon abonnement, annuler votre abonnement, annuler mon inscription, annuler
-        votre inscription, fin a votre abonnement, fin a votre inscription, resilier mon abonnement,
-        gerer les preferences, gerer mes notifications, gerer vos notifications, gerer mes alertes,
-        gerer vos alertes, gerer mes emails, gerer mes e-mails, gerer vos emails, gerer vos e-mails,
-        supprimer mon adresse, supprimer votre adresse, stopper les envois, arreter les envois,
-        stopper ces e-mails, stopper ces emails, ne plus etre prevenu, ne plus etre notifie, ne plus
-        etre alerte
+        opposer a, m'opposer a, resilier votre abonnement
     de: abmelden, abmeldung, abzumelden, abbestell, abzubestellen, austragen, auszutragen, melden
         sie sich ab, melde dich ab, bestellen sie den newsletter ab, nicht mehr erhalten, nicht
         langer erhalten, keine weiteren e-mails, keine e-mails mehr, keinen newsletter mehr,
         newsletter kundigen, der nutzung widersprechen, dem erhalt widersprechen,
-        e-mail-einstellungen, nicht mehr empfangen, nicht mehr beziehen, nicht weiter erhalten,
-        keine mails mehr, keine weiteren mails, keine newsletter mehr, keine weiteren newsletter,
-        keine nachrichten mehr, keine weiteren nachrichten, keine informationen mehr, keine weiteren
-        informationen, keine werbung mehr, abo kundigen, abonnement kundigen, abo beenden,
-        abonnement beenden, abo verwalten, abonnement verwalten, einstellungen verwalten,
-        praferenzen verwalten, newsletter-einstellungen, benachrichtigungseinstellungen, aus dem
-        verteiler, melden sie sich hier ab, melde dich hier ab
+        e-mail-einstellungen
     es: darse de baja, darte de baja, dese de baja, date de baja, darme de baja, cancelar la
         suscripcion, cancelar su suscripcion, cancelar tu suscripcion, cancelar suscripcion, anular
         la suscripcion, anular su suscripcion, anular tu suscripcion, anular suscripcion, dejar de
         recibir, no recibir mas, no desea recibir, no deseas recibir, no quieres recibir, desuscrib,
-        gestionar sus preferencias, gestionar tus preferencias, solicitar la baja, gestionar
-        preferencias, gestionar mis preferencias, administrar preferencias, administrar tus
-        preferencias, administrar sus preferencias, anular mi suscripcion, cancelar mi suscripcion,
-        no quiere recibir, no quiero recibir, baja de la newsletter, baja del boletin, baja de esta
-        lista, remover su direccion, eliminar su direccion, eliminar tu direccion, eliminar mi
-        direccion, desinscrib
+        gestionar sus preferencias, gestionar tus preferencias, solicitar la baja
     it: disiscri, annulla iscrizione, annulla l'iscrizione, annullare l'iscrizione, annullare la
         sottoscrizione, cancella iscrizione, cancella l'iscrizione, cancellare l'iscrizione,
         cancellati, cancellarti dalla, cancellarsi dalla, non ricevere piu, non desideri piu
         ricevere, non desidera piu ricevere, non vuoi piu ricevere, smettere di ricevere, gestisci
-        le preferenze, gestisci le tue preferenze, revocare il consenso, gestisci preferenze,
-        gestire le preferenze, gestire le tue preferenze, per cancellarti, cancellazione dalla,
-        cancella la tua iscrizione, cancellare la tua iscrizione, annulla la tua iscrizione,
-        annullare la tua iscrizione, annulla la sottoscrizione, rimuovi il mio indirizzo, rimuovere
-        il tuo indirizzo, non desideri ricevere, non desidera ricevere, non desiderasse ricevere,
-        non vuoi ricevere
+        le preferenze, gestisci le tue preferenze, revocare il consenso
     nl: uitschrijv, schrijf je uit, schrijf u uit, schrijf je hier uit, afmelden, af te melden, meld
         je af, meld u af, meld je hier af, afmeldlink, uit te schrijven, abonnement opzeggen, niet
         meer ontvangen, geen e-mails meer, niet langer ontvangen, e-mailvoorkeuren, voorkeuren
-        beheren, voorkeuren aanpassen, geen mails meer, geen mail meer, geen nieuwsbrief meer, geen
-        nieuwsbrieven meer, geen berichten meer, beheer je voorkeuren, beheer uw voorkeuren, beheer
-        voorkeuren, meld u hier af, schrijf u hier uit
+        beheren, voorkeuren aanpassen
     pt: cancelar a subscricao, cancelar subscricao, cancelar a inscricao, cancelar inscricao,
         cancelar a sua subscricao, anular a subscricao, deixar de receber, nao receber mais,
-        descadastr, remover a sua subscricao, nao deseja receber, nao deseja mais receber, nao quer
-        receber, nao quer mais receber, cancelar assinatura, cancelar a assinatura, gerir
-        preferencias, gerir as suas preferencias, gerenciar preferencias, gerenciar suas
-        preferencias, nao quero receber, nao quero mais receber
+        descadastr, remover a sua subscricao
     pl: wypisz sie, wypisac sie, rezygnacja z subskrypcji, zrezygnuj z subskrypcji, zrezygnowac z,
-        anuluj subskrypcje, nie chcesz otrzymywac, wypisz mnie, wypisanie sie, nie chcesz juz
-        otrzymywac, nie chcesz wiecej otrzymywac, zarzadzaj preferencjami, zarzadzaj subskrypcj
+        anuluj subskrypcje, nie chcesz otrzymywac
     """
 )
 """How to unsubscribe."""
+
+OPT_OUT = by_language(
+    """
+    en: e-mail settings, email settings, manage my preferences, manage notifications, manage
+        preferences, manage your notifications, manage your preferences, no longer interested in
+        receiving, no longer interested in these, no longer want these, no longer want to get, no
+        longer want to receive, not interested in receiving, notification preferences, notification
+        settings, remove yourself from, stop getting our, stop getting these, stop these e-mails,
+        stop these emails, take me off, turn off these
+    fr: annuler mon abonnement, annuler mon inscription, annuler votre abonnement, annuler votre
+        inscription, arreter les envois, fin a votre abonnement, fin a votre inscription, gerer les
+        preferences, gerer mes alertes, gerer mes e-mails, gerer mes emails, gerer mes
+        notifications, gerer vos alertes, gerer vos e-mails, gerer vos emails, gerer vos
+        notifications, ne plus etre alerte, ne plus etre informe, ne plus etre notifie, ne plus etre
+        prevenu, resilier mon abonnement, souhaitez plus etre, stopper ces e-mails, stopper ces
+        emails, stopper les envois, supprimer mon adresse, supprimer votre adresse
+    de: abo beenden, abo kundigen, abo verwalten, abonnement beenden, abonnement kundigen,
+        abonnement verwalten, aus dem verteiler, benachrichtigungseinstellungen, einstellungen
+        verwalten, keine informationen mehr, keine mails mehr, keine nachrichten mehr, keine
+        newsletter mehr, keine weiteren informationen, keine weiteren mails, keine weiteren
+        nachrichten, keine weiteren newsletter, keine werbung mehr, melde dich hier ab, melden sie
+        sich hier ab, newsletter-einstellungen, nicht mehr beziehen, nicht mehr empfangen, nicht
+        weiter erhalten, praferenzen verwalten
+    es: administrar preferencias, administrar sus preferencias, administrar tus preferencias, anular
+        mi suscripcion, baja de esta lista, baja de la newsletter, baja del boletin, cancelar mi
+        suscripcion, desinscrib, eliminar mi direccion, eliminar su direccion, eliminar tu
+        direccion, gestionar mis preferencias, gestionar preferencias, no quiere recibir, no quiero
+        recibir, remover su direccion
+    it: annulla la sottoscrizione, annulla la tua iscrizione, annullare la tua iscrizione, cancella
+        la tua iscrizione, cancellare la tua iscrizione, cancellazione dalla, gestire le preferenze,
+        gestire le tue preferenze, gestisci preferenze, non desidera ricevere, non desiderasse
+        ricevere, non desideri ricevere, non vuoi ricevere, per cancellarti, rimuovere il tuo
+        indirizzo, rimuovi il mio indirizzo
+    nl: beheer je voorkeuren, beheer uw voorkeuren, beheer voorkeuren, geen berichten meer, geen
+        mail meer, geen mails meer, geen nieuwsbrief meer, geen nieuwsbrieven meer, meld u hier af,
+        schrijf u hier uit
+    pt: cancelar a assinatura, cancelar assinatura, gerenciar preferencias, gerenciar suas
+        preferencias, gerir as suas preferencias, gerir preferencias, nao deseja mais receber, nao
+        deseja receber, nao quer mais receber, nao quer receber, nao quero mais receber, nao quero
+        receber
+    pl: nie chcesz juz otrzymywac, nie chcesz wiecej otrzymywac, wypisanie sie, wypisz mnie,
+        zarzadzaj preferencjami, zarzadzaj subskrypcj
+    """
+)
+"""The same, in phrases that receipts and notifications have too."""
 
 SUBSCRIBED = by_language(
     """
@@ -220,11 +232,12 @@ _KINDS = {
         ("unsubscribe", UNSUBSCRIBE),
     )
 }
+_FOR_UNSUBSCRIBING = tuple(chain.from_iterable((*UNSUBSCRIBE.values(), *OPT_OUT.values())))
 
 
 def unsubscribe_mentions(text: str) -> Iterator[tuple[int, int]]:
     """Where folded text contains phrases for unsubscribing."""
-    for phrase in _KINDS["unsubscribe"]:
+    for phrase in _FOR_UNSUBSCRIBING:
         start = text.find(phrase)
         while start >= 0:
             yield start, start + len(phrase)

@@ -15,7 +15,12 @@ from urllib.parse import unquote, urlsplit
 
 import idna
 
-from smtpproxy.mail.unsubscribe import link_fault, placeholder, placeholder_within
+from smtpproxy.mail.unsubscribe import (
+    LONGEST_PLACEHOLDER,
+    link_fault,
+    placeholder,
+    placeholder_within,
+)
 from smtpproxy.mail.visible_html import Way
 from smtpproxy.mail.visible_text import VisibleText, folded
 from smtpproxy.policy.bulk_text import mentions_unsubscribing, unsubscribe_mentions
@@ -23,7 +28,6 @@ from smtpproxy.policy.model import MessageFeatures, Stream
 from smtpproxy.policy.rules.message import adds_unsubscribe
 
 _NEAR = 200  # characters between the words and their link
-_LONGEST_PLACEHOLDER = 90
 _BAR = re.compile("[|·•]")  # between links
 _SEPARATOR = re.compile("[|·•.;:!?-]")
 _MOST_MENTIONS = 1_000
@@ -89,15 +93,15 @@ def _likeliest(
 
 
 def _left(text: str, words: int, way: Way) -> bool:
-    """Whether a program left a placeholder for the link that belongs to the words: the next one is
-    none."""
+    """Whether a placeholder contains or follows the words, ahead of this link if that follows them
+    too: their own link was to take its place."""
     if way.end <= words:
-        return placeholder_within(text, way.end, words + _LONGEST_PLACEHOLDER, words)
-    return placeholder_within(text, max(0, words - _LONGEST_PLACEHOLDER), way.start, words)
+        return placeholder_within(text, way.end, words + LONGEST_PLACEHOLDER, words)
+    return placeholder_within(text, max(0, words - LONGEST_PLACEHOLDER), way.start, words)
 
 
 class _Targets:
-    """Knows which links lead out of the list, those of one message."""
+    """Where the links of one message lead."""
 
     def __init__(self, stream: Stream, features: MessageFeatures, people: Sequence[str]) -> None:
         self._hosts, self._boxes = set[str](), set[str]()

@@ -113,9 +113,9 @@ class UpstreamPool:
         return await self._next(_Waiter(client, since))
 
     def takes_no_more(self, ended: UpstreamConnection, error: UpstreamLost) -> bool:
-        """Try the address last for a while where a new connection ended before the content. Return
-        whether that tells that it takes no more: another may, or says so by taking a message, or
-        this one said so itself. Otherwise the connection may have been lost by chance."""
+        """Try an address last for a while, as a new connection to it ended before the content.
+        Return whether it takes no more: it said so, or another address may take messages or has
+        taken one. Otherwise the connection may have been lost by chance."""
         return (
             self._connector.has_another(ended.place)
             or isinstance(error, UpstreamClosing)
@@ -123,7 +123,7 @@ class UpstreamPool:
         )
 
     def was_not_full(self) -> None:
-        """Open as many connections as before the last refusals: they were about a message."""
+        """Open as many connections as before the last refusals, which may be due to a message."""
         self._limit.lift()
 
     async def replace(

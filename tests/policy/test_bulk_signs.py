@@ -7,7 +7,7 @@ from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.visible_text import folded
 from smtpproxy.policy.bulk import LONGEST_TEXT, BulkSigns, asks_for_text, bulk_signs
 from smtpproxy.policy.bulk import OFFER_WORDS as WORDS
-from smtpproxy.policy.bulk_text import BROWSER, NEWSLETTER, SUBSCRIBED, UNSUBSCRIBE
+from smtpproxy.policy.bulk_text import BROWSER, NEWSLETTER, OPT_OUT, SUBSCRIBED, UNSUBSCRIBE
 from smtpproxy.policy.decide import judge
 from smtpproxy.policy.model import ContentFeatures, Transaction, UndeclaredBulk
 from tests.policy.cases import BOOK, GOOD_MESSAGE, NOW, RECEIPTS
@@ -112,6 +112,10 @@ BY_TEXT: list[tuple[str, str, str, BulkSigns]] = [
     (FEEDBACK, NEITHER, SAYS_WAY_OUT, BulkSigns()),
     ("", NEITHER, SAYS_BROWSER, BulkSigns()),
     ("", OFFER, "come soon", BulkSigns()),
+    # notifications have these words, too
+    ("", NEITHER, "to remove yourself from the team, open its page", BulkSigns()),
+    ("", "Your weekly summary", "two comments. manage your notification settings", BulkSigns()),
+    ("", NEITHER, "gerer vos alertes dans votre espace. offre valable jusqu'au 3", BulkSigns()),
     # words found around receipts too count only with telling fields
     (WAY_OUT, NEITHER, f"{SAYS_BROWSER} {SAYS_WAY_OUT}", BulkSigns()),
     (BOTH, NEITHER, f"{SAYS_BROWSER} {SAYS_WAY_OUT}", BulkSigns()),
@@ -173,9 +177,14 @@ def test_the_text_is_read_only_when_the_header_is_inconclusive(
 
 
 def test_the_phrases_are_folded() -> None:
-    for kind in (SUBSCRIBED, BROWSER, NEWSLETTER, UNSUBSCRIBE):
+    for kind in (SUBSCRIBED, BROWSER, NEWSLETTER, UNSUBSCRIBE, OPT_OUT):
         assert set(kind) == set(WORDS)
         for phrases in kind.values():
             for phrase in phrases:
                 assert phrase == folded(phrase)
                 assert len(phrase) > 4
+
+
+def test_no_phrase_for_unsubscribing_is_there_twice() -> None:
+    phrases = [one for each in (*UNSUBSCRIBE.values(), *OPT_OUT.values()) for one in each]
+    assert sorted(phrases) == sorted(set(phrases))
