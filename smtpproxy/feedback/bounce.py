@@ -11,7 +11,7 @@ from smtpproxy.feedback.complaint import REPORT_TYPE
 from smtpproxy.feedback.dsn import STATUS_TYPES, Outcome, field_outcomes
 from smtpproxy.feedback.original import RETURNED_TYPES, Original
 from smtpproxy.feedback.parts import Mail, field, read_mail
-from smtpproxy.feedback.personal import is_auto_reply, is_receipt
+from smtpproxy.feedback.personal import is_auto_reply, is_receipt, seems_away
 from smtpproxy.feedback.records import Class
 from smtpproxy.feedback.transcript import Transcript, read_text
 
@@ -81,12 +81,14 @@ def is_bounce(mail: Mail) -> bool:
         return True
     report = mail.type == "multipart/report"
     sender = field(mail.headers, "From").strip(" <>")
-    null_path = field(mail.headers, "Return-Path").strip() == "<>" and not is_auto_reply(mail)
-    daemon = null_path or not sender or _DAEMON.search(_DOMAIN.sub("", sender)) is not None
+    null_path = field(mail.headers, "Return-Path").strip() == "<>"
+    daemon = not sender or _DAEMON.search(_DOMAIN.sub("", sender)) is not None
+    daemon = daemon or (null_path and not is_auto_reply(mail))
     subject = _SUBJECT.search(field(mail.headers, "Subject")) is not None
     said = _text(mail)[:4096]
     text = _TEXT.search(said) is not None or says_nobody_is_there(said[:1024])
     by_machine = daemon or report or mail.has(*RETURNED_TYPES)
+    by_machine = by_machine or (null_path and not seems_away(mail))
     return by_machine and report + daemon + subject + text >= 2
 
 

@@ -68,6 +68,11 @@ def asks_by_program(mail: Mail) -> bool:
     return mail.headers.count("X-Apple-Unsubscribe") > 0
 
 
+def seems_away(mail: Mail) -> bool:
+    """Whether its subject is that of an automatic reply."""
+    return _AUTOMATIC_SUBJECT.match(field(mail.headers, "Subject")[:300]) is not None
+
+
 def is_auto_reply(mail: Mail) -> bool:
     """Whether no person wrote it (RFC 3834 5, and older or other conventions)."""
     if is_receipt(mail):
@@ -79,23 +84,28 @@ def is_auto_reply(mail: Mail) -> bool:
         return True
     if field(mail.headers, "Precedence").strip().lower() in _AUTOMATIC_PRECEDENCE:
         return True
-    seems = _AUTOMATIC_SUBJECT.match(field(mail.headers, "Subject")[:300]) is not None
+    seems = seems_away(mail)
     if submitted.startswith("auto-generated"):  # by Exchange, and by programs that unsubscribe
         seems = seems or mail.headers.count("In-Reply-To") > 0
-    return seems and not wants_out(mail)
+    return seems and not _asks(mail)
 
 
 def wants_out(mail: Mail) -> bool:
-    """Whether it asks to be unsubscribed, by its subject or its first line."""
+    """Whether it asks to be unsubscribed, or a mail program says that it does."""
+    return _asks(mail) or _BY_PROGRAM.search(_text(mail)) is not None
+
+
+def _asks(mail: Mail) -> bool:
+    """Whether its subject or first line asks; what follows may quote the newsletter."""
     subject = _TOKEN.sub("", field(mail.headers, "Subject")).strip()
     if _UNSUBSCRIBE.match(subject) is not None and len(subject) <= 100:
         return True
-    for part in mail.of_type("text/plain", "text/html"):
-        text = part.text[:_TEXT]
-        first = next((line for line in text.split("\n") if line.strip()), "")
-        said = len(first) <= 100 and _UNSUBSCRIBE.match(first) is not None
-        return said or _BY_PROGRAM.search(text) is not None
-    return False
+    first = next((line for line in _text(mail).split("\n") if line.strip()), "")
+    return len(first) <= 100 and _UNSUBSCRIBE.match(first) is not None
+
+
+def _text(mail: Mail) -> str:
+    return next((part.text[:_TEXT] for part in mail.of_type("text/plain", "text/html")), "")
 
 
 def writer(mail: Mail) -> str | None:

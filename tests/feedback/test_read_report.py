@@ -331,10 +331,23 @@ def test_a_read_receipt_is_not_a_bounce() -> None:
     ],
 )
 def test_an_automatic_reply_has_no_effect(subject: str, more: str) -> None:
-    text = "I am away. My old address has moved, the user is unknown. unsubscribe"
+    text = (
+        "I am away. My old address has moved, the user is unknown. unsubscribe\n"
+        "> Our offers\n> To unsubscribe from the list, click here"
+    )
     mail = plain(text, subject=subject, sender="Jeanne <jeanne@people.example>", more=more)
     report = read_report(mail)
     assert (report.kind, report.events) == (Kind.AUTO_REPLY, ())
+
+
+def test_a_bounce_may_call_itself_an_automatic_reply() -> None:
+    mail = plain(
+        f"Your message could not be delivered.\n550 5.1.1 <{JEANNE}>: user unknown",
+        subject="Undeliverable: Our offers",
+        sender="noreply@people.example",
+        more="Return-Path: <>\nAuto-Submitted: auto-replied\n",
+    )
+    assert summary(read_report(mail)) == [(JEANNE, "dead", "suppress", "all")]
 
 
 def test_other_mail_has_no_effect() -> None:
