@@ -30,6 +30,16 @@ from smtpproxy.policy.rules.message import adds_unsubscribe
 _NEAR = 200  # characters between the words and their link
 _BAR = re.compile("[|·•]")  # between links
 _SEPARATOR = re.compile("[|·•.;:!?-]")
+# "Click here", of which the next line or cell says what for: "to unsubscribe".
+_POINTS = re.compile(
+    r"\b(?:click|here|visit|mail to|cliqu|ici|ecri|envoy|klick|hier|besuch|schreib|clic|aqui|qui"
+    r"|klik|tutaj)"
+)
+_POINTING = 30  # characters before the link
+_GOES_ON = re.compile(
+    r"[\s>)\]*]{0,3}(?:to|if|pour|si|afin de|um|wenn|falls|para|per|se|om|als|aby|jesli)\b"
+    r"[^|·•.;:!?]{0,40}"
+)
 _MOST_MENTIONS = 1_000
 _MOST_NEIGHBOURS = 10  # links before the words, and after them
 _MOST_MAILBOXES = 100  # of a text: a wrong one may take 0.5 ms
@@ -74,8 +84,8 @@ def _likeliest(
     text: str, ways: Sequence[Way], starts: Sequence[int], start: int, end: int
 ) -> Iterator[Way]:
     """The links of the words from `start` to `end`, likeliest first: the one that they are in, that
-    after them, before them, or in the next lines, and last one that something separates from
-    them."""
+    after them, before them, or in the next lines, then one that something separates from them, and
+    last one in a line before, if they go on with its sentence."""
     after = bisect_left(starts, end)
     first = max(0, after - _MOST_NEIGHBOURS)
     found: list[tuple[int, int, int]] = []
@@ -87,9 +97,18 @@ def _likeliest(
         elif number >= after and (apart := way.start - end) <= _NEAR:
             barred = not same_line or _BAR.search(text, end, way.start)
             found.append((3 if barred else 1, apart, number))
-        elif number < after and (apart := start - way.end) <= _NEAR and same_line:
-            found.append((4 if _SEPARATOR.search(text, way.end, start) else 2, apart, number))
+        elif number < after and (apart := start - way.end) <= _NEAR:
+            if same_line:
+                found.append((4 if _SEPARATOR.search(text, way.end, start) else 2, apart, number))
+            elif _goes_on(text, way, start):
+                found.append((5, apart, number))
     return (ways[number] for *_, number in sorted(found))
+
+
+def _goes_on(text: str, way: Way, words: int) -> bool:
+    """Whether the words say what the link is for: "Click here", and in the next line "to …"."""
+    pointing = _POINTS.search(text, max(0, way.start - _POINTING), way.end)
+    return pointing is not None and _GOES_ON.fullmatch(text, way.end, words) is not None
 
 
 def _left(text: str, words: int, way: Way) -> bool:

@@ -312,6 +312,15 @@ def test_the_link_around_the_words_counts(around: str, out: str) -> None:
         (html(f"<a href='{HOST}'><img width=1 alt=Unsubscribe>Shop</a>"), "body_optout_missing"),
         (html(f"<a href='{HOST}'><img hidden alt=Unsubscribe>Shop</a>"), "body_optout_missing"),
         (html(f"<img alt=Unsubscribe><a href='{HOST}'>Shop</a>"), "body_optout_missing"),
+        (html(f"<p>Click {LINK}<br>to unsubscribe."), "none"),
+        (html(f"<td>Cliquez <a href='{HOST}'>ici</a><td>pour vous désabonner"), "none"),
+        (text(f"Please visit\r\n{HOST}\r\nif you no longer wish to receive it"), "none"),
+        (text("Send a mail to leave+1@shop.example\r\nto unsubscribe."), "none"),
+        (html(f"<p>{SHOP}<p>To unsubscribe, click"), "body_optout_missing"),
+        (html(f"<p>Click {LINK}.<p>To unsubscribe, click"), "body_optout_missing"),
+        (html(f"<p>Click {LINK}<p>Unsubscribe:"), "body_optout_missing"),
+        (html(f"<p>Click {LINK}<p>To unsubscribe, <a href='#'>x</a>"), "body_optout_missing"),
+        (text(f"Click {HOST}\r\nto unsubscribe: {{{{link}}}}"), "body_optout_missing"),
     ],
 )
 def test_words_and_links_that_belong_together(raw: str, expected: str) -> None:
