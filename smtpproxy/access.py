@@ -11,7 +11,6 @@ renamed.
 
 from collections.abc import Collection, Iterable
 
-from msgspec import structs
 from msgspec.structs import replace
 
 from smtpproxy.policy.model import Contact, collected, collections
@@ -146,4 +145,4 @@ class Access:
 def _of_brands(settings: Settings, brands: Collection[str]) -> Settings:
     own = {name: one for name, one in settings.streams.items() if one.brand in brands}
     declared = tuple(one for one in settings.declared_brands if one.name in brands)
-    return structs.replace(settings, streams=own, declared_brands=declared)
+    return replace(settings, streams=own, declared_brands=declared)

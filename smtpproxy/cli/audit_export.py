@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import msgspec
-from msgspec.structs import fields
 
 from smtpproxy.cli.journals import COPIES, check_app, check_stream, journals
 from smtpproxy.cli.options import ExistingFolder, Moment, RecordedAddress, command, option
@@ -39,7 +38,7 @@ class Filters(msgspec.Struct, frozen=True):
 
     @property
     def given(self) -> dict[str, Any]:
-        return picked(self, *(each.name for each in fields(Filters)))
+        return picked(self, *Filters.__struct_fields__)
 
     @property
     def wanted(self) -> IndexQuery:

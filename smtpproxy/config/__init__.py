@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from msgspec import structs
 from msgspec.structs import replace
 
 from smtpproxy import toml
@@ -149,7 +148,7 @@ def _completed(found: Settings, books: Mapping[str, Rulebook], digest: str) -> S
         server = replace(server, workers=len(os.sched_getaffinity(0)))
     policy = replace(found.policy, rulebook=common.name)
     brands = completed(found)
-    default = structs.replace(
+    default = replace(
         DEFAULT_STREAM,
         brand=brand_of(None, brands),
         many_brands=len(brands) > 1,

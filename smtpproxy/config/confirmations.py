@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from msgspec import structs
 from msgspec.structs import replace
 
 from smtpproxy.policy.model import CONFIRMATION_STREAM, PERSONAL_STREAM
@@ -105,7 +104,7 @@ def with_confirmations(settings: Settings) -> Settings:
     if settings.confirmation is None:
         return settings
     streams = [
-        structs.replace(
+        replace(
             CONFIRMATION_STREAM,
             name=stream_name(brand, len(settings.brands)),
             brand=brand,
@@ -115,7 +114,7 @@ def with_confirmations(settings: Settings) -> Settings:
         )
         for brand in settings.brands
     ]
-    personal = structs.replace(PERSONAL_STREAM, rulebook=settings.policy.rulebook)
+    personal = replace(PERSONAL_STREAM, rulebook=settings.policy.rulebook)
     listener = ListenerSettings(
         LISTENER,
         UnixAddress(settings.own_socket),

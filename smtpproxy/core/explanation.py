@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-import msgspec
-from msgspec import structs
+from msgspec import Struct
+from msgspec.structs import replace
 
 from smtpproxy.core.dry_run import NO_ID, Answers, Question
 from smtpproxy.explain import Account, Tense, message_account, recipient_account
@@ -33,7 +33,7 @@ from smtpproxy.sinks.audit.verify import Seal
 _NOT_JUDGED = Verdict(Action.ALLOW)
 
 
-class ExplainedRecipient(msgspec.Struct, frozen=True):
+class ExplainedRecipient(Struct, frozen=True):
     """`reply` is None if the client gets the upstream's, or the message's, which differs.
 
     `account` has the verdict in words.
@@ -46,7 +46,7 @@ class ExplainedRecipient(msgspec.Struct, frozen=True):
     account: Account
 
 
-class Explanation(msgspec.Struct, frozen=True):
+class Explanation(Struct, frozen=True):
     """`message` is None if no message was judged: a recorded refusal at RCPT. `message_reply` is
     None too if each recipient has their own, or if the client gets the upstream's.
 
@@ -95,7 +95,7 @@ def explain(
         )
         order = {path: place for place, path in reversed(list(enumerate(question.recipients)))}
         people = sorted(explained.recipients, key=lambda each: order.get(each.address, len(order)))
-        explained = structs.replace(
+        explained = replace(
             explained, recipients=tuple(people), at=question.now, id=None, relayed=False
         )
     else:
@@ -123,7 +123,7 @@ def _not_judged(explained: Explanation, question: Question, refusal: Reply) -> E
     case = _Case({}, {}, question.now, NO_ID, "would", explained.lang)
     others = [case.not_judged(p, explained.stream) for p in question.recipients if p not in given]
     said = say(Phrase("note.unasked", {"reply": refusal.text}), explained.lang)
-    return structs.replace(
+    return replace(
         explained,
         message=Verdict(Action.REFUSE),
         message_reply=refusal,
@@ -206,7 +206,7 @@ def _explained(
     )
 
 
-class _Case(msgspec.Struct, frozen=True):
+class _Case(Struct, frozen=True):
     """What the verdicts were, or would be, based on."""
 
     facts: Facts
@@ -273,13 +273,13 @@ def _as_heard(
     if explained.reply is None:
         return explained
     if decided.observed:
-        return structs.replace(explained, reply=None)
+        return replace(explained, reply=None)
     if _has_one_reply(record, reply_for_each=reply_for_each):
-        return explained if explained.reply == whole else structs.replace(explained, reply=None)
+        return explained if explained.reply == whole else replace(explained, reply=None)
     if decided.stage != "data" or reply_for_each:
         return explained
     told = Phrase(f"note.notified.{case.tense}", {"reply": str(explained.reply)})
-    return structs.replace(_with_note(explained, told, case.lang), reply=None)
+    return replace(_with_note(explained, told, case.lang), reply=None)
 
 
 def _with_own_answer(
@@ -301,9 +301,7 @@ def _with_own_answer(
 
 def _with_note(explained: ExplainedRecipient, phrase: Phrase, lang: Lang) -> ExplainedRecipient:
     notes = (*explained.account.notes, say(phrase, lang))
-    return structs.replace(
-        explained, account=msgspec.structs.replace(explained.account, notes=notes)
-    )
+    return replace(explained, account=replace(explained.account, notes=notes))
 
 
 def _has_one_reply(record: Record, *, reply_for_each: bool) -> bool:

@@ -102,7 +102,7 @@ async def drive(steps: Steps[T], handlers: Handlers) -> T:
     return await Run(steps, handlers, {})
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class Performer:
     """Carries out effects with the parts of a worker; a part is None where no setting needs it."""
 

@@ -14,7 +14,6 @@ from functools import partial
 
 from msgspec import Struct
 from msgspec.structs import replace
-from msgspec.structs import replace as with_fields
 
 from smtpproxy.doctor.finding import Check, Finding, Status
 from smtpproxy.doctor.machine import days_left, judge_days
@@ -57,7 +56,7 @@ def judge_addresses(findings: Sequence[Finding]) -> list[Finding]:
     if all(each.status is Status.FAIL for each in findings):
         return list(findings)
     return [
-        with_fields(each, status=Status.WARN, text=f"{each.text}; mail goes to another address")
+        replace(each, status=Status.WARN, text=f"{each.text}; mail goes to another address")
         if each.status is Status.FAIL and each.text != _IN_THE_CLEAR
         else each
         for each in findings

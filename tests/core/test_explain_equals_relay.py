@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from msgspec import Struct, structs
+from msgspec import Struct
 from msgspec.structs import replace
 
 from smtpproxy.core.dry_run import Question, dry_run
@@ -148,7 +148,7 @@ def _settings(case: Case) -> Settings:
     server = ServerSettings("relay.example", Path())
     listener = ListenerSettings("apps", TcpAddress("127.0.0.1", 2525))
     upstream = UpstreamSettings(TcpAddress("127.0.0.1", 25))
-    return structs.replace(
+    return replace(
         Settings(server, (listener,), upstream, StoreSettings("sqlite:///x")),
         streams={**case.streams, DEFAULT_STREAM.name: DEFAULT_STREAM},
         policy=PolicySettings(on_mixed=case.on_mixed),  # type: ignore[arg-type]

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Mapping
 
 import pytest
-from msgspec import structs
 from msgspec.structs import replace
 
 from smtpproxy.policy.model import DEFAULT_STREAM, Mailing
@@ -92,7 +91,7 @@ def test_the_notice_is_judged_by_the_relays_own_rulebook() -> None:
     given = {name: replace(each, rulebook="us") for name, each in streams(SPLIT).items()}
     scene = Scene(SPLIT, given)
     undeclared = replace(DEFAULT_STREAM, rulebook="us")
-    scene.driver.services = structs.replace(
+    scene.driver.services = replace(
         scene.driver.services, rulebooks={"us": builtin("us")}, undeclared=undeclared
     )
     scene.mail(ANN, BOB, suppressed=[BOB])

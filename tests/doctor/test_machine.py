@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from msgspec.structs import replace as with_fields
 
 from smtpproxy.config import parse
 from smtpproxy.doctor import machine, run
@@ -214,7 +213,7 @@ def _line(settings: Settings, demand: str, *findings: Finding) -> str:
 
 
 def _with_streams(settings: Settings, **fields: object) -> Settings:
-    streams = {k: with_fields(s, **fields) for k, s in settings.streams.items()}
+    streams = {k: replace(s, **fields) for k, s in settings.streams.items()}
     return replace(settings, streams=streams)
 
 
@@ -244,7 +243,7 @@ def test_tracking_on_marketing_streams(settings: Settings, pixels: str, status: 
 def test_the_built_in_stream_counts_only_where_mail_can_be_on_it(settings: Settings) -> None:
     """Like the configuration of `init` after `stream enforce offers`."""
     streams = dict(settings.streams)
-    streams["default"] = with_fields(streams["default"], mode=Mode.OBSERVE)
+    streams["default"] = replace(streams["default"], mode=Mode.OBSERVE)
     settings = replace(settings, streams=streams)
     click = "one-click unsubscribe over https"
     assert _line(settings, click) == "unknown"

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
-from msgspec import structs
 from msgspec.structs import replace
 from prometheus_client import generate_latest
 from prometheus_client.core import Metric
@@ -141,17 +140,17 @@ def test_impossible_series_are_not_shown() -> None:
 
 
 def test_rows_follow_the_configuration() -> None:
-    apps = structs.replace(
+    apps = replace(
         LISTENERS[0], auth="optional", tls="starttls", proxy_protocol=True, streams=("receipts",),
         default_stream="receipts",
     )  # fmt: skip
-    mta = structs.replace(
+    mta = replace(
         LISTENERS[1], name="mta", protocol="milter", streams=("offers",), default_stream="offers"
     )
     falls = replace(RECEIPTS, undeclared_bulk=UndeclaredBulk.MARKETING)
     asks = Stream(name="asks", purpose="offers", permission=True)
     config = settings()
-    config = structs.replace(
+    config = replace(
         config,
         listeners=(apps, mta),
         streams={**config.streams, "receipts": falls, "asks": asks},

@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from msgspec.structs import replace
-from msgspec.structs import replace as replace_limits
 
 from smtpproxy.policy.model import (
     ConsentAct,
@@ -193,7 +192,7 @@ async def test_of_people_who_objected_to_all_marketing_only_the_suppression_is_k
 ) -> None:
     """However active they are; an objection to one purpose is not one to all."""
     since = NOW - timedelta(30)
-    limits = replace_limits(LIMITS, objected=since)
+    limits = replace(LIMITS, objected=since)
     alive = Contact(ANNA, collected_at=NOW - DAY, purchases=(Purchase("shoes", NOW - DAY),))
     people = {
         ANNA: entry(ANNA, Origin.OBJECTION, since - TICK),

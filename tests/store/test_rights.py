@@ -6,7 +6,6 @@ from contextlib import closing
 from datetime import timedelta
 
 import pytest
-from msgspec import structs
 from msgspec.structs import replace
 
 from smtpproxy.policy.contact import collections
@@ -81,7 +80,7 @@ async def test_audience_and_occupations_are_rectified_in_every_collection(store:
     said = replace(partner, audience=Audience.PROFESSIONAL, occupations=finance)
     await store.put_contacts([replace(ALONE, audience=Audience.CONSUMER, others=(said, mill))])
     everywhere = Correction(audience=Audience.CONSUMER, remove_occupations=finance)
-    of_mill = structs.replace(everywhere, brands=frozenset({"mill", None}))
+    of_mill = replace(everywhere, brands=frozenset({"mill", None}))
     done = await rectify(store, of_mill)
     assert done.changes == (
         Change("occupations", "finance, métiers d'art", "métiers d'art"),

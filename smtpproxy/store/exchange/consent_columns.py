@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from msgspec import Struct
-from msgspec.structs import fields, replace
+from msgspec.structs import asdict, replace
 
 from smtpproxy.store.exchange.lines import UndatedConsent
 from smtpproxy.store.exchange.rows import cell_text, check_no_error, column_key
@@ -100,7 +100,7 @@ class ConsentTable(Struct, frozen=True):
 
     def as_written(self) -> dict[str, object]:
         """Return its values by the keys of the file."""
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        values = asdict(self)
         values["true"] = values.pop("yes")
         return {name: value for name, value in values.items() if value is not None}
 
@@ -128,7 +128,7 @@ class ConsentTable(Struct, frozen=True):
             )
 
 
-_CONSTANTS = {"method", "brand", *EVIDENCE} & {one.name for one in fields(ConsentTable)}
+_CONSTANTS = {"method", "brand", *EVIDENCE} & {*ConsentTable.__struct_fields__}
 
 
 def may_be_a_date(text: str) -> bool:

@@ -6,7 +6,6 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from operator import attrgetter
 
-from msgspec import structs
 from msgspec.structs import replace
 
 from smtpproxy.policy.model import Audience, ConsentAct, Contact, Origin, collected, collections
@@ -72,7 +71,7 @@ class ContactCheck:
 
     def checked(self, contents: Contents[ContactUpdate]) -> Contents[ContactUpdate]:
         items = (self._checked(item, contents.worded) for item in contents.items)
-        return structs.replace(contents, items=items)
+        return replace(contents, items=items)
 
     def orders(self, updates: Sequence[ContactUpdate]) -> list[SuppressionEntry]:
         """Return the suppressions that withdrawals from unknown purposes become.

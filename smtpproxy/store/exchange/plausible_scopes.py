@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime
 
-from msgspec import structs
 from msgspec.structs import replace
 
 from smtpproxy.settings import Settings
@@ -40,7 +39,7 @@ class ScopeCheck:
         self._widened = {kind: Counter[str]() for kind in self._known}
 
     def checked(self, contents: Contents[SuppressionEntry]) -> Contents[SuppressionEntry]:
-        return structs.replace(contents, items=map(self._checked, contents.items))
+        return replace(contents, items=map(self._checked, contents.items))
 
     def notices(self) -> Iterator[str]:
         """Yield notices for the user."""

@@ -8,7 +8,6 @@ from functools import cache
 from itertools import islice
 
 import msgspec
-from msgspec import structs
 from msgspec.structs import replace
 
 from smtpproxy.store.exchange.encodings import BOM
@@ -60,7 +59,7 @@ class Header(msgspec.Struct, frozen=True):
         """Return the header without nameless columns at its end: what spills over into them belongs
         to no column."""
         width = max((place for place, name in enumerate(self.columns, 1) if name), default=0)
-        return structs.replace(self, columns=self.columns[:width])
+        return replace(self, columns=self.columns[:width])
 
     def places(self, fields: Mapping[str, str]) -> dict[str, int]:
         """Return the index of the cell of each field; `fields` are by the keys of columns. Raises
