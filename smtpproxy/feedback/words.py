@@ -48,7 +48,7 @@ NEUTRAL = _any(
 
 SENDER = _any(
     r"\bsend(?:er|ing)(?:'?s)? (?:ip|mta|host|server)\b|badsender|sendernoa|backscatter|emetteur",
-    r"\byou(?:'ve| have)? (?:exceeded|reached)\b"
+    r"\byou(?:'ve| have)? (?:exceeded\b|reached (?:[\w-]{1,12} ){0,3}(?:quota|limit|maximum)\b)"
     r"|(?:relay|daily|hourly|sending|outgoing|submission) quota|quota for sending|senderfilter"
     r"|unverif\w{3,6} sending"
     r"|from a different address",
@@ -126,7 +126,8 @@ POLICY = _any(
     r"|not member",
     r"\byou are not (?:an? )?(?:\w{1,12} )?(?:member|subscriber)"
     r"|\bonly (?:\w{1,12} )?(?:members|subscribers)\b",
-    r"\bcertificate|\bdnssec|\bdane\b",  # of the recipient's host, whose mailbox may be fine
+    # Of the recipient's host, whose mailbox may be fine; Dane is a name, too.
+    r"\bcertificate|\bdnssec|\btlsa\b|\bdane (?:\w{1,12} )?(?:fail|invalid|valid|polic|record)",
     r"\bmailing list|captcha|low priority|multiple addresses|duplicate header|compliant|\bbase64",
     r"(?:mime|subject|invalid|received:?|missing) headers?\b|\bheaders? (?:are|is|error)\b"
     r"|binary content|authentif|verification failure|this mail server|(?<!not )\blisted (?:as"

@@ -35,6 +35,8 @@ REFUSALS = {
         "550 5.7.324 destination domain: invalid DNSSEC records",
         "550 5.2.2 Submission quota exceeded",
         "550 You have exceeded your quota",
+        "550 You've reached the maximum number of messages",
+        "550 DANE validation failed",
         "421 4.7.28 this message exceeded its quota for sending the same text",
         "550 5.7.1 The sender's account is disabled",
         "550 Your account has been closed",
@@ -71,7 +73,12 @@ REFUSALS = {
         "550 5.4.318 message expired, connection reset (SuspiciousRemoteServerError)",
     ],
     "unknown": ["550 <x@y.example> recipient rejected", "550 mail to x@y.example refused"],
-    "dead": ["550 message rejected: user unknown", "550 Mail refused: no such user here"],
+    "dead": [
+        "550 message rejected: user unknown",
+        "550 Mail refused: no such user here",
+        "550 user dane unknown",
+        "550 the address you have reached does not exist",
+    ],
 }
 
 # Formats without fields, as written by each MTA: the text and its meaning.
