@@ -349,12 +349,14 @@ class Followed(Struct):
     async def behind(self, now: datetime) -> Sequence[str]:
         """Return the other relays that have not reported their matches recently.
 
-        One that runs refuses mail, and so has matches, although its purges may fail for months.
+        One that runs refuses mail, and so has matches, although its purges may fail for months, or
+        have never succeeded.
         What a relay reported while its clock was ahead says nothing about the time since.
         """
-        others = await _all(self.store)
+        there = {f"{_SOURCE}{relay.id}": relay.state.host for relay in await self.store.relays()}
+        silent = {source: _Progress(host, _NEVER, {}) for source, host in there.items()}
+        others = silent | await _all(self.store)
         others.pop(self.source, None)
-        there = {f"{_SOURCE}{relay.id}" for relay in await self.store.relays()}
         ages = [(source, one.relay, now - one.until) for source, one in others.items()]
         return sorted(
             name

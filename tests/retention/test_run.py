@@ -184,6 +184,15 @@ async def test_suppressions_wait_until_every_relay_has_reported_its_matches(
     assert waited.behind == [other.server.hostname], "it is there, but its purges fail"
 
 
+async def test_suppressions_wait_for_a_relay_that_has_never_purged(
+    settings: Settings, store: Store
+) -> None:
+    await store.add_suppressions([order(ANNA)])
+    await store.tell("new", RelayState("two.example", {}), at=NOW)
+    waited = await run(settings, store)
+    assert (waited.behind, waited.removed["suppressions"].rows) == (["two.example"], 0)
+
+
 async def test_a_report_dated_by_a_fast_clock_does_not_count(
     settings: Settings, store: Store, tmp_path: Path
 ) -> None:
