@@ -274,7 +274,7 @@ async def lost_snapshots(settings: Settings, store: Store, waiting: Pending) -> 
     known = await store.snapshots()
     fresh = {name for name, one in known.items() if waiting.at and one.imported_at >= waiting.at}
     return [
-        f"no snapshot of {partner.name} since the backup is here: import the newest, before mail"
+        f"any snapshot of {partner.name} since the backup is lost: import the newest before mail"
         f" goes out (smtpproxy suppress import --partner {partner.name} FILE)"
         for partner in settings.partners
         if partner.name not in fresh

@@ -181,7 +181,7 @@ def migrate(
     elif grant_read or grant_write:
         raise click.UsageError("only PostgreSQL has roles; this store is a file")
     else:
-        before, after = asyncio.run(_open_and_close(settings))
+        before, after = asyncio.run(_migrate_file(settings))
     changed = "up to date" if before == after else f"brought from version {before} to {after}"
     return Result({"before": before, "after": after}, [f"the tables of the store: {changed}"])
 
@@ -209,7 +209,8 @@ async def _migrate(
         lease.close()
 
 
-async def _open_and_close(settings: Settings) -> tuple[int, int]:
+async def _migrate_file(settings: Settings) -> tuple[int, int]:
+    """Open the store, which updates its tables; return their version before and after."""
     from smtpproxy.store.sqlite.connection import migrations, open_reader, version_of
 
     before = 0
