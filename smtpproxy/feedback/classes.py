@@ -39,13 +39,15 @@ def classify(status: str, text: str) -> Class:
     a reply code and another status: that one is more reliable.
     """
     said = text[:_LONGEST]
-    found = _STATUS_OF_REPLY.search(said) or _STATUS.search(said)
+    reply = _STATUS_OF_REPLY.search(said)
+    found = reply or _STATUS.search(said)
     own = found[1] if found is not None else ""
     if _OF_THE_SENDER & {own, status}:
         return Class.BLOCKED
-    code = _CODE.search(said)
+    codes = [reply[0][0]] if reply is not None else _CODE.findall(said)
+    code = "5" if "5" in codes else next(iter(codes), "")  # 432 may be kilobytes, or seconds
     plain = _words(said)
-    by_words = _by_words(plain, own or status, code[1] if code is not None else "")
+    by_words = _by_words(plain, own or status, code)
     if by_words is not None:
         return by_words
     if _ADDRESS_REJECTED.search(said):

@@ -78,6 +78,8 @@ REFUSALS = {
         "550 Mail refused: no such user here",
         "550 user dane unknown",
         "550 the address you have reached does not exist",
+        "a message of 432 KB: 550 5.1.1 user unknown",
+        "message 412 of 430 failed: 550 user unknown",
     ],
 }
 
