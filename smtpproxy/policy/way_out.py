@@ -37,7 +37,7 @@ _POINTS = re.compile(
 )
 _POINTING = 30  # characters before the link
 _GOES_ON = re.compile(
-    r"[\s>)\]*]{0,3}(?:to|if|pour|si|afin de|um|wenn|falls|para|per|se|om|als|aby|jesli)\b"
+    r"[\s>)\]*]{0,3}(?:to|if|pour|si|afin de|um|wenn|falls|para|per|om|als|aby|jesli)\b"
     r"[^|·•.;:!?]{0,40}"
 )
 _MOST_MENTIONS = 1_000

@@ -319,6 +319,7 @@ def test_the_link_around_the_words_counts(around: str, out: str) -> None:
         (html(f"<p>{SHOP}<p>To unsubscribe, click"), "body_optout_missing"),
         (html(f"<p>Click {LINK}.<p>To unsubscribe, click"), "body_optout_missing"),
         (html(f"<p>Click {LINK}<p>Unsubscribe:"), "body_optout_missing"),
+        (html(f"<p>Cliquez <a href='{HOST}'>ici</a><p>Se désinscrire :"), "body_optout_missing"),
         (html(f"<p>Click {LINK}<p>To unsubscribe, <a href='#'>x</a>"), "body_optout_missing"),
         (text(f"Click {HOST}\r\nto unsubscribe: {{{{link}}}}"), "body_optout_missing"),
     ],
