@@ -58,14 +58,14 @@ class Way(Struct, frozen=True):
     """A link, or an address written out: `target` is where it leads, empty if nowhere.
 
     `start` and `end` are its places in a text, and `line` those of its block or line. `alt` is what
-    the pictures in it say.
+    the pictures in it say, None if it shows neither text nor pictures.
     """
 
     target: str
     start: int
     end: int
     line: tuple[int, int]
-    alt: str = ""
+    alt: str | None = ""
     is_address: bool = False
 
     def at(self, place: Callable[[int], int]) -> "Way":
@@ -108,7 +108,7 @@ def block_of(blocks: Sequence[int], start: int, end: int) -> tuple[int, int]:
 class _Reader:
     def __init__(self, source: str) -> None:
         self.text: list[str] = []
-        self.ways: list[tuple[str, int, int, str]] = []  # places in `text`
+        self.ways: list[tuple[str, int, int, str | None]] = []  # places in `text`
         self.breaks: list[int] = []  # the same, of what separates blocks
         self._source = source
         self._link: tuple[str, int] | None = None  # that is open, and where it begins
@@ -215,7 +215,8 @@ class _Reader:
 
     def end_link(self) -> None:
         if self._link is not None:
-            alt = plain_of(" ".join(self._alt))
+            shows = self._alt or any(map(str.strip, self.text[self._link[1] :]))
+            alt = plain_of(" ".join(self._alt)) if shows else None
             self.ways.append((*self._link, len(self.text), alt))
         self._link, self._alt = None, []
 

@@ -66,12 +66,13 @@ def shows_way_out(
     "This was sent to …".
     """
     targets = _Targets(stream, features, people)
-    for way in islice((way for way in visible.ways if way.alt), _MOST_MENTIONS):
-        if mentions_unsubscribing(folded(way.alt)) and targets.leads(way) is _Leads.OUT:
+    ways = [way for way in visible.ways if way.alt is not None]  # those that one can click on
+    for alt, way in islice(((way.alt, way) for way in ways if way.alt), _MOST_MENTIONS):
+        if mentions_unsubscribing(folded(alt)) and targets.leads(way) is _Leads.OUT:
             return True
-    starts = [way.start for way in visible.ways]
+    starts = [way.start for way in ways]
     for start, end in islice(unsubscribe_mentions(visible.text), _MOST_MENTIONS):
-        for way in _likeliest(visible.text, visible.ways, starts, start, end):
+        for way in _likeliest(visible.text, ways, starts, start, end):
             leads = targets.leads(way)
             if leads is _Leads.NOWHERE or (leads is _Leads.OUT and _left(visible.text, start, way)):
                 break
