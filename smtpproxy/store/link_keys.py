@@ -47,6 +47,9 @@ class LinkKey(Struct, frozen=True):
     made: date
     secret: bytes
 
+    def __repr__(self) -> str:
+        return f"LinkKey({self.version}, {self.fingerprint})"
+
     @property
     def fingerprint(self) -> str:
         """Identifies the key without revealing it."""

@@ -94,3 +94,9 @@ def test_a_reader_without_keys_accepts_no_link_until_there_is_one(tmp_path: Path
         reader.open("A" * 60)
     ensure_link_keys(tmp_path, DAY)
     assert reader.open(link_ring(tmp_path).seal(TOLD)) == TOLD
+
+
+def test_a_key_does_not_show_its_secret(tmp_path: Path) -> None:
+    ensure_link_keys(tmp_path, DAY)
+    [key] = load_link_keys(tmp_path).values()
+    assert repr(key) == f"LinkKey(1, {key.fingerprint})"
