@@ -103,7 +103,8 @@ class FileShipper:
         return (
             placed is not None
             and placed.whole
-            and placed.size == there
+            # The time of change alone does not suffice: a tick of it may see several writes.
+            and placed.size == there == status.st_size
             and _is_same(placed, status)
         )
 

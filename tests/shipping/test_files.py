@@ -120,6 +120,8 @@ async def write(log: Journal, clock: Clock, *people: str) -> None:
     for person in people:
         await log.commit(decided(clock, person))
         clock.tick(seconds=1)
+    if (anchoring := log._anchor_scheduler._task) is not None:  # in a thread, at a file's beginning
+        await asyncio.wait([anchoring])
     await asyncio.sleep(0)
 
 
@@ -147,6 +149,21 @@ async def test_new_lines_are_added_to_the_copy(
     assert (before, len(list(read(place.copy())))) == (2, 3)
     assert alike(folder, place.copy())
     assert ship(folder, place.open()) == Shipped()
+
+
+async def test_lines_written_in_the_same_tick_of_the_file_system_are_added(
+    folder: Path, clock: Clock, place: InFolder | InObjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tick is some milliseconds: the file's time of change does not show the second write."""
+    same_tick = lambda placed, status: placed.inode == status.st_ino  # noqa: E731
+    monkeypatch.setattr("smtpproxy.shipping.files._is_same", same_tick)
+    log = journal(folder, clock)
+    await write(log, clock, ANNA)
+    ship(folder, place.open())
+    await write(log, clock, "paul@people.example")
+    ship(folder, place.open())
+    assert alike(folder, place.copy())
+    log.close()
 
 
 async def test_an_erasure_and_the_end_of_a_period_reach_the_copy(
