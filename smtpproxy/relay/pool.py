@@ -306,16 +306,22 @@ class UpstreamPool:
                 waiter.set_exception(error)
 
     def _hand_out(self, connection: UpstreamConnection, *, new: bool = False) -> None:
-        """Keep a connection, or give it to the message that has waited longest for one; a new one
-        rather to a message that has not been refused on one."""
-        waiting = self._waiters and [w for w in self._still_waiting() if new or not w.new]
-        if waiting:
-            self._give(connection, min(waiting, key=lambda each: new and each.refused))
+        """Keep a connection, or give it to a message that waits for one."""
+        if self._waiters and (waiter := self._first(new=new)) is not None:
+            self._give(connection, waiter)
             return
         connection.idle_since = self.deadlines.now()
         self._idle.append(connection)
         if self._trimmer is None:
             self._trim()
+
+    def _first(self, *, new: bool) -> _Waiter | None:
+        """Return the message that has waited longest for a connection; for a new one, rather one
+        that has not been refused on one."""
+        waiting = (w for w in self._waiters if not w.done() and (new or not w.new))
+        if new:
+            return min(waiting, key=lambda each: each.refused, default=None)
+        return next(waiting, None)  # thousands may wait
 
     def _give(self, connection: UpstreamConnection, waiter: _Waiter) -> None:
         self._waiters.pop(waiter, None)
