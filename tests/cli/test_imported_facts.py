@@ -50,6 +50,25 @@ def test_facts_in_the_future_are_rejected_and_named(
     stored.run("contact", "show", ANNA, code=1)
 
 
+@pytest.mark.parametrize("never", ["0001-01-01", "1900-01-01", "1970-01-01"])
+def test_a_date_that_stands_for_none_is_no_agreement_and_no_purchase(
+    stored: Stored, never: str
+) -> None:
+    at = f"{never}T00:00:00Z"
+    agreed, left = {**AGREED, "given_at": at}, {"purpose": "news", "withdrawn_at": at}
+    aside = imported(stored, code=1, consents=[agreed, left])
+    assert f"consents: given_at {at} is how programs write that there is no date" in aside
+    (kept,) = stored.json("contact", "show", ANNA)["consents"]
+    assert (kept["purpose"], kept["withdrawn_at"]) == ("news", at)
+    rows = f"address,consent_purpose,consent_given_at\n{ANNA},offers,{never}\n"
+    done = stored.run("contact", "import", stored.file("people.csv", rows), code=1)
+    assert "1 line rejected for a consent without its date" in done.stderr
+    bought = [{"product": "shoes", "at": at}, {"product": "boots", "at": "1990-01-01T00:00:00Z"}]
+    assert imported(stored, purchases=bought) == ""
+    (purchase,) = stored.json("contact", "show", ANNA)["purchases"]
+    assert purchase["product"] == "boots"
+
+
 def test_a_day_ahead_is_accepted(stored: Stored) -> None:
     assert imported(stored, collected_at=IN_HOURS, informed_at=IN_HOURS) == ""
     assert stored.json("contact", "show", ANNA)["collected_at"] is not None

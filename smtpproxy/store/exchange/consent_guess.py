@@ -27,6 +27,7 @@ class Flag(NamedTuple):
 
     column: ColumnLook
     is_refusal: bool  # yes means a refusal
+    is_state: bool = False  # its cells are words or codes of states, never yes and no
 
 
 class ConsentGuess(Struct, frozen=True, eq=False):
@@ -44,9 +45,9 @@ class ConsentGuess(Struct, frozen=True, eq=False):
         refused = self._refusal_dates()
         agreed = [flag.column for flag in self.flags if not flag.is_refusal]
         found = self._flagged(agreed, refused) if agreed else self._dated_alone(refused)
-        for column, is_refusal in self.flags:
-            if is_refusal:
-                _, false, nothing = self._meanings(column, refusals=True)
+        for column, is_refusal, is_state in self.flags:
+            if is_refusal and not (is_state and self._ask_states(column)):
+                _, false, nothing = self._meanings(column, refusals=True, is_state=is_state)
                 found += [
                     ConsentTable(
                         purpose, "withdrawal", (), false, nothing, column.name, None,
@@ -219,30 +220,83 @@ class ConsentGuess(Struct, frozen=True, eq=False):
         return named
 
     def _meanings(
-        self, column: ColumnLook, *, refusals: bool
+        self, column: ColumnLook, *, refusals: bool, is_state: bool = False
     ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
         """Return which cells of a flag mean a consent, a no, and nothing."""
-        answers, cells = self.answers, words("cells")
-        said = {
-            text.strip().casefold(): kind
-            for kind in ("nothing", "false", "true")
-            for text in getattr(answers, kind)
-        }
         mean: dict[str, list[str]] = {"true": [], "false": [], "nothing": [], "unknown": []}
-        for text in sorted({value.casefold() for value in column.values or ()}):
-            bare = plain_words(text) or text
-            if bare in cells["yes"] or bare in cells["out" if refusals else "in"]:
-                kind = "true"
-            elif bare in cells["no"] or bare in cells["in" if refusals else "out"]:
-                kind = "false"
-            else:
-                kind = "unknown"
-            mean[said.get(text, kind)].append(text)
+        for text, kind in self._kinds(column, refusals=refusals, is_state=is_state).items():
+            mean[kind].append(text)
         for text in mean["unknown"]:
             self._ask_meaning(column, text, refusals=refusals)
         yes, no, none = (tuple(mean[kind]) for kind in ("true", "false", "nothing"))
         # In a column of refusals, yes is a refusal, and anything else is not an agreement.
         return ((), yes, (*no, *none)) if refusals else (yes, no, none)
+
+    def _kinds(self, column: ColumnLook, *, refusals: bool, is_state: bool) -> dict[str, str]:
+        """Return what each cell of a flag means, in lower case: true, false, nothing, unknown."""
+        cells = words("cells")
+        bare = {
+            text: plain_words(text) or text
+            for text in sorted({value.casefold() for value in column.values or ()})
+        }
+        flags = {*cells["yes"], *cells["no"]}
+        letters = {one for one in bare.values() if len(one) == 1 and one.isalnum()}
+        if is_state:
+            flags.clear()
+        elif not letters <= flags:
+            flags -= letters  # they are codes: S need not be sí
+        kinds = (
+            ("true", flags & cells["yes"] | cells["out" if refusals else "in"]),
+            ("false", flags & cells["no"] | cells["in" if refusals else "out"]),
+            ("true" if refusals else "nothing", cells["pending"]),
+        )
+        found = {
+            text: next((kind for kind, known in kinds if one in known), "unknown")
+            for text, one in bare.items()
+        }
+        answers = self.answers
+        for kind in ("nothing", "false", "true"):
+            said = {text.strip().casefold() for text in getattr(answers, kind)}
+            found |= dict.fromkeys(said & found.keys(), kind)
+        return found
+
+    def _ask_states(self, column: ColumnLook) -> bool:
+        """Ask about a column of states of which no cell is known; return whether it had to."""
+        kinds = self._kinds(column, refusals=True, is_state=True)
+        if {*kinds.values()} != {"unknown"}:
+            return False
+        answers, key = self.answers, column_key(column.name)
+
+        def named(text: str) -> list[str]:
+            return [one.strip().casefold() for one in text.split(",")]
+
+        def check(text: str) -> None:
+            if unknown := [one for one in named(text) if one not in kinds]:
+                raise ValueError(f"{unknown[0]!r} is not one of {', '.join(kinds)[:300]}")
+
+        def answered(text: str) -> Answers:
+            if text == NONE:
+                return replace(answers, consents={**answers.consents, key: NONE})
+            others = tuple(one for one in kinds if one not in named(text))
+            return replace(
+                answers,
+                true=(*answers.true, *named(text)),
+                nothing=(*answers.nothing, *others),
+            )
+
+        shown = ", ".join(kinds)[:200]
+        self.questions.append(
+            Question(
+                f"Which cells of {column.name!r} mean that somebody must not be mailed, or has not"
+                f" confirmed yet: {shown}? Give them with commas between.",
+                "--true CELL for each of them and --nothing CELL for each other one, or --consent "
+                f"'{column.name}={NONE}'",
+                answered,
+                (NONE,),
+                check=check,
+            )
+        )
+        return True
 
     def _ask_meaning(self, column: ColumnLook, text: str, *, refusals: bool) -> None:
         answers = self.answers

@@ -145,7 +145,8 @@ def _refusal(
 
 def check_constants(constants: MappingOf[str, str], as_of: datetime) -> None:
     """Check constants for every row. Raises ValueError, which names the field."""
-    record = _Reader(Mapping({}, constants), {}, ()).record((), as_of)
+    of_rows = {"consent_purpose": "offers", "purchase_product": "shoes"}  # a date may be alone
+    record = _Reader(Mapping({}, {**of_rows, **constants}), {}, ()).record((), as_of)
     convert_contact({**record, "address": "somebody@example.com"}, as_of)
 
 

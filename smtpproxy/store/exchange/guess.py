@@ -18,6 +18,8 @@ from smtpproxy.store.exchange.proposal import (
     Question,
     begins,
     fitting,
+    has_part,
+    is_state,
     longest,
     words,
 )
@@ -45,6 +47,7 @@ class _Guess:
         self._values: dict[str, dict[str, str]] = {}
         self._dates: dict[str, list[ColumnLook]] = {name: [] for name in _TIMES}
         self._flags: list[Flag] = []
+        self._unmailable: list[str] = []  # columns with the dates of bounces or complaints
 
     def proposal(self) -> Proposal:
         self._take_answers()
@@ -58,6 +61,7 @@ class _Guess:
         ).tables()
         time_format = self._time_format(consents)
         self._ask_constants()
+        self._note_unmailable()
         if self._look.twice:
             names = ", ".join(map(repr, self._look.twice))
             self._notes.append(
@@ -117,6 +121,12 @@ class _Guess:
                 name = "given_at"
             if name is not None:
                 self._dates[name].append(column)
+                self._unmailable += [column.name] * has_part(column.name, "unmailable")
+            elif column.holds_times and purpose is None and _is_negative(column.name):
+                self._notes.append(
+                    f"{column.name!r} is not read; if its dates are those of refusals: "
+                    f"--withdrawn-at {column.name!r}"
+                )
             if name is not None or column.holds_times:
                 return
         if not column.filled or column.holds_addresses:
@@ -128,8 +138,12 @@ class _Guess:
         is_flag = column.values is not None and (is_named or is_purpose)
         if purpose != NONE and (is_flag or purpose is not None):
             self._flags.append(Flag(column, is_about_refusals(column.name)))
-        elif purpose is None and any(map(_refuses, column.values or ())):
-            self._flags.append(Flag(column, is_refusal=True))
+        elif (
+            purpose is None
+            and column.values is not None
+            and (is_state(column.name) or any(map(_refuses, column.values)))
+        ):
+            self._flags.append(Flag(column, is_refusal=True, is_state=is_state(column.name)))
         elif purpose is None and column.values is None and is_about_refusals(column.name):
             self._ask_if_dated(column)
         elif name == "audience" and self._map_audience(column):
@@ -139,6 +153,20 @@ class _Guess:
         elif purpose is None and column.values is not None and _is_negative(column.name):
             self._notes.append(
                 f"{column.name!r} is not read; if a yes in it is a refusal, rename it to 'Opt-out'"
+            )
+
+    def _note_unmailable(self) -> None:
+        """Say that a withdrawal is not all that follows from an address that bounces."""
+        found = self._unmailable + [
+            flag.column.name
+            for flag in self._flags
+            for text in (flag.column.name, *(flag.column.values or ()))
+            if has_part(text, "unmailable")
+        ]
+        if found:
+            self._notes.append(
+                f"{', '.join(map(repr, dict.fromkeys(found)))}: a bounce or a complaint stops only "
+                "marketing here; import them with suppress import too, to stop all mail"
             )
 
     def _ask_if_dated(self, column: ColumnLook) -> None:
@@ -318,7 +346,9 @@ class _Guess:
 def is_about_refusals(header: str) -> bool:
     """Whether a yes in a column is a refusal: one such word in its name is enough."""
     fits = fitting(header, ("withdrawn_at", "opt_in", "opt_out", "given_at"))
-    if {"withdrawn_at", "opt_out"} & fits.keys() or begins(header, "out"):
+    if {"withdrawn_at", "opt_out"} & fits.keys() or has_part(header, "out"):
+        return True
+    if has_part(header, "unmailable") and "soft" not in plain_words(header).split():
         return True
     is_about_mail = {"opt_in", "given_at"} & fits.keys() or begins(header, "mail")
     return bool(is_about_mail) and _is_negative(header)
@@ -326,7 +356,8 @@ def is_about_refusals(header: str) -> bool:
 
 def _refuses(cell: str) -> bool:
     """Whether a cell refuses mail whatever its column is called, as in `Status: unsubscribed`."""
-    return bool(fitting(cell, ["opt_out"])) or begins(cell, "out")
+    parts = has_part(cell, "out") or has_part(cell, "unmailable")
+    return parts or bool(fitting(cell, ["opt_out"]))
 
 
 def _is_negative(header: str) -> bool:

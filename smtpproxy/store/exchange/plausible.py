@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 
 from msgspec.structs import replace
@@ -13,7 +13,7 @@ from smtpproxy.policy.rules.recipient import is_within, names_role
 from smtpproxy.settings import Settings
 from smtpproxy.store.collected import is_void
 from smtpproxy.store.exchange.contact_ndjson import EVERY_PURPOSE
-from smtpproxy.store.exchange.lines import Contents, Passed, Read, Rejected
+from smtpproxy.store.exchange.lines import Contents, Passed, Read, Rejected, UndatedConsent
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.merge import refusals
 from smtpproxy.store.records import ContactUpdate, SuppressionEntry
@@ -21,6 +21,9 @@ from smtpproxy.terminal import counted
 
 GRACE = timedelta(days=1)
 """How far in the future a fact may be dated, for clocks and time zones that differ."""
+NO_EARLIER = datetime(1990, 1, 1, tzinfo=UTC)
+"""Programs write 0001-01-01, 1900-01-01 or 1970-01-01 where there is no date: nobody agreed to mail
+or bought anything by it."""
 SKEW = timedelta(minutes=5)
 """How far in the future a consent or a file may be dated, for clocks that differ."""
 
@@ -132,6 +135,7 @@ class ContactCheck:
         try:
             return replace(item, value=self.update(item.value))
         except ValueError as error:
+            self.undated += isinstance(error, UndatedConsent)
             refusal = self._refusal(item.value)
             return Rejected(item.number, worded(str(error)), (item.content,), refusal=refusal)
 
@@ -162,7 +166,7 @@ class ContactCheck:
 
     def update(self, update: ContactUpdate) -> ContactUpdate:
         """Return the update as it may be stored. Raises ValueError."""
-        contact = self._happened(self._with_brand(update.contact), update.as_of)
+        contact = _dated(self._happened(self._with_brand(update.contact), update.as_of))
         reason = yet_to_come(contact, self._now) or self._unknown(contact)
         private = contact.audience in (Audience.GENERIC, Audience.PROFESSIONAL) and is_within(
             contact.address.rpartition("@")[2], self._consumer_domains
@@ -293,6 +297,21 @@ def by_now(at: datetime, now: datetime, said: datetime | None = None) -> datetim
     A future time would outweigh all that the person agrees to until then.
     """
     return at if at <= now + GRACE else min(said or now, now)
+
+
+def _dated(contact: Contact) -> Contact:
+    """Return the contact without purchases whose date stands for none. Raises UndatedConsent for
+    such an agreement."""
+    for act in contact.acts:
+        if act.at < NO_EARLIER and not act.withdrawal:
+            raise UndatedConsent(
+                f"consents: given_at {written_time(act.at)} is how programs write that there is no"
+                " date; leave it empty if they never agreed"
+            )
+    purchases = tuple(one for one in contact.purchases if one.at >= NO_EARLIER)
+    if len(purchases) == len(contact.purchases):
+        return contact
+    return replace(contact, purchases=purchases)
 
 
 def yet_to_come(contact: Contact, now: datetime) -> str | None:

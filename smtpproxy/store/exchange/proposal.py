@@ -93,10 +93,23 @@ def is_title(look: TableLook) -> bool:
     return below and not first
 
 
-def begins(header: str, kind: Literal["out", "refusal", "mail"]) -> bool:
+def begins(header: str, kind: Literal["refusal", "mail"]) -> bool:
     """Whether a word of a header begins with one of the prefixes of that kind."""
     beginnings = tuple(words("words")[kind])
     return any(word.startswith(beginnings) for word in plain_words(header).split())
+
+
+def has_part(text: str, kind: Literal["out", "unmailable"]) -> bool:
+    """Whether a word of a header or a cell, such as HASOPTEDOUTOFEMAIL, has one of these parts."""
+    parts = words("words")[kind]
+    return any(part in word for word in plain_words(text).split() for part in parts)
+
+
+def is_state(header: str) -> bool:
+    """Whether a column, by its name, says how things stand with a subscriber."""
+    found = set(plain_words(header).split())
+    states = words("words")["state"]
+    return bool(found & states) and found <= states | words("words")["state_of"]
 
 
 def unexplained(header: str, purposes: Iterable[str]) -> bool:
