@@ -50,6 +50,35 @@ def test_facts_in_the_future_are_rejected_and_named(
     stored.run("contact", "show", ANNA, code=1)
 
 
+def test_a_refusal_without_a_date_outweighs_what_was_agreed_before(stored: Stored) -> None:
+    people = [f"{name}@people.example" for name in ("anna", "bert", "carl", "dora")]
+    agreed = {**AGREED, "given_at": "2026-03-01T00:00:00Z", "evidence": {"wording": "Yes"}}
+    line = {"source": "direct", "collected_at": "2026-03-01T00:00:00Z", "consents": [agreed]}
+    lines = (json.dumps({"address": one, **line}) for one in people)
+    stored.run("contact", "import", stored.file("all.ndjson", "\n".join(lines)))
+    rows = "address,scope,origin,since\n{},marketing,unsubscribe,0001-01-01T00:00:00Z\n"
+    done = stored.run("suppress", "import", stored.file("left.csv", rows.format(people[0])))
+    assert "1 suppression dated in the future or before 1990" in done.stderr
+    exported = stored.file(
+        "sendgrid-global-unsubscribes.csv", f"email,created\n{people[1]},000000000\n"
+    )
+    stored.run("suppress", "import", exported)
+    rows = "address,consent_purpose,consent_withdrawn_at\n{},offers,1900-01-01\n"
+    done = stored.run("contact", "import", stored.file("left.csv", rows.format(people[2])))
+    assert "1 contact with a withdrawal or a wish dated in the future or before 1990" in done.stderr
+    both = {
+        **line,
+        "consents": [agreed, {"purpose": "offers", "withdrawn_at": "1900-01-01T00:00:00Z"}],
+    }
+    path = stored.file("both.ndjson", json.dumps({"address": people[3], **both}))
+    stored.run("contact", "import", path)  # the agreement says that it stands for no withdrawal
+    found = stored.json(
+        "scrub", stored.file("list", "\n".join(people)), "--stream", "offers", code=1
+    )
+    assert found["allowed"] == 1
+    assert found["by_reason"] == {"suppressed_unsubscribe": 2, "consent_withdrawn": 1}
+
+
 @pytest.mark.parametrize("never", ["0001-01-01", "1900-01-01", "1970-01-01"])
 def test_a_date_that_stands_for_none_is_no_agreement_and_no_purchase(
     stored: Stored, never: str
@@ -59,7 +88,7 @@ def test_a_date_that_stands_for_none_is_no_agreement_and_no_purchase(
     aside = imported(stored, code=1, consents=[agreed, left])
     assert f"consents: given_at {at} is how programs write that there is no date" in aside
     (kept,) = stored.json("contact", "show", ANNA)["consents"]
-    assert (kept["purpose"], kept["withdrawn_at"]) == ("news", at)
+    assert kept["purpose"] == "news"
     rows = f"address,consent_purpose,consent_given_at\n{ANNA},offers,{never}\n"
     done = stored.run("contact", "import", stored.file("people.csv", rows), code=1)
     assert "1 line rejected for a consent without its date" in done.stderr

@@ -80,13 +80,15 @@ class Layout(Struct, frozen=True):
     def notice(self) -> str:
         return f"taken as an export of {self.title} ({self.name})"
 
-    def fits(self, columns: tuple[str, ...]) -> bool:
+    def fits(self, columns: tuple[str, ...], *, is_named: bool = False) -> bool:
+        """Whether a file with these columns is such an export. `is_named`: the user says so; then
+        columns that are new in it do not matter."""
         keys = [column_key(column) for column in columns if column]
         found = {self.also.get(key, key) for key in keys}
         required = self._required()
         if not required <= found or self.absent & found:
             return False
-        return self.open or found <= required | self.optional
+        return self.open or is_named or found <= required | self.optional
 
     def is_hinted(self, file_name: str) -> bool:
         """Whether the file's name, in lower case, suggests this layout."""
@@ -288,7 +290,8 @@ def recognised(
     """
     name = wanted.layout
     candidates = [one for one in layouts(kind) if not name or name in (one.name, one.provider)]
-    found = [one for one in candidates if one.fits(columns) and one.may_be(origin)]
+    found = [one for one in candidates if one.fits(columns, is_named=one.name == name)]
+    found = [one for one in found if one.may_be(origin)]
     found = [one for one in found if not any(one.says_less_than(other) for other in found)]
     if len(found) > 1:
         lowered = PurePath(wanted.file_name).name.casefold()

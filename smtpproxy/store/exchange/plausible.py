@@ -22,8 +22,7 @@ from smtpproxy.terminal import counted
 GRACE = timedelta(days=1)
 """How far in the future a fact may be dated, for clocks and time zones that differ."""
 NO_EARLIER = datetime(1990, 1, 1, tzinfo=UTC)
-"""Programs write 0001-01-01, 1900-01-01 or 1970-01-01 where there is no date: nobody agreed to mail
-or bought anything by it."""
+"""Programs write 0001-01-01, 1900-01-01 or 1970-01-01 where there is no date."""
 SKEW = timedelta(minutes=5)
 """How far in the future a consent or a file may be dated, for clocks that differ."""
 
@@ -63,7 +62,7 @@ class ContactCheck:
         self._consumer_domains = settings.consumer_domains
         self._restricted_tags = settings.restricted_tags
         self._now = now
-        self.postdated = 0  # contacts with a refusal dated in the future
+        self.postdated = 0  # contacts with a refusal that has no possible date
         self.undated = 0  # lines with a consent without its date
         self.professionals = 0  # at providers of private mailboxes
         self._roles = settings.role_local_parts
@@ -93,7 +92,7 @@ class ContactCheck:
         if self.postdated:
             yield (
                 f"{counted(self.postdated, 'contact')} with a withdrawal or a wish dated in the "
-                "future: it counts from the time of the file"
+                "future or before 1990: it counts from the time of the file"
             )
         if self.undated:
             yield (
@@ -194,7 +193,10 @@ class ContactCheck:
         return replace(update, contact=contact, restricted_tags=self._restricted_tags)
 
     def _happened(self, contact: Contact, as_of: datetime | None) -> Contact:
-        """Give refusals dated in the future the time of the file, by when they had been made."""
+        """Give refusals without a possible date the time of the file, by when they had been made.
+
+        A withdrawal whose date stands for none says nothing next to an agreement.
+        """
         if not contact.preferences and not _withdraws(contact):
             return contact
         agreed: dict[str, datetime] = {}
@@ -203,7 +205,9 @@ class ContactCheck:
                 agreed[act.purpose] = max(act.at, agreed.get(act.purpose, act.at))
 
         def dated(act: ConsentAct) -> ConsentAct:
-            at = by_now(act.at, self._now, as_of) if act.withdrawal else act.at
+            if not act.withdrawal or (act.at < NO_EARLIER and act.purpose in agreed):
+                return act
+            at = by_now(act.at, self._now, as_of)
             return act if at == act.at else replace(act, at=max(at, agreed.get(act.purpose, at)))
 
         acts = tuple(map(dated, contact.acts))
@@ -292,11 +296,12 @@ def unknown_purpose(purpose: str, known: Iterable[str]) -> str:
 
 
 def by_now(at: datetime, now: datetime, said: datetime | None = None) -> datetime:
-    """Return when a refusal counts from: if it is in the future, `said`, but at most now.
+    """Return when a refusal counts from: if it has no possible date, `said`, but at most now.
 
-    A future time would outweigh all that the person agrees to until then.
+    A future time would outweigh all that the person agrees to until then, and one that stands for
+    none would give way to all that they agreed to before.
     """
-    return at if at <= now + GRACE else min(said or now, now)
+    return at if NO_EARLIER <= at <= now + GRACE else min(said or now, now)
 
 
 def _dated(contact: Contact) -> Contact:

@@ -45,8 +45,8 @@ class ScopeCheck:
         """Yield notices for the user."""
         if self._postdated:
             yield (
-                f"{counted(self._postdated, 'suppression')} dated in the future: it counts from "
-                "the time of the file"
+                f"{counted(self._postdated, 'suppression')} dated in the future or before 1990: "
+                "it counts from the time of the file"
             )
         if purposes := self._widened["purpose"]:
             yield (

@@ -192,6 +192,14 @@ def test_a_format_can_be_named(
     assert (found.scope, found.origin, found.since) == expected
 
 
+def test_an_export_that_is_named_may_have_columns_that_are_new(importing: Importing) -> None:
+    content = f"address,code,error,created_at,hash\n{ANNA},550,no,2026-01-05T09:00:00Z,x\n".encode()
+    with pytest.raises(ImportFault, match="does not have the columns of mailgun"):
+        importing.suppressions(content, wanted=Wanted(layout="mailgun"))
+    assert importing.suppressions(content, wanted=Wanted(layout="mailgun-bounces")).added == 1
+    assert importing.suppressed(ANNA)[0].origin == "bounce"
+
+
 class TestAmbiguous:
     CONTENT = f"email,created\n{ANNA},{EPOCH}\n".encode()
 
