@@ -19,6 +19,7 @@ from smtpproxy.process.children import (
     WEB,
     Answer,
     Ask,
+    Beat,
     Channel,
     Closed,
     Drain,
@@ -34,6 +35,9 @@ from smtpproxy.settings import Settings
 
 _ALIVE_WITHIN = 10.0
 """A worker silent for longer (seconds) does not count as alive."""
+_HANGS_AFTER = 60.0
+"""A child that is silent for this long (seconds) is killed, and another takes its place; except a
+worker, which has mail in hand: that is for systemd's watchdog."""
 _STARTS_WITHIN = 30.0
 """Seconds for which a child that ends before it works is tried again, at a start or a reload."""
 _LOOK_EVERY = 0.5
@@ -177,7 +181,11 @@ class Generation:
         try:
             if self._ending.is_set():
                 child.tell(Drain())
-            await self._listen(child, channel)
+            try:
+                await self._listen(child, channel)
+            except TimeoutError:
+                log.error("child hangs", child=child.name)
+                child.process.kill()
             child.closed.set()
             return await child.process.wait()
         finally:
@@ -191,15 +199,19 @@ class Generation:
         return (own,) if own in self.sockets else ()
 
     async def _listen(self, child: Child, channel: Channel) -> None:
-        async for message in channel.messages():
-            child.heard = time.monotonic()
-            if isinstance(message, Ready):
-                child.ready.set()
-                child.down_since = None
-            elif isinstance(message, Closed):
-                child.closed.set()
-            else:
-                self.heard(child, channel, message)
+        """Hear a child until it is gone. TimeoutError: it hangs."""
+        async with asyncio.timeout(None) as silence:
+            async for message in channel.messages():
+                child.heard = time.monotonic()
+                if isinstance(message, Beat) and child.role != "worker":
+                    silence.reschedule(asyncio.get_running_loop().time() + _HANGS_AFTER)
+                if isinstance(message, Ready):
+                    child.ready.set()
+                    child.down_since = None
+                elif isinstance(message, Closed):
+                    child.closed.set()
+                else:
+                    self.heard(child, channel, message)
 
     # all of them
 

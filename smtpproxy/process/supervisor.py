@@ -271,8 +271,7 @@ class Supervisor:
 
     def _child_ended(self, child: Child, told: bool) -> None:
         is_worker = child.role == "worker"
-        if child.role != "web":
-            self._totals.retire(child.key, counts=is_worker and not told)
+        self._totals.retire(child.key, counts=is_worker and not told)
         if not (is_worker or told):
             self._exits[child.role,] += 1
             counted = Snapshot(counters={"background_failures_total": dict(self._exits)})

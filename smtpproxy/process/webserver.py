@@ -14,7 +14,7 @@ from smtpproxy.intake.accept import TrustedHosts
 from smtpproxy.policy.model import BUILT_IN_BRAND
 from smtpproxy.process.breaker import StoreToWrite
 from smtpproxy.process.children import WEB, Answer, Ask, Channel, Drain, Ready, Start
-from smtpproxy.process.memory import end_without_memory, freeze_loaded
+from smtpproxy.process.memory import freeze_loaded
 from smtpproxy.purge_runs import run_metrics
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.collector import SnapshotCollector, relay_processes
@@ -53,7 +53,8 @@ def run(start: Start, sockets: Mapping[str, socket.socket], channel: socket.sock
 async def _serve(
     settings: Settings, listening: socket.socket, sock: socket.socket, started_at: float
 ) -> int:
-    supervisor = Supervisor(await Channel.over(sock))
+    channel = await Channel.over(sock)
+    supervisor = Supervisor(channel)
     stores = _Stores(settings)
     stop = asyncio.Event()
     trusts = TrustedHosts(settings.web.trusted if settings.web else ()).__contains__
@@ -62,11 +63,11 @@ async def _serve(
     serving = asyncio.create_task(serve_web(app, listening, stop, trusts=trusts))
     supervisor.ready()
     answers = asyncio.create_task(supervisor.listen(stop))
-    watching = asyncio.create_task(end_without_memory())
+    beating = asyncio.create_task(channel.keep_beating(Snapshot))
     await stop.wait()
     await serving  # requests from before the end are still answered
     answers.cancel()
-    watching.cancel()
+    beating.cancel()
     await stores.close()
     return 0
 
