@@ -47,7 +47,7 @@ from smtpproxy.policy.model import ConsentAct, Evidence, Lookups, RecipientFacts
 from smtpproxy.policy.rulebook import DOUBLE_OPT_IN
 from smtpproxy.recorded_consent import brand_of, check_method
 from smtpproxy.settings import Settings
-from smtpproxy.store.exchange.plausible import SKEW, by_now
+from smtpproxy.store.exchange.plausible import NO_EARLIER, SKEW, by_now
 from smtpproxy.store.sql.store import Store
 
 _BATCH = 500  # receipts
@@ -64,6 +64,8 @@ def _past_moment(value: str) -> datetime:
     at = moment(value)
     if at > now() + SKEW:
         raise ValueError(f"{value!r} is in the future: consent cannot be post-dated")
+    if at < NO_EARLIER:
+        raise ValueError(f"{value!r} is before 1990, which stands for no date")
     return at
 
 

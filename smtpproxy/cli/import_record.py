@@ -22,7 +22,7 @@ from smtpproxy.clock import now
 from smtpproxy.disk import give_to_owner_of
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.files import STDIN, Source
-from smtpproxy.store.exchange.plausible import SKEW
+from smtpproxy.store.exchange.plausible import NO_EARLIER, SKEW
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.operations import UNDO_FOR, Checkpoint, ImportRecord, Kind, Undone, brands_of
 from smtpproxy.store.records import NoStoreYet
@@ -111,11 +111,15 @@ def age_of(file_time: datetime, as_of: datetime | None = None) -> datetime:
                 param_hint="--as-of",
             )
         return as_of
-    if file_time > now() + SKEW:
+    wrong = "in the future" if file_time > now() + SKEW else ""
+    if file_time < NO_EARLIER:
+        wrong = "no date but what archives give to files that have none"
+    if wrong:
         warn(
-            f"the file was last written on {file_time:%Y-%m-%d}, which is in the future;"
-            " the current time is used"
+            f"the file was last written on {file_time:%Y-%m-%d}, which is {wrong}; the current"
+            " time is used"
         )
+        return now()
     return min(file_time, now())
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
-from smtpproxy.cli.import_record import input_time
+from smtpproxy.cli.import_record import age_of, input_time
 from smtpproxy.cli.printer import Column, Fields, Part, Styled, Table
 from smtpproxy.cli.stores import read_store
 from smtpproxy.clock import now
@@ -116,7 +116,7 @@ def sample(settings: Settings, path: Path, mapping: Mapping) -> Sample:
         updates: list[Read[ContactUpdate]] = []
         try:
             contents = check.checked(
-                read_csv(read_table(file, mapping), mapping, min(input_time(path), now()))
+                read_csv(read_table(file, mapping), mapping, age_of(input_time(path)))
             )
             for item in islice(contents.items, ROWS):
                 found.rows += 1

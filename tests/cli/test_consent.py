@@ -212,6 +212,7 @@ def test_a_purpose_without_a_stream_is_reported(stored: Stored) -> None:
             ),
             "'2999-01-01' is in the future",
         ),
+        ((*RECORD[1:], "--given-at", "1970-01-01"), "is before 1990, which stands for no date"),
         (
             ("record", ANNA, "--purpose", "offers", "--method", "signed_form", "--ip", "nonsense"),
             "'nonsense' is not an IP address such as 192.0.2.7",

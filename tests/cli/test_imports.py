@@ -269,3 +269,16 @@ class TestFuture:
         assert "the file was last written on 2100-01-01, which is in the future" in result.stderr
         path = stored.file("people.csv", f"address,audience\n{ANNA},professional\n")
         assert "1 changed" in stored.run("contact", "import", path).stdout
+
+
+def test_a_file_with_the_date_that_archives_invent_counts_from_now(stored: Stored) -> None:
+    """A refusal without a date of its own would give way to all that was agreed since 1980."""
+    head = "address,source,consent_purpose,consent_method,consent_given_at,consent_wording"
+    rows = f"{head}\n{ANNA},direct,offers,signed_form,2026-03-01,Yes\n"
+    stored.run("contact", "import", stored.file("people.csv", rows))
+    path = stored.file("left.csv", f"address,scope,origin\n{ANNA},marketing,unsubscribe\n")
+    os.utime(path, (315_532_800, 315_532_800))
+    result = stored.run("suppress", "import", path)
+    assert "last written on 1980-01-01, which is no date but what archives give" in result.stderr
+    found = stored.json("scrub", stored.file("list", ANNA), "--stream", "offers", code=1)
+    assert found["by_reason"] == {"suppressed_unsubscribe": 1}

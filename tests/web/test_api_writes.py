@@ -209,6 +209,7 @@ async def test_recording_a_consent_without_proof_warns(site: Writes) -> None:
         ({"client": "here"}, "body_wrong"),
         ({"pending": True, "confirm": True}, "body_wrong"),
         ({"given_at": "2999-01-01T00:00:00Z"}, "body_wrong"),
+        ({"given_at": "0001-01-01T00:00:00Z"}, "body_wrong"),
         ({"given_at": "noon"}, "body_wrong"),
         ({"given_at": ""}, "body_wrong"),
         ({"client": ""}, "body_wrong"),

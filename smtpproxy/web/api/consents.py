@@ -11,7 +11,7 @@ from smtpproxy.policy.model import ConsentAct, Evidence, Source
 from smtpproxy.policy.rulebook import DOUBLE_OPT_IN
 from smtpproxy.recorded_consent import NotConfirmable
 from smtpproxy.store.exchange.contact_record import Hash, Word
-from smtpproxy.store.exchange.plausible import SKEW, by_now
+from smtpproxy.store.exchange.plausible import NO_EARLIER, SKEW, by_now
 from smtpproxy.terminal import few
 from smtpproxy.web.api.operation import (
     Call,
@@ -165,6 +165,8 @@ class Consents(Operations):
         at = read_moment("given_at", asked.given_at) or self.now()
         if at > self.now() + SKEW:
             raise Refused("body_wrong", "given_at: consent cannot be post-dated")
+        if at < NO_EARLIER:
+            raise Refused("body_wrong", "given_at: a date before 1990 stands for none")
         with refusing("purpose_unknown"):
             recorded_consent.check_purpose(settings, asked.purpose)
         with refusing("body_wrong"):
