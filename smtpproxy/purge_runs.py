@@ -87,12 +87,14 @@ def run_metrics(state_dir: Path) -> Snapshot:
 def latest(now: datetime, at: time) -> datetime:
     """Return the newest moment, not after `now`, at which the local time was `at`.
 
-    If the clock was put forward past it, an hour earlier; if it was put back, the first of the two.
+    If the clock was put forward past it, an hour later; if it was put back, the first of the two.
     `now` is in any zone, the result in the local one.
     """
     today = now.astimezone().date()
     for days in range(3):
-        moment = datetime.combine(today - timedelta(days=days), at).astimezone()
+        # Not astimezone() alone, which Python 3.11 and 3.13 do in two ways for a missing hour.
+        seconds = datetime.combine(today - timedelta(days=days), at).timestamp()
+        moment = datetime.fromtimestamp(seconds).astimezone()
         if moment <= now:
             return moment
     raise ValueError("no day has such a moment")

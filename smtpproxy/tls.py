@@ -65,7 +65,17 @@ def client_context(ca_file: Path | None) -> ssl.SSLContext:
     """Return the context for a client that checks certificate and name. Raises TlsError."""
     if ca_file is not None:
         _certificates("ca_file", ca_file)
+    return trusting(ca_file)
+
+
+def trusting(ca_file: Path | None = None) -> ssl.SSLContext:
+    """Return the context for a client that trusts these authorities. Raises OSError.
+
+    None: the system's. Python 3.13 and newer would ask for RFC 5280 to the letter, which many a
+    company's own authority does not meet and no MTA asks for.
+    """
     context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
+    context.verify_flags = ssl.VERIFY_X509_TRUSTED_FIRST
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 

@@ -231,13 +231,15 @@ def test_a_missing_part_skips_and_in_ci_fails(tmp_path: Path) -> None:
         "@needs('swaks')\ndef test_here(): raise AssertionError('ran')\n"
         "def test_from_now_on(): os.environ['CI'] = 'true'\n"
         "@needs('swaks')\ndef test_in_ci(): raise AssertionError('ran')\n"
+        "PARTS['curl'] = Part('curl', ('no-such-program',), library='/no/such', until=1)\n"
+        "@needs('curl')\ndef test_a_part_of_an_old_debian(): raise AssertionError('ran')\n"
     )
     (tmp_path / "conftest.py").write_text("from tests.conftest import *\n")
     done = run(
         sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider", "-c", "pyproject.toml",
         "--rootdir", str(tmp_path), str(test), cwd=Path(__file__).parents[1], env={"CI": ""},
     )  # fmt: skip
-    assert "1 passed, 1 skipped, 1 error" in done.stdout, done.stdout
+    assert "1 passed, 2 skipped, 1 error" in done.stdout, done.stdout
     assert "ERROR " in done.stdout
     assert "::test_in_ci" in done.stdout
     assert "swaks (Debian package swaks)" in done.stdout

@@ -22,6 +22,7 @@ from smtpproxy.mail.unsubscribe_token import Unsubscription
 from smtpproxy.resolver import DnsFailure
 from smtpproxy.store.link_keys import link_ring
 from smtpproxy.store.records import StoreInaccessible, StoreMisconfigured
+from smtpproxy.tls import trusting
 
 _FORM = {"content-type": "application/x-www-form-urlencoded"}
 _ONE_CLICK = b"List-Unsubscribe=One-Click"
@@ -86,7 +87,7 @@ async def probe(lookup: Lookup, public_url: str, token: str | None) -> Probed:
     headers = {"host": f"{host}{port}"}
     try:
         async with httpx.AsyncClient(
-            verify=ssl.create_default_context(), trust_env=False, follow_redirects=False
+            verify=trusting(), trust_env=False, follow_redirects=False
         ) as client:
             # The certificate has to be valid for the name, whatever address that resolved to.
             extensions = {"sni_hostname": host}

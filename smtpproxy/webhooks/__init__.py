@@ -2,12 +2,12 @@
 
 import base64
 import binascii
-import ssl
 import stat
 from hmac import digest
 from pathlib import Path
 
 from smtpproxy.settings import WebhookSettings
+from smtpproxy.tls import trusting
 
 PREFIX = "whsec_"
 _SHORTEST, _LONGEST = 24, 64  # octets, by the specification
@@ -67,7 +67,7 @@ def check_files(webhook: WebhookSettings) -> None:
     read_secrets(webhook.secret_file)
     if webhook.ca_file is not None:
         try:
-            ssl.create_default_context(cafile=str(webhook.ca_file))
+            trusting(webhook.ca_file)
         except OSError as error:  # of which ssl.SSLError is one
             reason = error.strerror or str(error)
             raise SecretFault(

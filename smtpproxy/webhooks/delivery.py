@@ -1,7 +1,6 @@
 """The messages to a webhook, the pauses between attempts, and one attempt: an HTTPS POST."""
 
 import asyncio
-import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,6 +22,7 @@ from smtpproxy.store.propagation import (
     Topic,
 )
 from smtpproxy.store.streams import event_object
+from smtpproxy.tls import trusting
 from smtpproxy.webhooks import signature
 
 SUPPRESSIONS, STREAMS = "suppression.changes", "stream.changes"
@@ -118,13 +118,7 @@ class Outcome(msgspec.Struct, frozen=True):
     retry_after: timedelta | None = None
 
 
-@cache
-def _trusting(ca_file: str | None) -> ssl.SSLContext:
-    """Return the context that checks receivers. Webhooks share it, as each takes a megabyte.
-
-    Raises OSError.
-    """
-    return ssl.create_default_context(cafile=ca_file)
+_trusting = cache(trusting)  # webhooks share a context, as each takes a megabyte
 
 
 @dataclass(eq=False)
@@ -141,9 +135,8 @@ class Poster:
 
     def __post_init__(self) -> None:
         webhook = self.webhook
-        trusted = None if webhook.ca_file is None else str(webhook.ca_file)
         self._client = httpx.AsyncClient(
-            verify=_trusting(trusted),
+            verify=_trusting(webhook.ca_file),
             follow_redirects=False,
             trust_env=False,
             timeout=webhook.timeout,

@@ -25,9 +25,9 @@ class Mailbox:
         return "250 2.0.0 taken"
 
 
-@pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path)
+@pytest.fixture(params=[False, True], ids=["complete", "bare"])
+def authority(request: pytest.FixtureRequest, tmp_path: Path) -> Authority:
+    return Authority(tmp_path, bare=request.param)
 
 
 @pytest.fixture(params=["starttls", "implicit"])

@@ -24,15 +24,33 @@ class Pair(Struct, frozen=True):
         return found.fingerprint(hashes.SHA256()).hex()
 
 
-class Authority:
-    """A root certificate in `folder`/ca.pem that signs others."""
+_SIGNS = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
 
-    def __init__(self, folder: Path, name: str = "ca") -> None:
+
+class Authority:
+    """A root certificate in `folder`/ca.pem that signs others.
+
+    `bare` ones lack what RFC 5280 asks for and OpenSSL does not: the identifiers of keys, and what
+    the root's key is for.
+    """
+
+    def __init__(self, folder: Path, name: str = "ca", *, bare: bool = False) -> None:
         self.folder = folder
+        self._bare = bare
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Test {name}")])
         now = datetime.now(UTC)
-        self._certificate = (
+        root = (
             x509.CertificateBuilder()
             .subject_name(self._name)
             .issuer_name(self._name)
@@ -41,8 +59,10 @@ class Authority:
             .not_valid_before(now - timedelta(days=400))
             .not_valid_after(now + timedelta(days=400))
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .sign(self._key, hashes.SHA256())
         )
+        if not bare:
+            root = root.add_extension(_SIGNS, critical=True)
+        self._certificate = self._identified(root, self._key).sign(self._key, hashes.SHA256())
         self.path = folder / f"{name}.pem"
         self.path.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
@@ -52,7 +72,7 @@ class Authority:
         now = datetime.now(UTC)
         names = [x509.DNSName(name), x509.DNSName("localhost")]
         loopback = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-        certificate = (
+        unsigned = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
             .issuer_name(self._name)
@@ -61,8 +81,8 @@ class Authority:
             .not_valid_before(now - timedelta(days=300))
             .not_valid_after(now + timedelta(days=days))
             .add_extension(x509.SubjectAlternativeName([*names, loopback]), critical=False)
-            .sign(self._key, hashes.SHA256())
         )
+        certificate = self._identified(unsigned, key).sign(self._key, hashes.SHA256())
         pair = Pair(self.folder / f"{file or name}.pem", self.folder / f"{file or name}.key")
         pair.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         pair.key.write_bytes(
@@ -73,6 +93,15 @@ class Authority:
             )
         )
         return pair
+
+    def _identified(
+        self, certificate: x509.CertificateBuilder, key: ec.EllipticCurvePrivateKey
+    ) -> x509.CertificateBuilder:
+        if self._bare:
+            return certificate
+        own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        return certificate.add_extension(own, critical=False).add_extension(issuer, critical=False)
 
     def client_context(self, pair: Pair | None = None) -> ssl.SSLContext:
         """A context that trusts only this root, and presents `pair`."""

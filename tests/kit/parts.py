@@ -1,7 +1,8 @@
 """The real programs that tests use, and what happens if one is missing.
 
 A test is marked `@needs("postfix")`. If a part is missing it is skipped, naming the part, and
-the run's summary has one line for each missing part; with `CI=true` it fails.
+the run's summary has one line for each missing part; with `CI=true` it fails, unless this Debian
+no longer has the part.
 `python -m tests.kit.parts` prints the Debian packages of what is missing.
 """
 
@@ -19,12 +20,14 @@ from msgspec import Struct
 PREFIX = "missing part: "
 BUILD = Path(__file__).parents[2] / "build"
 SENDMAIL, EXIM, OPENSMTPD = (BUILD / name for name in ("sendmail", "exim", "opensmtpd"))
+_DEBIAN = Path("/etc/debian_version")
 AXE = BUILD / "axe" / "axe.min.js"
 
 
 class Part(Struct, frozen=True):
     """One program. `root`: it only works for the super-user. `unpacked`: it is not installed
-    but unpacked, by the kit's `module`. `library`: a file that it needs, as a glob."""
+    but unpacked, by the kit's `module`. `library`: a file that it needs, as a glob. `until`: the
+    last Debian that has the package."""
 
     package: str
     programs: tuple[str, ...]
@@ -32,6 +35,7 @@ class Part(Struct, frozen=True):
     unpacked: Path | None = None
     module: str = "unpacked"
     library: str = ""
+    until: int | None = None
 
 
 PARTS = {
@@ -78,7 +82,7 @@ PARTS = {
     "sqlite3": Part("sqlite3", ("sqlite3",)),
     "strace": Part("strace", ("strace",), root=True),
     "swiftmailer": Part(
-        "php-cli php-swiftmailer", ("php",), library="/usr/share/php/Swift/autoload.php"
+        "php-cli php-swiftmailer", ("php",), library="/usr/share/php/Swift/autoload.php", until=12
     ),
     "symfony-mailer": Part(
         "php-cli php-symfony-mailer",
@@ -117,6 +121,8 @@ def tool(name: str) -> str:
 def missing(name: str) -> str | None:
     """Say what this part lacks and what would help; None if it is available."""
     part = PARTS[name]
+    if _gone(part):
+        return f"{name} (not in Debian since {part.until})"
     found = all(shutil.which(each, path=SEARCH_PATH) for each in part.programs)
     if not found or (part.library and not any(Path("/").glob(part.library[1:]))):
         return f"{name} (Debian package {part.package})"
@@ -125,6 +131,14 @@ def missing(name: str) -> str | None:
     if part.root and os.geteuid() != 0:
         return f"{name} (works only as root)"
     return None
+
+
+def _gone(part: Part) -> bool:
+    """Whether this Debian is a release without the part."""
+    if part.until is None or not _DEBIAN.exists() or any(Path("/").glob(part.library[1:])):
+        return False
+    release = _DEBIAN.read_text().partition(".")[0]
+    return release.isdecimal() and int(release) > part.until
 
 
 def needs(*names: str) -> pytest.MarkDecorator:
@@ -140,8 +154,11 @@ def require(item: pytest.Item) -> None:
     for marker in item.iter_markers("needs"):
         for name in marker.args:
             lack = missing(name)
-            if lack is not None:
-                do_without(lack)
+            if lack is None:
+                continue
+            if _gone(PARTS[name]):
+                pytest.skip(PREFIX + lack)
+            do_without(lack)
 
 
 def do_without(lack: str) -> NoReturn:
@@ -166,5 +183,5 @@ def missing_packages() -> list[str]:
 
 
 if __name__ == "__main__":
-    if Path("/etc/debian_version").exists():
+    if _DEBIAN.exists():
         print(" ".join(missing_packages()))

@@ -3,22 +3,17 @@
 import base64
 import contextlib
 import hmac
-import ipaddress
 import json
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from msgspec import Struct
 
+from tests.kit.certificates import Authority
 from tests.kit.ports import LOOPBACK, wait_for
 
 SECRET = b"a secret of twenty-four octets or more"
@@ -63,14 +58,15 @@ class Receiver:
         self.deliveries: list[Delivery] = []
         self.answer: Callable[[Delivery], Say] = lambda delivery: Say()
         self.release = threading.Event()
-        self.ca_file, chain = certificates(folder)
+        authority = Authority(folder)
+        self.ca_file, pair = authority.path, authority.issue("receiver")
         self.secret_file = folder / "webhook.secret"
         self.secret_file.write_text(SECRET_LINE + "\n")
         self.secret_file.chmod(0o600)
         self._server = ThreadingHTTPServer((LOOPBACK, 0), _handler(self))
         self._server.daemon_threads = True
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(chain)
+        context.load_cert_chain(pair.certificate, pair.key)
         # The handler's thread does the handshake: a slow client must not stop others.
         self._server.socket = context.wrap_socket(
             self._server.socket, server_side=True, do_handshake_on_connect=False
@@ -174,47 +170,3 @@ def _handler(owner: Receiver) -> type[BaseHTTPRequestHandler]:
             pass
 
     return Handler
-
-
-def certificates(folder: Path) -> tuple[Path, Path]:
-    """Make a CA and a certificate for 127.0.0.1; return (CA file, chain with its key)."""
-    ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test CA")])
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "receiver")])
-    ca = (
-        _builder(ca_name, ca_name, ca_key)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(ca_key, hashes.SHA256())
-    )
-    own = (
-        _builder(name, ca_name, key)
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(LOOPBACK))]),
-            critical=False,
-        )
-        .sign(ca_key, hashes.SHA256())
-    )
-    ca_file, chain = folder / "ca.pem", folder / "chain.pem"
-    ca_file.write_bytes(ca.public_bytes(serialization.Encoding.PEM))
-    private = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    chain.write_bytes(private + own.public_bytes(serialization.Encoding.PEM))
-    return ca_file, chain
-
-
-def _builder(
-    name: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
-) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-    )

@@ -15,7 +15,7 @@ from tests.kit.ports import listens, wait_for
 from tests.kit.processes import Running, run
 
 TREE = SENDMAIL
-PACKAGES = ("sendmail-bin", "sendmail-cf", "libwrap0", "m4", "libsigsegv2")
+PACKAGES = ("sendmail-bin", "sendmail-cf", "libnsl2", "libtirpc3", "libwrap0", "m4", "libsigsegv2")
 BINARY = TREE / "usr/libexec/sendmail/sendmail"
 CF = TREE / "usr/share/sendmail/cf"
 

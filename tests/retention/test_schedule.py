@@ -34,8 +34,9 @@ LATEST = [
     # local midnight falls on another day in UTC
     (utc(9, 22, 10), time(0, 5), utc(9, 22, 5)),
     (utc(9, 22, 4), time(0, 5), utc(8, 22, 5)),
-    # 29 March: 02:30 does not exist and is taken as 01:30
-    (utc(29, 1, 30, month=3), time(2, 30), utc(29, 0, 30, month=3)),
+    # 29 March: 02:30 does not exist and is taken as 03:30
+    (utc(29, 1, 30, month=3), time(2, 30), utc(29, 1, 30, month=3)),
+    (utc(29, 1, 29, month=3), time(2, 30), utc(28, 1, 30, month=3)),
     # 25 October: 02:30 occurs twice, and the first counts
     (utc(25, 1, 45, month=10), time(2, 30), utc(25, 0, 30, month=10)),
 ]
