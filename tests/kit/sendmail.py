@@ -15,7 +15,6 @@ from tests.kit.ports import listens, wait_for
 from tests.kit.processes import Running, run
 
 TREE = SENDMAIL
-PACKAGES = ("sendmail-bin", "sendmail-cf", "libnsl2", "libtirpc3", "libwrap0", "m4", "libsigsegv2")
 BINARY = TREE / "usr/libexec/sendmail/sendmail"
 CF = TREE / "usr/share/sendmail/cf"
 
@@ -125,7 +124,7 @@ def _libraries() -> dict[str, str]:
 
 def unpack() -> None:
     """Fetch the packages and unpack them. Raises CalledProcessError."""
-    unpacked.unpack(TREE, PACKAGES)
+    unpacked.unpack(TREE, "sendmail-bin", "sendmail-cf", "m4")
     BINARY.chmod(0o755)  # set-gid, so it would not look for libraries where we say
 
 

@@ -5,29 +5,31 @@ namespaces, where the tree is at `TREE` and their users exist; when the process 
 started ends, all its descendants end too.
 """
 
+import os
+import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.kit.parts import EXIM, OPENSMTPD
 
 TREE = Path("/mnt/tree")
-PACKAGES: Mapping[Path, tuple[str, ...]] = {
-    EXIM: (
-        *("exim4-daemon-light", "libdb5.3", "libevent-2.1-7", "libgnutls-dane0", "libidn12"),
-        *("libnsl2", "libpcre2-8-0", "libtirpc3", "libunbound8"),
-    ),
-    OPENSMTPD: ("opensmtpd", "libdb5.3", "libevent-2.1-7"),
-}
-"""Including libraries that a Debian without these programs may lack."""
+PACKAGES: Mapping[Path, str] = {EXIM: "exim4-daemon-light", OPENSMTPD: "opensmtpd"}
 
 
-def unpack(tree: Path, packages: Iterable[str]) -> None:
-    """Fetch the packages and unpack them. Raises CalledProcessError."""
+def unpack(tree: Path, *packages: str) -> None:
+    """Unpack the packages, and what they depend on and is not installed. Raises
+    CalledProcessError."""
+    planned = subprocess.run(
+        ["apt-get", "install", "--simulate", "--no-install-recommends", *packages],
+        capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}, check=True,
+    )  # fmt: skip
+    new = re.findall(r"^Inst (\S+) \(", planned.stdout, re.M)  # an upgrade has [its version] first
+    fetched = sorted({*packages, *new})
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(["apt-get", "download", "-q", *packages], cwd=folder, check=True)
+        subprocess.run(["apt-get", "download", "-q", *fetched], cwd=folder, check=True)
         tree.mkdir(parents=True, exist_ok=True)
         for package in Path(folder).glob("*.deb"):
             subprocess.run(["dpkg", "-x", str(package), str(tree)], check=True)
@@ -64,7 +66,7 @@ def private(
 
 
 if __name__ == "__main__":
-    for tree, packages in PACKAGES.items():
+    for tree, package in PACKAGES.items():
         if not tree.exists():
-            unpack(tree, packages)
+            unpack(tree, package)
     sys.exit(0)
