@@ -123,3 +123,19 @@ def test_one_day_may_be_given_for_all(stored: Stored) -> None:
     assert "or one day for all: --set consent_given_at=" in error
     mapping = mapped(stored, path, "--set", "consent_given_at=2026-03-02")
     assert allowed(stored, path, mapping) == ["anna"]
+
+
+def test_texts_that_are_not_read_but_may_refuse_are_named(stored: Stored) -> None:
+    texts = [
+        "Ne plus contacter svp",
+        "a demandé sa désinscription",
+        *(f"n° {n}" for n in range(40)),
+    ]
+    rows = (f"p{n}@people.example,yes,2026-03-02,{one}\n" for n, one in enumerate(texts))
+    path = stored.file("export.csv", f"email,Opt-in,Opt-in date,Remarque\n{''.join(rows)}")
+    (note,) = stored.json("contact", "map", path, "--yes", *KNOWN)["notes"]
+    assert note.startswith(
+        "'Remarque' is not read, but 2 cells say what may be a refusal (the first in line 2): give"
+    )
+    said = ("--output", str(stored.folder / "other.toml"), "--consent", "Remarque=none")
+    assert stored.json("contact", "map", path, "--yes", *KNOWN, *said)["notes"] == []

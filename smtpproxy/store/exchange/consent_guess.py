@@ -7,7 +7,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from smtpproxy.store.exchange.consent_columns import ConsentTable
-from smtpproxy.store.exchange.look import ColumnLook, TableLook, plain_words
+from smtpproxy.store.exchange.look import ColumnLook, TableLook, plain_words, words
 from smtpproxy.store.exchange.proposal import (
     NONE,
     Answers,
@@ -15,7 +15,6 @@ from smtpproxy.store.exchange.proposal import (
     Question,
     fitting,
     unexplained,
-    words,
 )
 from smtpproxy.store.exchange.rows import column_key
 from smtpproxy.store.exchange.times import read_time

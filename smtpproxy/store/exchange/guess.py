@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from smtpproxy.policy.model import Source
 from smtpproxy.store.exchange.consent_columns import ConsentTable
 from smtpproxy.store.exchange.consent_guess import ConsentGuess, Flag
-from smtpproxy.store.exchange.look import ColumnLook, TableLook, plain_words
+from smtpproxy.store.exchange.look import ColumnLook, TableLook, plain_words, words
 from smtpproxy.store.exchange.mapping import zone
 from smtpproxy.store.exchange.proposal import (
     LEFT_OPEN,
@@ -21,7 +21,6 @@ from smtpproxy.store.exchange.proposal import (
     has_part,
     is_state,
     longest,
-    words,
 )
 from smtpproxy.store.exchange.rows import column_key
 from smtpproxy.terminal import counted
@@ -62,6 +61,7 @@ class _Guess:
         time_format = self._time_format(consents)
         self._ask_constants()
         self._note_unmailable()
+        self._note_refusing()
         if self._look.twice:
             names = ", ".join(map(repr, self._look.twice))
             self._notes.append(
@@ -168,6 +168,23 @@ class _Guess:
                 f"{', '.join(map(repr, dict.fromkeys(found)))}: a bounce or a complaint stops only "
                 "marketing here; import them with suppress import too, to stop all mail"
             )
+
+    def _note_refusing(self) -> None:
+        """Name the columns of texts that are not read, although some say what may be a refusal."""
+        read = {*self._columns, *(flag.column.name for flag in self._flags)}
+        read |= {column.name for dated in self._dates.values() for column in dated}
+        for one in self._look.columns:
+            if (
+                one.refusing
+                and one.values is None
+                and one.name not in read
+                and (column_key(one.name) not in self._answers.consents)
+            ):
+                cells = counted(one.refusing, "cell says", "cells say")
+                self._notes.append(
+                    f"{one.name!r} is not read, but {cells} what may be a refusal (the first in "
+                    f"line {one.refusing_line}): give these people a yes in a column 'Opt-out'"
+                )
 
     def _ask_if_dated(self, column: ColumnLook) -> None:
         """Ask about cells that may be dates of refusals in an unknown notation."""

@@ -3,11 +3,14 @@
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from importlib import resources
 from pathlib import Path
 
 from msgspec import Struct, field
 
+from smtpproxy import toml
 from smtpproxy.store.exchange.files import Source
 from smtpproxy.store.exchange.lines import ImportFault, Lines, Rejected, no_rows, read_lines
 from smtpproxy.store.exchange.rows import (
@@ -39,6 +42,7 @@ _RFC_2822 = re.compile(r"(?:[A-Z][a-z]{2}, )?\d{1,2} [A-Z][a-z]{2} \d{4} \d\d:\d
 _EXCEL = re.compile(r"[2-5]\d{4}(?:[.,]\d+)?")  # days from 1954 to 2064
 _EPOCH = re.compile(r"1\d{9}(?:\.\d+)?|1\d{12}")  # from 2001 to 2033
 _LONGEST_TIME = 40
+_CLEAR = 8  # letters
 _LAST_MONTH = 12
 
 
@@ -47,6 +51,28 @@ def plain_words(text: str) -> str:
     parted = unicodedata.normalize("NFKD", _HUMP.sub(" ", text))
     bare = "".join(c for c in parted if not unicodedata.combining(c)).casefold()
     return _SIGNS.sub(" ", bare).strip()
+
+
+@cache
+def words(table: str) -> Mapping[str, frozenset[str]]:
+    """Return a table of columns.toml: the names of columns or cells for a field, or other words."""
+    folder = resources.files("smtpproxy.store.exchange")
+    document = toml.loads(folder.joinpath("columns.toml").read_text("utf-8"))
+    return {name: frozenset(texts) for name, texts in document[table].items()}
+
+
+@cache
+def _refusals() -> Sequence[str]:
+    """Return words of refusal that can hardly mean anything else in a longer text."""
+    clear = {name for name in words("names")["opt_out"] if len(name) >= _CLEAR}
+    found = clear | words("words")["out"]
+    return [one for one in found if not any(other in one for other in found - {one})]
+
+
+def _refuses(text: str) -> bool:
+    """Whether a text has a word of refusal: compared faster than other cells, being many."""
+    plain = text.lower() if text.isascii() else plain_words(text)
+    return any(one in plain for one in _refusals())
 
 
 class TimeForms(Struct):
@@ -146,8 +172,10 @@ class ColumnLook(Struct):
     values: Counter[str] | None = field(default_factory=Counter)  # None: too many different ones
     examples: list[str] = []
     times: TimeForms = field(default_factory=TimeForms)
+    refusing: int = 0  # cells with a word of refusal, if there are too many different ones
+    refusing_line: int = 0  # the first of them
 
-    def add(self, cell: str) -> None:
+    def add(self, cell: str, line: int = 0) -> None:
         text = cell_text(cell)
         if not text:
             return
@@ -163,6 +191,9 @@ class ColumnLook(Struct):
                 self.values[text] += 1
             if len(text) > _LONGEST_VALUE or len(self.values) > MOST_VALUES:
                 self.values = None
+        if _refuses(text):
+            self.refusing += 1
+            self.refusing_line = self.refusing_line or line
 
     @property
     def holds_addresses(self) -> bool:
@@ -236,7 +267,7 @@ def look_at(path: Path, tick: Callable[[int, int | None], None]) -> TableLook:
             if not any("@" in cell for cell in row.cells):
                 continue  # a total, a title: about no person
             for place, column in columns:
-                column.add(row.cells[place])
+                column.add(row.cells[place], row.number)
         is_csv = not (is_sheet or of_json)
         note = lines.decoder.note()
         return TableLook(

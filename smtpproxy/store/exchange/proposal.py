@@ -1,16 +1,13 @@
 """A proposed mapping for a table without one, and the questions to its user."""
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
-from importlib import resources
 from typing import Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from smtpproxy import toml
 from smtpproxy.store.exchange.consent_columns import ConsentTable
-from smtpproxy.store.exchange.look import TableLook, plain_words
+from smtpproxy.store.exchange.look import TableLook, plain_words, words
 
 LEFT_OPEN = "?"
 """A constant that its user does not know, and that is not written."""
@@ -66,14 +63,6 @@ class Proposal(Struct, frozen=True):
 
 NONE = "none"
 """The field of a column that is not read."""
-
-
-@cache
-def words(table: str) -> Mapping[str, frozenset[str]]:
-    """Return a table of columns.toml: the names of columns or cells for a field, or other words."""
-    folder = resources.files("smtpproxy.store.exchange")
-    document = toml.loads(folder.joinpath("columns.toml").read_text("utf-8"))
-    return {name: frozenset(texts) for name, texts in document[table].items()}
 
 
 def fitting(header: str, names: Iterable[str]) -> dict[str, int]:

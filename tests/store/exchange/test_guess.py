@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from smtpproxy.store.exchange.guess import propose
-from smtpproxy.store.exchange.look import TableLook, look_at, plain_words
+from smtpproxy.store.exchange.look import TableLook, look_at, plain_words, words
 from smtpproxy.store.exchange.mapping import FIELDS
-from smtpproxy.store.exchange.proposal import Answers, Known, Proposal, is_title, words
+from smtpproxy.store.exchange.proposal import Answers, Known, Proposal, is_title
 
 ONE = Known(("offers",), (), ("unticked_box",))
 TWO = Known(("newsletter", "offers"), (), ("unticked_box",))
