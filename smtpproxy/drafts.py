@@ -7,6 +7,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from smtpproxy.disk import sync_path
+
 _BUFFER = 256 * 1024
 
 
@@ -57,6 +59,8 @@ class Drafts:
     def commit(self) -> None:
         """Move all drafts to their destinations, replacing existing files."""
         self._open.close()
+        for draft, _ in self._drafts:
+            sync_path(draft)  # no power cut leaves an empty file under the name
         for draft, place in self._drafts:
             draft.replace(place)
 

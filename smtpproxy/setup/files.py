@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from smtpproxy.disk import flush
+from smtpproxy.disk import flush, sync_path
 from smtpproxy.mail.dkim import zone_line
 from smtpproxy.settings import TcpAddress, UnixAddress
 from smtpproxy.settings.mail import UNIT_STATE
@@ -202,6 +202,7 @@ def write(planned: Sequence[File], state_dir: Path) -> bool:
                 if file.secret and owner is not None:
                     os.fchown(handle, owner.pw_uid, owner.pw_gid)
                 flush(written)
+            sync_path(file.path.parent)
         if not os.path.lexists(state_dir):
             state_dir.mkdir(mode=0o700, parents=True)
             if owner is not None:

@@ -103,8 +103,8 @@ class Journal:
         Raises OSError, and JournalGap if that line cannot be read.
         """
         for path in reversed(files(self._folder)):
-            raw = _last_line(path)
-            if raw is not None:
+            _, raw = _end_of(path)
+            if raw:
                 return Position((line := _read(raw, path)).n, _hash(raw)), line.mark
         return Position(), (0, 0)
 
@@ -122,17 +122,23 @@ class Journal:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         file = os.open(path, flags, 0o600)
         try:
-            size = _whole(path)
-            os.ftruncate(file, size)  # a line cut short by a crash was never acknowledged
+            size, _ = _end_of(path)
+            os.ftruncate(file, size)
             data = b"\n".join(lines) + b"\n"
-            written = os.write(file, data)
-            if written != len(data):
-                os.ftruncate(file, size)
-                raise OSError(None, f"only {written} of {len(data)} octets were written", str(path))
-            os.fsync(file)
-            if size == 0:
-                give_to_owner_of(self._folder, path)
-                sync_path(self._folder)
+            try:
+                written = os.write(file, data)
+                if written != len(data):
+                    raise OSError(None, f"only {written} of {len(data)} octets were written")
+                os.fsync(file)
+                if size == 0:
+                    give_to_owner_of(self._folder, path)
+                    sync_path(self._folder)
+            except OSError as error:
+                with suppress(
+                    OSError
+                ):  # else they would count as written, though the disk lost them
+                    os.ftruncate(file, size)
+                raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         finally:
             os.close(file)
         return position
@@ -229,18 +235,22 @@ def _lines(path: Path) -> Iterator[bytes]:
             yield raw[:-1]
 
 
-def _whole(path: Path) -> int:
-    """Return the number of octets in a file's complete lines."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        file.seek(max(0, size - _LONGEST))
-        tail = file.read(_LONGEST)
-    return size - len(tail) + tail.rfind(b"\n") + 1
+def _end_of(path: Path) -> tuple[int, bytes]:
+    """Return where the last whole line of a file ends, and that line; 0 if there is none.
 
-
-def _last_line(path: Path) -> bytes | None:
-    end = _whole(path)
+    What follows was never acknowledged: a crash cut it short, or a power cut left zeros of it.
+    """
+    end = path.stat().st_size
     with path.open("rb") as file:
-        file.seek(max(0, end - _LONGEST))
-        tail = file.read(min(end, _LONGEST))
-    return tail[:-1].rpartition(b"\n")[2] if tail else None
+        while end > 0:
+            start = max(0, end - _LONGEST)
+            file.seek(start)
+            lines = file.read(end - start).splitlines(keepends=True)
+            if start and len(lines) > 1:
+                del lines[0]  # it begins before `start`
+            for raw in reversed(lines):
+                if raw.endswith(b"\n") and b"\0" not in raw:
+                    return end, raw[:-1]
+                end -= len(raw)
+            end = end if lines else start
+    return 0, b""

@@ -1,8 +1,11 @@
-"""A disk so small that it fills up quickly."""
+"""A disk so small that it fills up quickly, and what gets to a disk."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from tests.kit.parts import program
 from tests.kit.processes import run
@@ -28,3 +31,16 @@ def fill(path: Path) -> Path:
         while out.write(b"x" * 4096):
             pass
     return file
+
+
+def flushed(patch: pytest.MonkeyPatch) -> list[Path]:
+    """Return a list that gets each file and folder that is flushed to the disk from now on."""
+    paths: list[Path] = []
+    real = os.fsync
+
+    def fsync(file: int) -> None:
+        real(file)
+        paths.append(Path(f"/proc/self/fd/{file}").readlink())
+
+    patch.setattr(os, "fsync", fsync)
+    return paths

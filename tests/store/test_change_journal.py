@@ -80,6 +80,39 @@ async def test_a_line_cut_short_by_a_crash_is_ignored(database: Database) -> Non
     assert len(read(database.folder)) == 2
 
 
+@pytest.mark.parametrize("left", [b"\0" * 200_000, b"\0" * 4096 + b'8,"at":"2026"}\n'], ids=len)
+async def test_zeros_left_by_a_power_cut_are_ignored(database: Database, left: bytes) -> None:
+    store = database.open()
+    await suppress(store, ANNE)
+    (path,) = files(database.folder / "audit")
+    with path.open("ab") as file:
+        file.write(left)
+    await suppress(store, BEN)
+    assert len(read(database.folder)) == 2
+
+
+async def test_lines_that_the_disk_lost_are_written_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fsync reports a loss once: the same request, repeated, would find the lines in the file."""
+    store = database.open()
+    await suppress(store, BEN)
+    whole = files(database.folder / "audit")[0].read_bytes()
+
+    def fails(file: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", fails)
+        with pytest.raises(
+            StoreUnavailable, match=r"changes-\d{4}-\d\d.ndjson: Input/output error"
+        ):
+            await suppress(store, ANNE)
+    assert files(database.folder / "audit")[0].read_bytes() == whole
+    await suppress(store, ANNE)
+    assert len(read(database.folder)) == 2
+
+
 WRITER = """
 import asyncio, sys
 from datetime import UTC, datetime

@@ -333,3 +333,10 @@ async def test_a_timeout_beyond_the_databases_range_works(
     store = any_database.open(timeout=36_500 * 86_400)
     await store.add_suppressions([entry()])
     assert (await facts_of(store, ANNA)).suppressions
+
+
+async def test_a_side_file_whose_place_cannot_be_read_is_reported(tmp_path: Path) -> None:
+    """Not a fault of the program: /metrics has the last known numbers then."""
+    file = SideFile(tmp_path / f"{'s' * 240}.db", "confirmations", 2.0)  # the name is too long
+    with pytest.raises(StoreUnavailable):
+        file.exist()

@@ -19,6 +19,7 @@ from smtpproxy.process import import_jobs as runner
 from smtpproxy.process.import_jobs import ImportRunner
 from smtpproxy.store.import_jobs import KEPT, UPLOAD, ImportJob, ImportJobs, JobEnd
 from smtpproxy.web.api import import_jobs, uploads
+from tests.kit.disk import flushed
 from tests.kit.ports import wait_for
 from tests.web.serving import served_aside
 from tests.web.test_imports_of_brands import HEADER, SAID, Desk, token
@@ -70,6 +71,16 @@ def test_a_failing_disk_is_reported_without_file_names(
     assert (error.problem.status, error.error) == (507, "disk_full")
     assert "No space left" in error.problem.detail
     assert str(desk.folder) not in error.problem.detail
+
+
+def test_an_accepted_import_is_on_the_disk_with_its_mapping(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = Path(desk.file("people.csv", "who\n"))
+    paths = flushed(monkeypatch)
+    with Client(desk.url, "all", retries=0) as api:
+        api.start_import(file, ImportQuery("contacts", mapping='[columns]\nwho = "address"\n'))
+    assert {"upload", "mapping.toml", "job.json.new", "imports"} <= {path.name for path in paths}
 
 
 def test_an_erasure_removes_a_person_from_rejected_lines(

@@ -261,12 +261,16 @@ def append(folder: Path, file: int, now: Callable[[], datetime], make: Make) -> 
         os.ftruncate(file, os.fstat(file).st_size - torn)
     chain = Chain(START if newest is None else newest.head)
     line = chain.seal(_encode(row))
-    written = os.write(file, line)
-    if written != len(line):
-        os.ftruncate(file, os.fstat(file).st_size - written)
-        raise OSError(f"wrote {written} of {len(line)} bytes")
-    os.fsync(file)
-    sync_path(folder)
+    size = os.fstat(file).st_size
+    try:
+        written = os.write(file, line)
+        if written != len(line):
+            raise OSError(f"wrote {written} of {len(line)} bytes")
+        os.fsync(file)
+        sync_path(folder)
+    except OSError:
+        os.ftruncate(file, size)  # the next one would continue from a row that the disk lost
+        raise
     return Anchor(chain.head.n, chain.head.hash, row)
 
 

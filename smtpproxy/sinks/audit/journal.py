@@ -67,6 +67,7 @@ class Journal:
         self._flush_timer: asyncio.TimerHandle | None = None
         self._unsynced: list[Pending[None]] = []
         self._syncing: asyncio.Task[None] | None = None
+        self._lost: AuditUnavailable | None = None  # lines not on the disk yet may never get there
         self._earliest, self._newest = _MAX, _MIN  # a time between them needs no action
         self._anchor_scheduler = AnchorScheduler(
             folder,
@@ -113,6 +114,7 @@ class Journal:
             self._segment.leave()
             self._write()
         except (AuditUnavailable, OSError) as error:
+            self._lost = AuditUnavailable(str(error)) if self._syncing else None
             structlog.get_logger().warning("audit file not closed", error=str(error))
 
     def close(self) -> None:
@@ -122,7 +124,11 @@ class Journal:
 
     def _write(self) -> None:
         segment = self._segment
-        segment.append(self._answers, self._waiting)
+        try:
+            segment.append(self._answers, self._waiting)
+        except AuditUnavailable as error:
+            self._lost = error if self._syncing else None
+            raise
         if segment.name != self._name:
             self._name = segment.name
             self._set_bounds()
@@ -176,6 +182,9 @@ class Journal:
                 await loop.run_in_executor(None, _sync_file, self._dup())
             except Exception as error:  # whatever it is, nobody may wait forever
                 failure = AuditUnavailable(str(error))
+            failure = failure or self._lost
+            if failure is not None:  # the disk reports a loss once, and not of which line
+                waiting, self._unsynced, self._lost = waiting + self._unsynced, [], None
             for pending in waiting:
                 if failure is not None:
                     pending.fail(failure)

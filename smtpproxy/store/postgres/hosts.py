@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import structlog
 
+from smtpproxy.disk import flush, sync_path
 from smtpproxy.first_address import first_made
 from smtpproxy.store.records import StoreUnavailable
 
@@ -161,5 +162,8 @@ class Lineage:
             return
         new = self.folder / f"{_TIMELINE}.{os.getpid()}"
         with suppress(OSError):
-            new.write_text(f"{self._seen[0]} {self._seen[1]}\n")
+            with new.open("w") as file:
+                file.write(f"{self._seen[0]} {self._seen[1]}\n")
+                flush(file)  # an empty file would let an old primary back in after a power cut
             new.replace(self.folder / _TIMELINE)
+            sync_path(self.folder)

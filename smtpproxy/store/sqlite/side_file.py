@@ -116,7 +116,11 @@ class SideFile(SideTables):
         self._checkpoint: asyncio.Task[None] | None = None
 
     def exist(self) -> bool:
-        return self._connection is not None or self._path.exists()
+        """Raises StoreUnavailable."""
+        try:
+            return self._connection is not None or self._path.exists()
+        except OSError as error:
+            raise unavailable(error) from error
 
     async def hash_key(self) -> bytes:
         return await self.ask(lambda _: self._secret)

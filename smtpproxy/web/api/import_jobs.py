@@ -12,6 +12,7 @@ from msgspec import UNSET
 
 from smtpproxy import recorded_consent, toml
 from smtpproxy.access import Access
+from smtpproxy.disk import flush
 from smtpproxy.events import UlidFactory
 from smtpproxy.store.exchange.mapping import FIELDS, SUPPRESSION_FIELDS, MappingFault, mapping_of
 from smtpproxy.store.exchange.times import written_time
@@ -136,6 +137,7 @@ class Imports(Operations):
         if asked.mapping is not None:
             with open(folder / MAPPING, "x", encoding="utf-8", opener=private) as file:
                 file.write(asked.mapping)
+                flush(file)
         size = (folder / UPLOAD).stat().st_size
         self._jobs.accept(
             ImportJob(

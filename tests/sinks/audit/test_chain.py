@@ -322,6 +322,29 @@ async def test_two_relays_in_one_folder_do_not_fork_the_chain(folder: Path, cloc
 # anchors
 
 
+async def test_an_anchor_that_is_not_on_the_disk_is_not_there(
+    folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one would continue from a row that a power cut may take away."""
+    log = journal(folder, clock)
+    await log.commit(decided(clock))
+    log.close()
+    before = (folder / "anchors.ndjson").read_bytes()
+
+    def fails(file: int) -> None:
+        if "anchors" in str(Path(f"/proc/self/fd/{file}").readlink()):
+            raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", fails)
+        with pytest.raises(OSError, match="Input/output"):
+            anchors.take(folder, "asked", clock.now)
+    assert (folder / "anchors.ndjson").read_bytes() == before
+    clock.tick(seconds=1)
+    anchors.take(folder, "asked", clock.now)
+    sound(folder)
+
+
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_scheduler, "CHECK_SECONDS", 0.02)

@@ -25,14 +25,18 @@ class Disk:
     def __init__(self) -> None:
         self.calls = 0
         self.error: Exception | None = None
+        self.tells_once = False
         self.go = threading.Event()
         self.go.set()
 
     def __call__(self, file: int) -> None:
         self.calls += 1
         assert self.go.wait(10)
-        if self.error is not None:
-            raise self.error
+        error = self.error
+        if self.tells_once:
+            self.error = None
+        if error is not None:
+            raise error
         REAL_FDATASYNC(file)
 
 
@@ -128,3 +132,40 @@ async def test_nothing_waits_for_ever_whatever_goes_wrong(
     disk.error = None
     await asyncio.wait_for(log.commit(decided(clock)), 5)
     log.close()
+
+
+async def test_what_was_written_while_the_disk_failed_is_not_on_it(
+    folder: Path, clock: Clock, disk: Disk
+) -> None:
+    """fdatasync reports a loss once: the next call would say that all is well."""
+    log = journal(folder, clock, sync="disk")
+    disk.go.clear()
+    first = asyncio.ensure_future(log.commit(decided(clock)))
+    await asyncio.to_thread(wait_for, lambda: disk.calls, "fdatasync")
+    second = asyncio.ensure_future(log.commit(decided(clock)))
+    await asyncio.sleep(0)
+    disk.error, disk.tells_once = OSError(5, "Input/output error"), True
+    disk.go.set()
+    with pytest.raises(AuditUnavailable):
+        await asyncio.wait_for(first, 5)
+    with pytest.raises(AuditUnavailable):
+        await asyncio.wait_for(second, 5)
+    await asyncio.wait_for(log.commit(decided(clock)), 5)
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["full", "asked"])
+async def test_nor_is_what_was_written_to_a_file_that_could_not_be_closed(
+    folder: Path, clock: Clock, disk: Disk, asked: bool
+) -> None:
+    log = journal(folder, clock, sync="disk", segment_size=10**6 if asked else 1)
+    first = asyncio.ensure_future(log.commit(decided(clock)))
+    disk.error = OSError(5, "Input/output error")
+    if asked:
+        log.rotate()
+    else:
+        with pytest.raises(AuditUnavailable):
+            await log.commit(decided(clock))
+    disk.error = None
+    with pytest.raises(AuditUnavailable):
+        await asyncio.wait_for(first, 5)
+    await asyncio.wait_for(log.commit(decided(clock)), 5)
