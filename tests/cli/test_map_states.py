@@ -36,8 +36,9 @@ WORDS = table(
 )
 CODES = table("email,created,status", *(f"2026-03-02,{code}" for code in "CUBSP"))
 DATES = table(
-    "email,opted_in_at,marked_as_spam_at,hard_bounced_at",
-    *("2026-03-02,,", "2026-03-02,2026-04-02,", "2026-03-02,,2026-04-02"),
+    "email,opted_in_at,marked_as_spam_at,hard_bounced_at,CLEAN_TIME",
+    *("2026-03-02,,,", "2026-03-02,2026-04-02,,", "2026-03-02,,2026-04-02,"),
+    "2026-03-02,,,2026-04-02",
 )
 TOGETHER = table("EMAIL,OPTIN,OPTINDATE,HASOPTEDOUTOFEMAIL,ISBOUNCED",
                  *("1,2026-03-02,false,false", "1,2026-03-02,true,false", "1,2026-03-02,false,true")
