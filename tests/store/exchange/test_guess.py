@@ -69,7 +69,7 @@ def test_column_names_are_recognised_in_four_languages(
         *("Ne pas contacter", "Pas de newsletter", "Kein Newsletter", "Baja", "Werbesperre"),
         *("No newsletter", "Opt-in / opt-out", "doNotEmail", "Ne plus contacter", "Liste noire"),
         *("Pas de publicité", "Stop emailing", "No emails", "Nicht mehr kontaktieren"),
-        *("Refuse la prospection", "No enviar correos"),
+        *("Refuse la prospection", "No enviar correos", "Disiscritto", "Uitgeschreven"),
     ],
 )
 def test_a_column_of_refusals_is_never_taken_for_consents(table: Table, name: str) -> None:
