@@ -31,3 +31,11 @@ def few(names: Collection[str], like: str = "") -> str:
 def counted(count: int, one: str, many: str = "") -> str:
     """Return `1 row`, `1,200 rows`: a plural is `many`, or `one` with an s."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def plain_text(value: str) -> str:
+    """Read text that is not empty, in UTF-8."""
+    text = value.strip()
+    if not text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError(f"{value!r} must be text in UTF-8")
+    return text

@@ -33,7 +33,7 @@ from smtpproxy.cli.outputs import written_to
 from smtpproxy.cli.printer import Fields, Part, Result, Styled, json_bytes, verify_progress
 from smtpproxy.cli.stores import (
     check_brand,
-    contact_constants,
+    constants_of,
     no_contact,
     read_store,
     using_store,
@@ -113,7 +113,7 @@ def import_contacts(settings: Settings, file: FileOrStdin, options: ContactImpor
     task = prepare(access, file, "contacts", options, others, as_of)
     with failing(MappingFault, code=2):
         columns = read_mapping(options.mapping) if options.mapping else None
-    constants = contact_constants(settings, options.constants)
+    constants = constants_of(settings, "contacts", options.constants)
     wanted = Wanted(task.hint, options.layout, own=own, purpose=purpose, constants=constants)
     limit = None if access.everything else rejecting(access.check_contact)
     check = ContactCheck(settings, now(), options.brand, limit)

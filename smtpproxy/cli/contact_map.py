@@ -22,7 +22,7 @@ from smtpproxy.cli.options import (
     several,
 )
 from smtpproxy.cli.printer import Part, Result, progress
-from smtpproxy.cli.stores import Constant, contact_constants, warn
+from smtpproxy.cli.stores import Constant, constants_of, warn
 from smtpproxy.clock import now
 from smtpproxy.events import picked
 from smtpproxy.settings import Settings
@@ -211,7 +211,7 @@ def _answers(settings: Settings, look: TableLook, options: MapOptions) -> Answer
         {column_key(name): purpose for name, purpose in options.consent},
         **picked(options, "given_at", "withdrawn_at", "true", "false", "nothing", "no"),
         **picked(options, "time_format", "time_zone"),
-        constants=contact_constants(settings, options.constants),
+        constants=constants_of(settings, "contacts", options.constants),
     )
 
 

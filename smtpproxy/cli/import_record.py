@@ -20,6 +20,7 @@ from smtpproxy.cli.options import Value
 from smtpproxy.cli.stores import read_store, using_store, warn
 from smtpproxy.clock import now
 from smtpproxy.disk import give_to_owner_of
+from smtpproxy.import_options import check_as_of
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.files import STDIN, Source
 from smtpproxy.store.exchange.plausible import NO_EARLIER, SKEW
@@ -104,12 +105,10 @@ def input_time(file: Path) -> datetime:
 def age_of(file_time: datetime, as_of: datetime | None = None) -> datetime:
     """Return the time that a file describes, which is never in the future."""
     if as_of is not None:
-        if as_of > now() + SKEW:
-            raise click.BadParameter(
-                f"{as_of:%Y-%m-%d %H:%M} UTC is in the future, and until then no newer profile "
-                "would count",
-                param_hint="--as-of",
-            )
+        try:
+            check_as_of(as_of, now())
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--as-of") from error
         return as_of
     wrong = "in the future" if file_time > now() + SKEW else ""
     if file_time < NO_EARLIER:

@@ -44,12 +44,12 @@ from smtpproxy.cli.printer import Column, Fields, Part, Result, Table
 from smtpproxy.cli.stores import Constant, read_store, warn
 from smtpproxy.clock import new_ids, now
 from smtpproxy.events import picked
+from smtpproxy.import_options import OWN_FORMATS, read_format
 from smtpproxy.policy.model import Contact
 from smtpproxy.scrub.outlook import Outlook
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.compare import Compare, Observer
 from smtpproxy.store.exchange.files import STDIN
-from smtpproxy.store.exchange.layouts import PROVIDERS, layouts
 from smtpproxy.store.exchange.lines import Contents
 from smtpproxy.store.exchange.run import Format
 from smtpproxy.store.exchange.times import written_time
@@ -61,16 +61,6 @@ from smtpproxy.terminal import counted
 T = TypeVar("T")
 Put = Callable[[Sequence[T], Batch], Awaitable[BatchResult]]
 
-_OWN: dict[str, Format] = {"csv": "csv", "ndjson": "ndjson"}
-
-
-def _format(value: str) -> str:
-    names = {one.name for kind in ("suppressions", "contacts") for one in layouts(kind)}
-    known = (*_OWN, *PROVIDERS, *sorted(names))
-    if value not in known:
-        raise ValueError(f"{value!r} is not one of {', '.join(known)}")
-    return value
-
 
 class ImportOptions(Struct, frozen=True):
     """The options that every import has."""
@@ -79,7 +69,7 @@ class ImportOptions(Struct, frozen=True):
         "Where rejected lines go, with their reasons (default: FILE.rejected; for standard"
         " input, stdin.rejected). Only a file that an import wrote is overwritten."
     )
-    file_format: Annotated[str, Value("FORMAT", _format)] | None = option(
+    file_format: Annotated[str, Value("FORMAT", read_format)] | None = option(
         "csv or ndjson, our own formats; or a provider's export, such as mailgun or"
         " sendgrid-bounces (default: recognised by the file's name and header).",
         name="--format",
@@ -114,7 +104,7 @@ class ImportOptions(Struct, frozen=True):
     @property
     def own_format(self) -> Format | None:
         """The format, if it is one of our own."""
-        return _OWN.get(self.file_format or "")
+        return OWN_FORMATS.get(self.file_format or "")
 
     @property
     def layout(self) -> str | None:
@@ -187,7 +177,7 @@ def prepare(
 
     `others` are further options that decide how the file is read.
     """
-    if options.mapping is not None and options.file_format not in (None, *_OWN):
+    if options.mapping is not None and options.file_format not in (None, *OWN_FORMATS):
         raise click.UsageError(
             f"--mapping and --format {options.file_format} both set the columns: give one"
         )

@@ -24,6 +24,7 @@ from smtpproxy.locale import LANGS, PAGE_LANGS, Lang
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.mailboxes import entered, entered_name, recorded
 from smtpproxy.setup import UNIT_CONFIG
+from smtpproxy.terminal import plain_text
 from smtpproxy.toml_tables import unwrapped
 
 if TYPE_CHECKING:
@@ -256,14 +257,6 @@ AddressOrDomain = Annotated[str, _address(entered_name)]
 RecordedAddress = Annotated[str, _address(functools.partial(recorded, read=entered))]
 """An address that may be on record, though mail to it is refused."""
 RecordedName = Annotated[str, _address(functools.partial(recorded, read=entered_name))]
-
-
-def plain_text(value: str) -> str:
-    """Read text that is not empty, in UTF-8."""
-    text = value.strip()
-    if not text or any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError(f"{value!r} must be text in UTF-8")
-    return text
 
 
 Text = Annotated[str, Value("TEXT", plain_text)]

@@ -13,17 +13,18 @@ from typing import Annotated, BinaryIO, TypeVar, cast
 import click
 from msgspec import Struct, structs
 
-from smtpproxy import recorded_consent
+from smtpproxy import import_options, recorded_consent
 from smtpproxy.cli import fail, failing
-from smtpproxy.cli.options import Text, Value, flag, moment, option, plain_text
+from smtpproxy.cli.options import Text, Value, flag, moment, option
 from smtpproxy.cli.printer import Aside, print_text
 from smtpproxy.clock import now
+from smtpproxy.import_options import read_constant
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.mailboxes import entered_name
 from smtpproxy.scrub.formats import address_place
 from smtpproxy.settings import Settings, StoreSettings
 from smtpproxy.store import open_store
-from smtpproxy.store.exchange.contact_csv import check_constants
+from smtpproxy.store.exchange.layouts import Kind
 from smtpproxy.store.exchange.lines import (
     ImportFault,
     Line,
@@ -33,7 +34,6 @@ from smtpproxy.store.exchange.lines import (
     no_rows,
     read_lines,
 )
-from smtpproxy.store.exchange.mapping import FIELDS
 from smtpproxy.store.exchange.plausible import FREE_TEXT, GRACE
 from smtpproxy.store.exchange.rows import Row, first_line, read_header, read_rows, rejected_header
 from smtpproxy.store.exchange.suppression_record import OWN_MOTIVES, is_motive, read_scope
@@ -183,48 +183,15 @@ def check_purpose(settings: Settings, purpose: str) -> None:
         recorded_consent.check_purpose(settings, purpose)
 
 
-def constant(value: str) -> tuple[str, str]:
-    """Read FIELD=VALUE; `evidence.wording` is `consent_wording`."""
-    name, equals, text = value.partition("=")
-    name, text = name.strip(), plain_text(text) if text.strip() else ""
-    if not equals or not text:
-        raise ValueError(f"{value!r} is not FIELD=VALUE, such as source=direct")
-    for prefix in ("evidence.", "consent.", "consents."):
-        name = f"consent_{name.removeprefix(prefix)}" if name.startswith(prefix) else name
-    return name, text
+Constant = Annotated[tuple[str, str], Value("FIELD=VALUE", read_constant)]
 
 
-Constant = Annotated[tuple[str, str], Value("FIELD=VALUE", constant)]
-
-
-def constants_of(given: Iterable[tuple[str, str]], fields: Sequence[str]) -> dict[str, str]:
-    """Return the values of `--set` by field; end the command if there is no such field."""
-    found: dict[str, str] = {}
-    for name, text in given:
-        if name not in fields or name == "address":
-            fail(f"--set {name}: no such field; they are {', '.join(fields[1:])}", 2)
-        if name in found:
-            fail(f"--set {name}: given twice", 2)
-        found[name] = text
-    return found
-
-
-def contact_constants(settings: Settings, given: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return the values of `--set` for contacts; end the command if one is not valid."""
-    constants = constants_of(given, FIELDS)
-    try:
-        check_constants(constants, now())
-    except ValueError as error:
-        fail(f"--set {error}".replace(" (under [constants] of the mapping)", ""), 2)
-    if (purpose := constants.get("consent_purpose")) is not None:
-        check_purpose(settings, purpose)
-    if (brand := constants.get("brand")) is not None:
-        check_brand(settings, brand)
-    method = constants.get("consent_method")
-    if method is not None and method not in settings.methods:
-        known = ", ".join(sorted(settings.methods))
-        fail(f"--set consent_method: {method!r} is not one of {known}", 2)
-    return constants
+def constants_of(
+    settings: Settings, kind: Kind, given: Iterable[tuple[str, str]]
+) -> dict[str, str]:
+    """Return the values of `--set` by field; end the command if one is not valid."""
+    with failing(ValueError, "--set ", code=2):
+        return import_options.constants_of(settings, kind, given, now())
 
 
 async def known_addresses(store: Store, listed: "AddressFile") -> AsyncIterator[Sequence[str]]:

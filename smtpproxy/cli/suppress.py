@@ -255,7 +255,7 @@ def import_suppressions(
         columns = read_mapping(options.mapping, SUPPRESSION_FIELDS) if options.mapping else None
     age = task.as_of
     defaults = Defaults(age, **{name: text or "" for name, text in given.items()})
-    constants = constants_of(options.constants, SUPPRESSION_FIELDS)
+    constants = constants_of(settings, "suppressions", options.constants)
     wanted = Wanted(
         task.hint, options.layout, columns, options.own_format is not None, constants=constants
     )

@@ -114,7 +114,7 @@ def test_only_finished_imports_are_undone_and_only_unfinished_cancelled(
             api.undo_import(id)
         return error.value.error, error.value.problem.detail
 
-    id = desk.send("all", "address\n", ImportQuery("contacts", as_of="soon"))
+    id = desk.send("all", "a,b\n1,2\n", CONTACTS)
     assert undone(id) == ("not_undoable", "it is waiting, or was a dry run")
     desk.work()
     assert undone(id) == ("not_undoable", "it has imported nothing")
@@ -329,3 +329,44 @@ def test_files_that_vanish_while_examined_are_no_fault(tmp_path: Path) -> None:
     jobs.forget_those(expires)
     assert not rejected.parent.exists()
     assert folder.name not in [path.name for path in (tmp_path / "imports").iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("asked", "wrong"),
+    [
+        (ImportQuery("contacts", as_of="zzz"), "as_of: 'zzz' is not a time; write it like 2025-"),
+        (ImportQuery("contacts", as_of="2126-01-01"), "as_of: 2126-01-01 00:00 UTC is in the fut"),
+        (ImportQuery("contacts", file_format="xls"), "format: 'xls' is not one of csv, ndjson,"),
+        (
+            ImportQuery("contacts", file_format="brevo", mapping='address = "a"'),
+            "mapping and format",
+        ),
+        (ImportQuery("contacts", file_format="ses"), "format: 'ses' is not one of csv, ndjson,"),
+        (ImportQuery("contacts", purpose=" "), "purpose: ' ' must be text"),
+        (ImportQuery("contacts", mapping="["), "mapping: "),
+        (ImportQuery("contacts", mapping="[colums]"), "mapping: "),
+        (ImportQuery("contacts", set=("source",)), "set: 'source' is not FIELD=VALUE"),
+        (ImportQuery("contacts", set=("x=1",)), "set: x: no such field; they are audience, "),
+        (ImportQuery("contacts", set=("source=x",)), "set: source: 'x' is unknown; expected one"),
+        (ImportQuery("contacts", set=("consent_purpose=x",)), "set: consent_purpose: no stream"),
+        (ImportQuery("contacts", set=("consent_method=x",)), "set: consent_method: 'x' is not one"),
+        (ImportQuery("contacts", replace="01XYZ"), "replace: no import with that id"),
+        (ImportQuery("suppressions", scope="zzz"), "scope: 'zzz' is not one of all, "),
+        (ImportQuery("suppressions", set=("source=direct",)), "set: source: no such field"),
+    ],
+)
+def test_what_would_fail_later_is_refused_at_once(
+    desk: Desk, asked: ImportQuery, wrong: str
+) -> None:
+    with Client(desk.url, "all", retries=0) as api, pytest.raises(ApiProblem) as error:
+        api.start_import(Path(desk.file("people.csv", "address\n")), asked)
+    assert (error.value.problem.status, error.value.error) == (400, "parameter_wrong")
+    assert error.value.problem.detail.startswith(wrong)
+
+
+def test_only_an_import_of_the_same_kind_can_be_corrected(desk: Desk) -> None:
+    first = desk.imported("all", f"{HEADER}\nb@p.example,{SAID}\n", CONTACTS)
+    other = ImportQuery("suppressions", replace=first.id)
+    with Client(desk.url, "all", retries=0) as api, pytest.raises(ApiProblem) as error:
+        api.start_import(Path(desk.file("people.csv", "address\n")), other)
+    assert error.value.problem.detail == f"replace: {first.id} is an import of contacts"

@@ -4,20 +4,18 @@ import asyncio
 import io
 import re
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from msgspec import UNSET
 
-from smtpproxy import recorded_consent, toml
 from smtpproxy.access import Access
 from smtpproxy.disk import flush
 from smtpproxy.events import UlidFactory
-from smtpproxy.store.exchange.mapping import FIELDS, SUPPRESSION_FIELDS, MappingFault, mapping_of
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.import_jobs import MAPPING, UPLOAD, ImportJob, ImportJobs, private
 from smtpproxy.store.operations import UNDO_FOR, ImportRecord, brands_of
+from smtpproxy.web.api.import_options import options_of
 from smtpproxy.web.api.imports import (
     MOST_WAITING,
     ImportList,
@@ -27,16 +25,14 @@ from smtpproxy.web.api.imports import (
     RejectedLines,
     RejectedQuery,
 )
-from smtpproxy.web.api.operation import Call, Operations, operation, read_query, refusing
+from smtpproxy.web.api.operation import Call, Operations, operation, read_query
 from smtpproxy.web.api.problems import Refused
 from smtpproxy.web.api.uploads import receive_file
 
 _MOST = 100  # imports listed
 _LONGEST_LINE = 10_000  # characters shown
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _OWN = "A token for some brands sees imports begun with a token for the same brands or fewer."
 _ID = {"id": "The id of the import."}
-_FOR_ONE = {"contacts": ("as_of",), "suppressions": ("scope", "origin")}
 
 
 @dataclass(eq=False)
@@ -225,39 +221,11 @@ class Imports(Operations):
 
     async def _options(self, asked: ImportQuery, access: Access) -> list[str]:
         """Return the options of the command. Raises Refused, OthersConcerned."""
-        for name in ("file_format", "brand", "purpose", "as_of", "scope", "replace"):
-            _check_text(name, getattr(asked, name))
-        for each in asked.set:
-            _check_text("set", each)
-        other = _FOR_ONE["suppressions" if asked.kind == "contacts" else "contacts"]
-        for name in other:
-            if getattr(asked, name) is not None:
-                raise Refused("parameter_wrong", f"{name} does not apply to {asked.kind}")
-        brand = asked.brand
-        if not access.everything:
-            if brand is not None or (asked.kind == "contacts" and len(access.brands) == 1):
-                brand = access.brand(brand)
-            if asked.replace not in (None, "none") and not await self._is_seen(
-                asked.replace, access
-            ):
-                raise Refused("parameter_wrong", "replace: no import with that id is on record")
-        elif brand is not None:
-            with refusing("parameter_wrong", "brand"):
-                recorded_consent.check_brand(self.settings, brand)
-        if asked.mapping is not None:
-            _check_mapping(
-                asked.mapping, FIELDS if asked.kind == "contacts" else SUPPRESSION_FIELDS
-            )
-        named = {
-            "--format": asked.file_format, "--brand": brand, "--purpose": asked.purpose,
-            "--as-of": asked.as_of, "--scope": asked.scope, "--origin": asked.origin,
-            "--replace": asked.replace,
-        }  # fmt: skip
-        found = [f"{name}={value}" for name, value in named.items() if value is not None]
-        return [*found, *(f"--set={each}" for each in asked.set)]
-
-    async def _is_seen(self, id: str, access: Access) -> bool:
-        return any(one.id == id and _sees(access, one, None) for one in await self.store.imports())
+        seen = []
+        if asked.replace is not None:
+            records = await self.store.imports()
+            seen = [one for one in records if access.sees_import(brands_of(one))]
+        return options_of(access, asked, seen, self.now())
 
     async def _found(self, id: str, access: Access) -> ImportShown:
         """Return an import. Raises Refused when the token sees none of that id."""
@@ -334,19 +302,6 @@ def _visible_result(result: dict[str, object], access: Access) -> dict[str, obje
     if access.everything:
         return kept
     return {name: value for name, value in kept.items() if name in _OF_THE_FILE}
-
-
-def _check_text(name: str, text: str | None) -> None:
-    if text is not None and _CONTROL.search(text):
-        raise Refused("parameter_wrong", f"{name} must not have control characters")
-
-
-def _check_mapping(text: str, fields: Sequence[str]) -> None:
-    """Raises Refused when the mapping is not valid."""
-    try:
-        mapping_of("mapping", toml.loads(text), fields)
-    except (MappingFault, toml.TomlError) as error:
-        raise Refused("parameter_wrong", f"mapping: {error}") from error
 
 
 _COMMENT = re.compile(rb"# line (\d{1,15}): (.*)")
