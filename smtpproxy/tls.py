@@ -95,6 +95,7 @@ class ServerTls:
     def __post_init__(self) -> None:
         self._stamp = self._now()
         self._context, self._expires = server_context(self.files)
+        self._usable = True
         self._looked = self.clock()
 
     def context(self) -> ssl.SSLContext:
@@ -105,6 +106,11 @@ class ServerTls:
         """When the certificate in use expires, in Unix seconds."""
         self._look()
         return self._expires
+
+    def usable(self) -> bool:
+        """Whether the files can be used as they are now; otherwise the former ones stay in use."""
+        self._look()
+        return self._usable
 
     def _look(self) -> None:
         now = self.clock()
@@ -117,8 +123,10 @@ class ServerTls:
         try:
             self._context, self._expires = server_context(self.files)
         except TlsError as error:
+            self._usable = False
             self.changed(error)
         else:
+            self._usable = True
             self.changed(None)
         self._stamp = stamp  # broken files are reported once, until they change again
 

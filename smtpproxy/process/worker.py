@@ -282,7 +282,10 @@ class Worker:
                 self.metrics.replica(replica.lag or 0.0, unused=not replica.in_use)
             for listener in self._listeners:
                 if listener.tls is not None:
-                    self.metrics.certificate(listener.settings.name, listener.tls.expires())
+                    tls = listener.tls
+                    self.metrics.certificate(
+                        listener.settings.name, tls.expires(), usable=tls.usable()
+                    )
         if not is_postgresql(self._settings.store):
             return self.metrics.snapshot()
         return merge((self.metrics.snapshot(), _store_snapshot()))

@@ -139,6 +139,11 @@ FAMILIES: tuple[Family, ...] = (
         rows.unknown("listener"),
     ),
     Family(
+        "certificate_usable",
+        "1 if the certificate's files can be used as they are now; 0: the old ones stay in use.",
+        rows.unknown("listener"),
+    ),
+    Family(
         "certificate_reloads_total",
         "Certificate files reloaded after a change; failed: the old certificate stays in use.",
         rows.crossed(listener=rows.with_tls, outcome=("ok", "failed")),

@@ -133,6 +133,7 @@ class Metrics:
         self._answered: defaultdict[tuple[str, str, int], _Answered] = defaultdict(_Answered)
         self._connections: defaultdict[Labels, float] = defaultdict(int)
         self._expiries: dict[Labels, float] = {}
+        self._usable: dict[Labels, float] = {}
         self._transactions: defaultdict[str, _Latency] = defaultdict(_Latency)
         self._stages = _Stages()
         self._pool: dict[str, dict[Labels, float]] = {}
@@ -189,9 +190,11 @@ class Metrics:
         """Record how far the standby is behind, in seconds; in one worker only."""
         self._replica = {"replica_lag_seconds": {(): lag}, "replica_unused": {(): int(unused)}}
 
-    def certificate(self, listener: str, expires: float) -> None:
-        """Record when a listener's certificate expires; in one worker only, as gauges add up."""
+    def certificate(self, listener: str, expires: float, *, usable: bool) -> None:
+        """Record when a listener's certificate expires, and whether its files can still be used;
+        in one worker only, as gauges add up."""
         self._expiries[(listener,)] = expires
+        self._usable[(listener,)] = int(usable)
 
     def snapshot(self) -> Snapshot:
         """Return everything counted since this worker started."""
@@ -223,6 +226,7 @@ class Metrics:
             gauges={
                 "connections": _plain(self._connections),
                 "certificate_expiry_timestamp_seconds": _plain(self._expiries),
+                "certificate_usable": _plain(self._usable),
                 **self._pool,
                 **self._replica,
                 "workers": {(): 1},

@@ -59,7 +59,7 @@ REFUSED = "smtpproxy_connections_refused_total{listener=apps,cause=%s}"
 
 PAUSED = "smtpproxy_stream_paused{stream=offers,cause=%s}"
 REACHED = "smtpproxy_stream_bound_reached{stream=offers,cause=%s}"
-RELOADS = "smtpproxy_certificate_reloads_total{listener=apps,outcome=%s}"
+USABLE = "smtpproxy_certificate_usable{listener=apps}"
 BACKGROUND = "smtpproxy_background_failures_total{work=%s}"
 EXPIRY = "smtpproxy_certificate_expiry_timestamp_seconds{listener=apps}"
 FDS = "process_%s_fds{job=smtpproxy}"
@@ -106,9 +106,8 @@ CASES = (
     Case("SmtpproxyCertificateExpired", UP | {EXPIRY: "600x40"}, UP | {EXPIRY: f"{2**31}x40"}),
     Case(
         "SmtpproxyCertificateNotReloaded",
-        UP | {RELOADS % "ok": "3x400", RELOADS % "failed": "0x10 1x400"},
-        UP | {RELOADS % "ok": "0x12 1x400", RELOADS % "failed": "0x10 1x400"},
-        at=300,
+        UP | {USABLE: "1x10 0x30"},
+        UP | {USABLE: "1x10 0x4 1x12 0x4"},
     ),
     Case(
         "SmtpproxyStoreFailing",

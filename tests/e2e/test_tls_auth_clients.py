@@ -248,6 +248,7 @@ def test_metrics_count_tls_and_logins(
         lambda: relay.metric("smtpproxy_certificate_expiry_timestamp_seconds") > time.time(),
         "the expiry",
     )
+    assert relay.metric("smtpproxy_certificate_usable", listener="starttls") == 1
     library(relay, authority, "starttls", "PLAIN", "wrong", tmp_path)
 
     def counted() -> bool:

@@ -280,6 +280,9 @@ def test_a_broken_certificate_leaves_the_old_one(listen: Listen, authority: Auth
     assert "is not the key of" in str(event.error)
     assert intake.door.tls is not None
     assert intake.door.tls.expires() > 0
+    assert not intake.door.tls.usable()
+    authority.issue("relay.example", file="server")
+    wait_for(intake.door.tls.usable, "the pair that fits again")
 
 
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])
