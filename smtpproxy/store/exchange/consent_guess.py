@@ -97,11 +97,11 @@ class ConsentGuess(Struct, frozen=True, eq=False):
 
     def _closest(self, agreed: Sequence[ColumnLook]) -> Sequence[ColumnLook]:
         """Return the columns that can be about a purpose, preferring those named after it."""
-        if len(self.known.purposes) > 1 or not any(map(self._named_purposes, agreed)):
+        if len(self.known.purposes) > 1 or not any(map(self.named_purposes, agreed)):
             return agreed
         answered = self.answers.consents
         return [
-            one for one in agreed if self._named_purposes(one) or column_key(one.name) in answered
+            one for one in agreed if self.named_purposes(one) or column_key(one.name) in answered
         ]
 
     def _ask_which(self, first: ConsentTable, second: ColumnLook) -> None:
@@ -194,7 +194,7 @@ class ConsentGuess(Struct, frozen=True, eq=False):
         if answer:
             return [] if answer == NONE else [answer]
         purposes = self.known.purposes
-        named = self._named_purposes(column)
+        named = self.named_purposes(column)
         if of_all:
             return named or purposes
         if not unexplained(column.name, purposes) and (named or len(purposes) == 1):
@@ -211,7 +211,7 @@ class ConsentGuess(Struct, frozen=True, eq=False):
         )
         return ()
 
-    def _named_purposes(self, column: ColumnLook) -> list[str]:
+    def named_purposes(self, column: ColumnLook) -> list[str]:
         header = set(plain_words(column.name).split())
         named = [one for one in self.known.purposes if set(plain_words(one).split()) <= header]
         if fitting(column.name, ["others"]):  # partners' mail is about purposes for partners

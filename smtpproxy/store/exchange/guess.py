@@ -46,7 +46,6 @@ class _Guess:
         self._values: dict[str, dict[str, str]] = {}
         self._dates: dict[str, list[ColumnLook]] = {name: [] for name in _TIMES}
         self._flags: list[Flag] = []
-        self._unmailable: list[str] = []  # columns with the dates of bounces or complaints
 
     def proposal(self) -> Proposal:
         self._take_answers()
@@ -55,12 +54,13 @@ class _Guess:
             if column.name not in self._columns and self._answer(column) is None:
                 self._guess(column)
         self._place_dates()
-        consents = ConsentGuess(
+        guess = ConsentGuess(
             self._look, self._known, self._answers, self._flags, self._dates, self._questions
-        ).tables()
+        )
+        consents = guess.tables()
         time_format = self._time_format(consents)
         self._ask_constants()
-        self._note_unmailable()
+        self._note_refusals(guess)
         self._note_refusing()
         if self._look.twice:
             names = ", ".join(map(repr, self._look.twice))
@@ -121,7 +121,6 @@ class _Guess:
                 name = "given_at"
             if name is not None:
                 self._dates[name].append(column)
-                self._unmailable += [column.name] * has_part(column.name, "unmailable")
             elif column.holds_times and purpose is None and _is_negative(column.name):
                 self._notes.append(
                     f"{column.name!r} is not read; if its dates are those of refusals: "
@@ -155,18 +154,23 @@ class _Guess:
                 f"{column.name!r} is not read; if a yes in it is a refusal, rename it to 'Opt-out'"
             )
 
-    def _note_unmailable(self) -> None:
-        """Say that a withdrawal is not all that follows from an address that bounces."""
-        found = self._unmailable + [
-            flag.column.name
-            for flag in self._flags
-            for text in (flag.column.name, *(flag.column.values or ()))
-            if has_part(text, "unmailable")
-        ]
+    def _note_refusals(self, guess: ConsentGuess) -> None:
+        """Say what does not follow from a withdrawal, if it is from everything."""
+        found = {
+            one.name: None
+            for one, is_refusal in (
+                *((flag.column, flag.is_refusal) for flag in self._flags),
+                *((column, True) for column in self._dates["withdrawn_at"]),
+            )
+            if (is_refusal and not guess.named_purposes(one))
+            or any(has_part(text, "unmailable") for text in one.values or ())
+        }
         if found:
             self._notes.append(
-                f"{', '.join(map(repr, dict.fromkeys(found)))}: a bounce or a complaint stops only "
-                "marketing here; import them with suppress import too, to stop all mail"
+                f"a refusal in {', '.join(map(repr, found))} stops the purposes that there are now"
+                f" ({', '.join(self._known.purposes)}); to stop all marketing, whatever purposes"
+                " come, and all mail to addresses that bounce, import the file with suppress"
+                " import too"
             )
 
     def _note_refusing(self) -> None:
