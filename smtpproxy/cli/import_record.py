@@ -165,7 +165,8 @@ def check_same(record: ImportRecord, file: Source, name: str) -> None:
             " it again: what is already stored does not change"
         )
     place = record.place
-    if file.size != record.size or not file.starts_with(place.octets, place.digest):
+    is_same = not place.octets or file.starts_with(place.octets, place.digest)
+    if file.size != record.size or not is_same:
         fail(
             f"{name}: not the file that {record.id} was reading (its size or its first "
             f"{place.octets:,} octets differ); import it again"

@@ -6,6 +6,7 @@ once the new one is ready. So all work in progress goes on under the settings wi
 
 import asyncio
 import contextlib
+import signal
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +43,7 @@ _STARTS_WITHIN = 30.0
 """Seconds for which a child that ends before it works is tried again, at a start or a reload."""
 _LOOK_EVERY = 0.5
 _LONGEST_PAUSE = 30.0
+_MEANINGS = {-signal.SIGBUS: ": the disk of a file cannot be read; see df, and the kernel's log"}
 _DOWN_FOR = 90.0
 """If a worker could not be restarted for this long (seconds), systemd has to restart the relay."""
 _GRACE = 5.0
@@ -155,7 +157,8 @@ class Generation:
         while not self._ending.is_set():
             started = time.monotonic()
             try:
-                outcome = f"exit code {await self._run_once(child)}"
+                code = await self._run_once(child)
+                outcome = f"exit code {code}{_MEANINGS.get(code, '')}"
             except Exception as error:  # no process, no memory, no file left: try again
                 outcome = f"not started: {error}"
             self.ended(child, told := self._ending.is_set())

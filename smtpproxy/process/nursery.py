@@ -29,6 +29,7 @@ from smtpproxy.process.children import MODULES, Channel, Start, name_of, other_r
 from smtpproxy.process.memory import fill_gaps, freeze_loaded
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.log import configure_logging
+from smtpproxy.store.sqlite.connection import map_nothing
 
 _LONGEST = 4096  # octets of a packet
 _MAX_FILES = 253  # that fit into one message of the kernel
@@ -263,7 +264,10 @@ def _serve(sock: socket.socket) -> None:
             if pid := key.data:
                 selector.unregister(key.fileobj)
                 os.close(key.fd)
-                tell(Ended(pid, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
+                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                if code == -signal.SIGBUS:
+                    map_nothing()
+                tell(Ended(pid, code))
                 continue
             packet, files, _, _ = socket.recv_fds(sock, _LONGEST, _MAX_FILES)
             if not packet:

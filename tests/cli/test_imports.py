@@ -213,6 +213,18 @@ class TestResume:
         stored.run("contact", "import", path, "--resume", id, "--as-of", "2026-01-02", code=2)
         assert stored.json("contact", "import", path, "--resume", id, "--as-of", as_of)["id"] == id
 
+    def test_it_resumes_one_that_was_killed_before_its_first_batch(self, stored: Stored) -> None:
+        path = stored.file("list.csv", ANNA_CSV)
+        id = stored.json("suppress", "import", path)["id"]
+        with sqlite3.connect(stored.folder / "state/smtpproxy.db") as database:
+            changes = "'$.ended_at', NULL, '$.state', 'running', '$.place', json('{}')"
+            database.execute(f"UPDATE import SET record = json_set(record, {changes})")
+        stored.file("list.csv", ANNA_CSV + ANNA_CSV)
+        stored.run("suppress", "import", path, "--resume", id, code=1)
+        stored.file("list.csv", ANNA_CSV)
+        done = stored.json("suppress", "import", path, "--resume", id)
+        assert (done["id"], done["lines"]) == (id, 1)
+
     def test_a_complete_import_has_nothing_to_resume(self, stored: Stored) -> None:
         path = stored.file("list.csv", ANNA_CSV)
         stored.run("suppress", "import", path)

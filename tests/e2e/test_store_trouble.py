@@ -1,7 +1,9 @@
 """The store cannot answer: mail waits at the sender, and flows again without a restart."""
 
 import contextlib
+import os
 import shutil
+import signal
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -11,6 +13,7 @@ import pytest
 
 from tests.kit.audit import records
 from tests.kit.messages import marketing, message
+from tests.kit.ports import wait_for
 from tests.kit.relay import RelayProcess, listener
 from tests.kit.store import address
 from tests.kit.upstream import FakeUpstream
@@ -170,3 +173,23 @@ def test_a_writer_does_not_stop_the_mail(enforcing: RelayProcess) -> None:
         assert enforcing.send(marketing(), address("consent"), listener="shop")[0] == 250
         assert enforcing.send(marketing(), address("withdrawn"), listener="shop")[0] == 550
         connection.execute("ROLLBACK")
+
+
+def test_a_disk_that_cannot_read_a_mapped_page_ends_a_worker_only_once(
+    filled: StartFilled, mta: FakeUpstream
+) -> None:
+    """The kernel sends SIGBUS then. Unmapped, such a page is an error, and mail gets 451."""
+    relay = filled(mta.address, {**config("enforce"), "server": {"workers": 1}})
+
+    def maps() -> bool:
+        assert relay.send(message(stream="receipts"), address("consent"))[0] == 250
+        return any(Path(f"/proc/{pid}/maps").read_text().find(f"{database(relay)}\n") >= 0
+                   for pid in relay.workers)  # fmt: skip
+
+    assert maps()
+    (worker,) = relay.workers
+    os.kill(worker, signal.SIGBUS)
+    wait_for(lambda: relay.workers not in ([worker], []), "another worker")
+    assert not maps()
+    (told,) = [line for line in relay.log if line["event"] == "child ended"]
+    assert "see df, and the kernel's log" in told["outcome"]

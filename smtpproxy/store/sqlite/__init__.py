@@ -5,10 +5,12 @@ The mail path reads on the event loop; everything else runs on a thread.
 
 import sqlite3
 import time
-from collections.abc import Collection, Sequence
-from contextlib import AbstractAsyncContextManager, closing, nullcontext
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
+
+import aiosqlite
 
 from smtpproxy.disk import make_file
 from smtpproxy.policy.model import Facts, Lookups
@@ -29,6 +31,7 @@ from smtpproxy.store.sql.session import Session
 from smtpproxy.store.sql.store import Store
 from smtpproxy.store.sqlite import live_keys
 from smtpproxy.store.sqlite.connection import (
+    SqliteSession,
     SqliteWriter,
     check_ours,
     is_busy,
@@ -36,7 +39,6 @@ from smtpproxy.store.sqlite.connection import (
     migrations,
     open_reader,
     open_writer,
-    reading,
     unavailable,
     version_of,
 )
@@ -91,8 +93,22 @@ class SqliteStore(Store):
     async def _purge_log(self) -> None:
         await self._writer.purge_log()
 
-    def _reading(self, *, snapshot: bool = False) -> AbstractAsyncContextManager[Session]:
-        return reading(self._path, self._timeout, snapshot=snapshot)
+    @asynccontextmanager
+    async def _reading(self, *, snapshot: bool = False) -> AsyncIterator[Session]:
+        """Open a separate connection, on a thread; it may write temporary tables."""
+
+        def connect() -> sqlite3.Connection:
+            connection = open_reader(self._path, self._timeout)
+            connection.execute("PRAGMA query_only = OFF")  # the file itself is read-only
+            return connection
+
+        try:
+            async with aiosqlite.Connection(connect, iter_chunk_size=1_000) as connection:
+                if snapshot:
+                    await connection.execute("BEGIN")
+                yield SqliteSession(connection)
+        except sqlite3.Error as error:
+            raise unavailable(error) from error
 
     async def _restricted(self, session: Session, tags: Sequence[tuple[int, str]]) -> None:
         rows = [(to_micros(datetime.now(UTC)), *tag) for tag in tags]

@@ -22,13 +22,13 @@ from smtpproxy.store.sql.rows import Row
 from smtpproxy.store.sqlite.moves import forget_changes
 from smtpproxy.store.sqlite.watches import FileWatch
 
-_READ_PRAGMAS = (
+_READ_PRAGMAS = [
     # Mapped pages need no copy, and survive commits of other processes, which empty the private
     # cache. 2 GiB - 64 KiB is the most that SQLite maps.
     "PRAGMA mmap_size = 2147418112",
     "PRAGMA cache_size = -16384",
     "PRAGMA query_only = ON",
-)
+]
 _WRITE_PRAGMAS = (
     "PRAGMA foreign_keys = ON",
     "PRAGMA cache_size = -65536",
@@ -53,8 +53,16 @@ def open_writer(path: Path, timeout: float) -> sqlite3.Connection:
     return _opened(path, _WRITE_PRAGMAS, read_only=False, timeout=timeout)
 
 
+def map_nothing() -> None:
+    """Read without a memory map from now on, in this process and those that it forks.
+
+    A page that the disk cannot read is then an error. A mapped one ends its reader with SIGBUS.
+    """
+    _READ_PRAGMAS[0] = "PRAGMA mmap_size = 0"
+
+
 def _opened(
-    path: Path, pragmas: tuple[str, ...], *, read_only: bool, timeout: float
+    path: Path, pragmas: Iterable[str], *, read_only: bool, timeout: float
 ) -> sqlite3.Connection:
     connection = sqlite3.connect(
         uri(path, read_only=read_only),
@@ -379,21 +387,3 @@ def _statements(script: str) -> Iterator[str]:
         if sqlite3.complete_statement(pending):
             yield pending
             pending = ""
-
-
-@asynccontextmanager
-async def reading(path: Path, timeout: float, *, snapshot: bool) -> AsyncIterator[SqliteSession]:
-    """Open a separate connection for a long read, on a thread; it may write temporary tables."""
-
-    def connect() -> sqlite3.Connection:
-        connection = open_reader(path, timeout)
-        connection.execute("PRAGMA query_only = OFF")  # the file itself is read-only
-        return connection
-
-    try:
-        async with aiosqlite.Connection(connect, iter_chunk_size=1_000) as connection:
-            if snapshot:
-                await connection.execute("BEGIN")
-            yield SqliteSession(connection)
-    except sqlite3.Error as error:
-        raise unavailable(error) from error
