@@ -173,6 +173,9 @@ class SegmentWriter:
         try:
             files = segments(self.folder).get(lock.slot, [])
             last = last_line(files)
+            if last is None:  # a power cut may leave nothing but the beginning of a line
+                ends = ((segment.name, last_of(segment.path, head_of)[1]) for segment in files)
+                self._torn = {name: octets for name, octets in ends if octets}
             times = (last_of(segment.path, time_of)[0] for segment in reversed(files))
             time = next((each for each in times if each is not None), None)
             anchor = self._newest_anchor()

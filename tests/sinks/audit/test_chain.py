@@ -207,6 +207,19 @@ async def test_a_crash_at_the_start_of_a_file_does_no_harm(folder: Path, clock: 
     assert kinds(sound(folder)) == [Kind.TORN]
 
 
+@pytest.mark.parametrize("left", [b'{"hash":"', b"\0" * 600], ids=["torn", "zeros"])
+async def test_nor_does_one_at_the_start_of_the_first_file(
+    folder: Path, clock: Clock, left: bytes
+) -> None:
+    await asyncio.to_thread(folder.mkdir)
+    (folder / f"{clock.new_id()}-0.ndjson").write_bytes(left)
+    clock.tick(seconds=1)
+    log = journal(folder, clock)
+    await log.commit(decided(clock))
+    log.close()
+    assert kinds(sound(folder)) == [Kind.TORN]
+
+
 async def test_setting_the_clock_back_does_not_mix_up_the_files(folder: Path, clock: Clock) -> None:
     entries = []
     for hours in (0, -5, 3):
