@@ -103,17 +103,20 @@ class Doctor:
         run = set(Check) if Check.PROVIDERS in wanted else wanted
         addresses = await self._addresses() if run & _OF_ADDRESSES else ()
         jobs = self._others(run, addresses)
-        if run & DOMAIN_CHECKS:
-            jobs += [(Check.SPF, name, self._of_domain(name, addresses)) for name in domains]
         try:
-            under_way = [self._bounded(*job) for job in jobs]
+            under_way = [self._bounded((check,), subject, job) for check, subject, job in jobs]
+            if run & DOMAIN_CHECKS:
+                under_way += [
+                    self._bounded(DOMAIN_CHECKS, name, self._of_domain(name, addresses))
+                    for name in domains
+                ]
             if Check.UPSTREAM in run:
                 under_way.append(self._of_upstream())
             found = await asyncio.gather(*under_way)
             if Check.CONNECTIONS in wanted:  # last, so as not to count the upstream check's own
                 count = _single(upstream_connections, settings, self.in_use)
                 where = str(settings.upstream.address)
-                found.append(await self._bounded(Check.CONNECTIONS, where, count))
+                found.append(await self._bounded((Check.CONNECTIONS,), where, count))
         finally:
             await self._dkimpy.close()
         findings = [each for one in found for each in one]
@@ -203,7 +206,7 @@ class Doctor:
             (str(each.address), _single(upstream, each, self.settings.server.hostname, self.now))
             for each in found
         ]
-        looks = await asyncio.gather(*(self._bounded(Check.UPSTREAM, *job) for job in jobs))
+        looks = await asyncio.gather(*(self._bounded((Check.UPSTREAM,), *job) for job in jobs))
         return judge_addresses([each for one in looks for each in one])
 
     async def _of_host(self, host: str, addresses: tuple[IpAddress, ...]) -> Sequence[Finding]:
@@ -214,16 +217,19 @@ class Doctor:
             found = replace(found, status=Status.WARN, text=text)
         return [found]
 
-    async def _bounded(self, check: Check, subject: str, job: Job) -> Sequence[Finding]:
+    async def _bounded(
+        self, checks: Collection[Check], subject: str, job: Job
+    ) -> Sequence[Finding]:
         async with self._slots:
             try:
                 async with asyncio.timeout(self.timeout):
                     return await job()
             except TimeoutError:
                 text = f"not finished within {self.timeout:g} s"
-                if check is Check.UPSTREAM:  # mail would wait for it too
-                    return [Finding(check, subject, Status.FAIL, text, START_IT)]
-                return [Finding(check, subject, Status.UNKNOWN, text, _AGAIN)]
+                status, fix = Status.UNKNOWN, _AGAIN
+                if Check.UPSTREAM in checks:  # mail would wait for it too
+                    status, fix = Status.FAIL, START_IT
+                return [Finding(check, subject, status, text, fix) for check in checks]
 
 
 _AGAIN = "check the name servers, or ask again with a longer --timeout"

@@ -1,5 +1,6 @@
 """Keys and clock of this machine, and requirements met by the configuration."""
 
+import asyncio
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -164,6 +165,23 @@ async def test_a_silent_upstream_fails(settings: Settings, lookup: Lookup) -> No
     assert [(each.status, each.text) for each in report.findings] == [
         ("fail", "not finished within 0.2 s")
     ]
+
+
+@pytest.mark.parametrize("check", sorted(run.DOMAIN_CHECKS))
+async def test_a_silent_dns_leaves_no_check_of_a_domain_out(
+    settings: Settings, check: Check
+) -> None:
+    async def lookup(*_: object) -> Answer:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    report = await run.Doctor(settings, lookup, NOW, 0.1).examine([DOMAIN], [check])
+    (found,) = [each for each in report.findings if each.subject == DOMAIN]
+    assert (found.check, found.status, found.text) == (
+        check,
+        "unknown",
+        "not finished within 0.1 s",
+    )
 
 
 @pytest.mark.parametrize(
