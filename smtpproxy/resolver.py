@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
@@ -20,6 +21,8 @@ Seen = Callable[[DnsOutcome], None]
 
 _LONGEST, _LONGEST_ABSENT = 3600.0, 300.0  # seconds for which an answer is kept at most
 _FAILED = 5.0  # seconds before a failed lookup is repeated
+_EACH = 2.0  # seconds for one name server at most, before the next is asked
+_SYSTEM = Path("/etc/resolv.conf")
 _REMEMBERED = 10_000
 
 
@@ -97,8 +100,9 @@ class Resolver:
             answer, ttl = await self._answer(name, kind)
             self.seen("answered" if answer.exists and _any(answer) else "absent")
             kept = _Kept(self.clock() + ttl, answer)
-        except (dns.exception.DNSException, OSError, TimeoutError) as error:
+        except (dns.exception.DNSException, OSError) as error:
             self.seen("failed")
+            self._resolver = None  # the system's name servers may be others by now
             kept = _Kept(self.clock() + _FAILED, None, f"{kind} {name}: {_why(error)}")
         while len(self._kept) >= _REMEMBERED:
             del self._kept[next(iter(self._kept))]
@@ -117,16 +121,19 @@ class Resolver:
             return Answer(exists=False), _LONGEST_ABSENT  # no such name can exist
         try:
             found = await self._open().resolve(
-                question, kind, search=False, lifetime=self.settings.timeout
+                question,
+                kind,
+                search=False,
+                lifetime=self.settings.timeout,
+                raise_on_no_answer=False,
             )
-        except dns.resolver.NXDOMAIN:
-            return Answer(exists=False), _LONGEST_ABSENT
-        except dns.resolver.NoAnswer:
-            return Answer(), _LONGEST_ABSENT
-        rrset = found.rrset
+        except dns.resolver.NXDOMAIN as error:
+            chain = error.response(question).resolve_chaining()  # type: ignore[no-untyped-call]
+            return Answer(exists=False), min(float(chain.minimum_ttl), _LONGEST_ABSENT)
+        rrset, ttl = found.rrset, float(found.chaining_result.minimum_ttl)  # of an alias too
         if rrset is None:
-            return Answer(), _LONGEST_ABSENT
-        ttl = min(float(rrset.ttl), _LONGEST)
+            return Answer(), min(ttl, _LONGEST_ABSENT)
+        ttl = min(ttl, _LONGEST)
         if kind == "TXT":
             return Answer(texts=tuple(b"".join(each.strings) for each in rrset)), ttl
         if kind == "MX":
@@ -142,20 +149,35 @@ class Resolver:
         import dns.nameserver
 
         if self._resolver is None:
-            servers = self.settings.nameservers
-            self._resolver = dns.asyncresolver.Resolver(configure=not servers)
-            if servers:
-                self._resolver.nameservers = [
-                    dns.nameserver.Do53Nameserver(each.host, each.port) for each in servers
+            made = dns.asyncresolver.Resolver(configure=False)
+            if self.settings.nameservers:
+                made.nameservers = [
+                    dns.nameserver.Do53Nameserver(each.host, each.port)
+                    for each in self.settings.nameservers
                 ]
+            else:
+                _read_system(made)
+            # Each is asked in time, whatever resolv.conf says: the first ones may be dead.
+            made.timeout = min(_EACH, self.settings.timeout / len(made.nameservers))
+            self._resolver = made
         return self._resolver
+
+
+def _read_system(resolver: "dns.asyncresolver.Resolver") -> None:
+    import dns.exception
+
+    with _SYSTEM.open(encoding="utf-8", errors="replace") as file:  # comments may be Latin-1
+        try:
+            resolver.read_resolv_conf(file)
+        except (ValueError, dns.exception.DNSException) as error:
+            raise OSError(f"{_SYSTEM}: {error}") from None
 
 
 def _why(error: Exception) -> str:
     """Return what each name server did instead of answering, in few words."""
     said: dict[str, None] = {}  # in order, each once
-    for server, _, _, cause, _ in getattr(error, "kwargs", {}).get("errors") or ():
-        place = str(server).removeprefix("Do53:").removesuffix("@53")
+    for server, tcp, _, cause, _ in getattr(error, "kwargs", {}).get("errors") or ():
+        place = str(server).removeprefix("Do53:").removesuffix("@53") + (" over TCP" if tcp else "")
         reason = cause.strerror if isinstance(cause, OSError) else None
         said[f"name server {place}: {reason or cause or type(cause).__name__}"] = None
     return "; ".join(said) or f"{type(error).__name__}: {error}"

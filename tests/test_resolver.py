@@ -1,9 +1,11 @@
 """The resolver: answers, failures, and the cache."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from dns.resolver import BaseResolver
 
 from smtpproxy.resolver import Answer, DnsFailure, MxRecord, Resolver
 from smtpproxy.settings import DnsSettings, TcpAddress
@@ -91,3 +93,100 @@ async def test_a_cancelled_lookup_does_not_cancel_the_others(dns: NameServer) ->
     await asyncio.sleep(0)
     first.cancel()
     assert (await second).texts
+
+
+async def test_a_silent_name_server_leaves_time_for_the_next(dns: NameServer) -> None:
+    with NameServer() as dead:
+        dead.fail("shop.example", "silence")
+        asking = Asking(dead, dns, timeout=0.6)
+        assert (await asking.resolver.lookup("shop.example", "TXT")).texts
+
+
+@pytest.mark.parametrize(("minimum", "until"), [(10, 10), (9_000, 300)])
+async def test_an_absence_is_cached_for_as_long_as_its_zone_says(
+    dns: NameServer, minimum: int, until: int
+) -> None:
+    dns.add(f"shop.example. SOA ns.shop.example. admin.shop.example. 1 2 3 4 {minimum}")
+    dns.ttl = 9_000
+    asking = Asking(dns)
+    for name, kind in (("new.shop.example", "TXT"), ("shop.example", "A")):
+        for asking.now, asked in ((0.0, 1), (until - 1.0, 1), (until + 1.0, 2)):
+            assert not (await asking.resolver.lookup(name, kind)).values  # type: ignore[arg-type]
+            assert dns.count(name, kind) == asked
+
+
+async def test_an_alias_is_followed_anew_after_its_own_ttl(dns: NameServer) -> None:
+    dns.add("key.shop.example. CNAME shop.example.")
+    dns.ttls["key.shop.example"] = 5
+    asking = Asking(dns)
+    for asking.now, asked in ((0.0, 1), (4.0, 1), (6.0, 2)):
+        assert (await asking.resolver.lookup("key.shop.example", "TXT")).texts
+        assert dns.count("key.shop.example", "TXT") == asked
+
+
+@pytest.fixture
+def write_resolv_conf(
+    dns: NameServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[[bytes], object]:
+    """Writes the system's name servers, which have the port of `dns`."""
+    reset = BaseResolver.reset
+
+    def with_port(self: BaseResolver) -> None:
+        reset(self)
+        self.port = dns.port
+
+    monkeypatch.setattr(BaseResolver, "reset", with_port)
+    monkeypatch.setattr("smtpproxy.resolver._SYSTEM", tmp_path / "resolv.conf")
+    return (tmp_path / "resolv.conf").write_bytes
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"# r\xe9seau\nnameserver 127.0.0.1\n",
+        b"options timeout:0\nnameserver 127.0.0.1\n",
+        b"options timeout:5\nnameserver 127.0.0.9\nnameserver 127.0.0.1\n",
+    ],
+)
+async def test_the_systems_name_servers_are_asked(
+    write_resolv_conf: Callable[[bytes], object], text: bytes
+) -> None:
+    write_resolv_conf(text)
+    assert (await Asking().resolver.lookup("shop.example", "TXT")).texts
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"nameserver 127.0.0.300\n", "nameserver 127.0.0.300 is not"),
+        (b"search shop..example\nnameserver 127.0.0.1\n", "label is empty"),
+        (b"", "no nameservers"),
+    ],
+)
+async def test_a_fault_in_resolv_conf_is_named_until_it_is_mended(
+    write_resolv_conf: Callable[[bytes], object], text: bytes, said: str
+) -> None:
+    asking = Asking()
+    write_resolv_conf(text)
+    with pytest.raises(DnsFailure, match=f"resolv.conf: .*{said}"):
+        await asking.resolver.lookup("shop.example", "TXT")
+    write_resolv_conf(b"nameserver 127.0.0.1\n")
+    asking.now = 6
+    assert (await asking.resolver.lookup("shop.example", "TXT")).texts
+
+
+async def test_other_name_servers_of_the_system_are_noticed(
+    write_resolv_conf: Callable[[bytes], object],
+) -> None:
+    asking = Asking()
+    write_resolv_conf(b"nameserver 127.0.0.9\n")
+    with pytest.raises(DnsFailure, match=r"127\.0\.0\.9"):
+        await asking.resolver.lookup("shop.example", "TXT")
+    write_resolv_conf(b"nameserver 127.0.0.1\n")
+    assert (await asking.resolver.lookup("shop.example", "MX")).exchangers
+
+
+async def test_a_failure_says_if_only_tcp_failed(dns: NameServer) -> None:
+    dns.fail("shop.example", "no tcp")
+    with pytest.raises(DnsFailure, match=rf"name server 127\.0\.0\.1@{dns.port} over TCP: "):
+        await Asking(dns).resolver.lookup("shop.example", "TXT")

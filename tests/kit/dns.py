@@ -23,17 +23,22 @@ import dns.rrset
 
 from tests.kit.ports import LOOPBACK, free_port
 
-Fault = Literal["servfail", "refused", "silence", "garbage", "truncated"]
-"""What to do instead of answering; `truncated` makes the client repeat the query over TCP."""
+Fault = Literal["servfail", "refused", "silence", "garbage", "truncated", "no tcp"]
+"""What to do instead of answering; `truncated` makes the client repeat the query over TCP, and `no
+tcp` does the same, but then there is no answer."""
 
 _TTL = 60
 
 
 class NameServer:
-    """Runs in threads until closed. `asked` has the questions so far, as `(name, kind)`."""
+    """Runs in threads until closed. `asked` has the questions so far, as `(name, kind)`; `ttls` are
+    those of single names, and a name's absence carries the SOA of a zone above it, if it has one.
+    """
 
     def __init__(self, *records: str) -> None:
         self.asked: list[tuple[str, str]] = []
+        self.ttl = _TTL
+        self.ttls: dict[str, int] = {}
         self._records: dict[tuple[dns.name.Name, str], list[str]] = {}
         self._faults: dict[dns.name.Name, Fault] = {}
         self.port = free_port()
@@ -88,14 +93,14 @@ class NameServer:
         kind = dns.rdatatype.to_text(question.rdtype)
         self.asked.append((question.name.to_text(omit_final_dot=True).lower(), kind))
         fault = self._faults.get(question.name)
-        if fault == "silence":
+        if fault == "silence" or (fault == "no tcp" and tcp):
             return None
         if fault == "garbage":
             return wire[:2] + b"\xff" * 30
         response = dns.message.make_response(query, recursion_available=True)
         if fault in ("servfail", "refused"):
             response.set_rcode(dns.rcode.from_text(fault))
-        elif fault == "truncated" and not tcp:
+        elif fault in ("truncated", "no tcp") and not tcp:
             response.flags |= dns.flags.TC
         else:
             self._fill(response, question.name, kind)
@@ -111,14 +116,21 @@ class NameServer:
             texts = self._records.get((name, kind))
             alias = self._records.get((name, "CNAME"))
             if texts:
-                response.answer.append(dns.rrset.from_text_list(name, _TTL, "IN", kind, texts))
+                response.answer.append(self._rrset(name, kind, texts))
                 return
             if not alias:
                 break
-            response.answer.append(dns.rrset.from_text_list(name, _TTL, "IN", "CNAME", alias))
+            response.answer.append(self._rrset(name, "CNAME", alias))
             name = _name(alias[0])
         if not any(known.is_subdomain(name) for known, _ in self._records):
             response.set_rcode(dns.rcode.NXDOMAIN)
+        for (zone, of_kind), texts in self._records.items():
+            if of_kind == "SOA" and name.is_subdomain(zone):
+                response.authority.append(self._rrset(zone, "SOA", texts))
+
+    def _rrset(self, name: dns.name.Name, kind: str, texts: list[str]) -> dns.rrset.RRset:
+        ttl = self.ttls.get(name.to_text(omit_final_dot=True), self.ttl)
+        return dns.rrset.from_text_list(name, ttl, "IN", kind, texts)
 
 
 def _name(text: str) -> dns.name.Name:
