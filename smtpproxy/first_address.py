@@ -6,14 +6,18 @@ they would never get past a dead machine, which does not say that it is dead.
 
 import asyncio
 import ipaddress
-import socket
 from asyncio.staggered import staggered_race
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from socket import SOCK_STREAM, getaddrinfo
 from typing import Any, TypeVar
 
 _PAUSE = 0.25  # seconds for each address before the next is asked too (RFC 8305)
 _MOST = 16  # addresses of a name, however many the DNS has
+
+_LOOKUPS = ThreadPoolExecutor(4, "names")
+"""Not the threads of the event loop, which waits for them when it is closed, and so for the DNS."""
 
 T = TypeVar("T")
 
@@ -27,7 +31,8 @@ async def addresses(host: str, port: int) -> list[Place]:
     if _is_literal(host):
         return [(host, port)]
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    look_up = partial(getaddrinfo, host, port, type=SOCK_STREAM)
+    found = await loop.run_in_executor(_LOOKUPS, look_up)
     return list(dict.fromkeys((str(where[0]), int(where[1])) for *_, where in found))[:_MOST]
 
 

@@ -117,8 +117,10 @@ class Connector:
             left.clear()
             raise UpstreamInsecure(f"{settings.address}: {error}") from error
         except (OSError, TimeoutError) as error:
+            named = bool(left) or not isinstance(error, TimeoutError)
             left.clear()
-            raise UpstreamUnreachable(f"{settings.address}: {error!r}") from error
+            why = repr(error) if named else "no answer when its name is looked up"
+            raise UpstreamUnreachable(f"{settings.address}: {why}") from error
         connection.place = place
         for slower in left[: left.index(place)]:
             self._note_failure(slower)

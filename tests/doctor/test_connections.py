@@ -1,6 +1,5 @@
 """Findings from connections to the unsubscribe link and to the upstream MTA."""
 
-import asyncio
 import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -176,10 +175,10 @@ async def test_each_address_of_an_upstream_is_checked(
     with FakeUpstream() as plain, FakeUpstream(At("connect", Hold())) as silent:
         ports = [good.port, plain.port, free_port(), silent.port]
 
-        async def look_up(*_: object, **__: object) -> object:
+        def look_up(*_: object, **__: object) -> object:
             return [(2, 1, 6, "", (LOOPBACK, port)) for port in ports]
 
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
+        monkeypatch.setattr("smtpproxy.first_address.getaddrinfo", look_up)
         own = UpstreamSettings(TcpAddress(name, 25), tls="starttls", ca_file=authority.path)
         store = StoreSettings(url=f"sqlite://{tmp_path}/relay.db")
         settings = Settings(ServerSettings("relay.example", tmp_path), (), own, store=store)

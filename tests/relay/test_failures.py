@@ -6,6 +6,7 @@ import io
 import os
 import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,12 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Debugging
 
 from smtpproxy.relay import connecting
-from smtpproxy.relay.connection import UpstreamError, UpstreamLost, UpstreamTimeout
+from smtpproxy.relay.connection import (
+    UpstreamError,
+    UpstreamLost,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
 from smtpproxy.relay.mail_parameters import MailParameters
 from smtpproxy.relay.transaction import UpstreamTransaction
 from smtpproxy.settings import TcpAddress, UpstreamSettings
@@ -115,11 +121,11 @@ NAME = TcpAddress("mta.shop.example", 25)
 def named(monkeypatch: pytest.MonkeyPatch, *ports: int) -> None:
     """Give NAME several addresses, which are ports here."""
 
-    async def look_up(*_: object, **__: object) -> object:
+    def look_up(*_: object, **__: object) -> object:
         kind = socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, ""
         return [(*kind, (LOOPBACK, port)) for port in ports]
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
+    monkeypatch.setattr("smtpproxy.first_address.getaddrinfo", look_up)
 
 
 async def test_the_next_address_is_used_when_the_first_is_dead(
@@ -669,3 +675,15 @@ async def test_a_connection_lost_while_the_client_is_idle_is_returned_at_once(
         ended.abort()
         await asyncio.sleep(0.3)
         assert not too_late.is_set(), "it was no longer the client's turn"
+
+
+async def test_a_dns_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log said TimeoutError(), as for an upstream that is down."""
+    answered = threading.Event()
+    monkeypatch.setattr("smtpproxy.first_address.getaddrinfo", lambda *_, **__: answered.wait())
+    try:
+        async with pooled(NAME, connect_timeout=0.1) as pool:
+            with pytest.raises(UpstreamUnreachable, match="no answer when its name"):
+                await send(pool)
+    finally:
+        answered.set()
