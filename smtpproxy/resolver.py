@@ -175,10 +175,14 @@ def _read_system(resolver: "dns.asyncresolver.Resolver") -> None:
 
 def _why(error: Exception) -> str:
     """Return what each name server did instead of answering, in few words."""
+    from dns.exception import Timeout
+
     said: dict[str, None] = {}  # in order, each once
     for server, tcp, _, cause, _ in getattr(error, "kwargs", {}).get("errors") or ():
         place = str(server).removeprefix("Do53:").removesuffix("@53") + (" over TCP" if tcp else "")
         reason = cause.strerror if isinstance(cause, OSError) else None
+        if isinstance(cause, Timeout):  # its own text has milliseconds
+            reason = "no answer"
         said[f"name server {place}: {reason or cause or type(cause).__name__}"] = None
     return "; ".join(said) or f"{type(error).__name__}: {error}"
 

@@ -74,10 +74,10 @@ async def test_concurrent_lookups_send_one_query(dns: NameServer) -> None:
 async def test_a_failure_is_cached_for_a_while(dns: NameServer, fault: str) -> None:
     asking = Asking(dns)
     dns.fail("shop.example", fault)  # type: ignore[arg-type]
-    said = {"servfail": "SERVFAIL", "refused": "REFUSED"}.get(fault, "The DNS operation timed out")
+    said = {"servfail": "SERVFAIL", "refused": "REFUSED"}.get(fault, "no answer")
     with pytest.raises(DnsFailure, match=r"TXT shop\.example") as failed:
         await asking.resolver.lookup("shop.example", "TXT")
-    assert f"TXT shop.example: name server 127.0.0.1@{dns.port}: {said}" in str(failed.value)
+    assert str(failed.value) == f"TXT shop.example: name server 127.0.0.1@{dns.port}: {said}"
     dns.mend("shop.example")
     with pytest.raises(DnsFailure):
         await asking.resolver.lookup("shop.example", "TXT")
