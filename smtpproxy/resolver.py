@@ -24,6 +24,7 @@ _FAILED = 5.0  # seconds before a failed lookup is repeated
 _EACH = 2.0  # seconds for one name server at most, before the next is asked
 _SYSTEM = Path("/etc/resolv.conf")
 _REMEMBERED = 10_000
+_MOST = 100  # records of a name, however many it has
 
 
 class DnsFailure(Exception):
@@ -138,10 +139,9 @@ class Resolver:
             return Answer(texts=tuple(b"".join(each.strings) for each in rrset)), ttl
         if kind == "MX":
             exchangers = [MxRecord(each.preference, _text(each.exchange)) for each in rrset]
-            return Answer(exchangers=tuple(sorted(exchangers))), ttl
-        if kind == "PTR":
-            return Answer(values=tuple(_text(each.target) for each in rrset)), ttl
-        return Answer(values=tuple(each.address for each in rrset)), ttl
+            return Answer(exchangers=tuple(sorted(exchangers)[:_MOST])), ttl
+        values = [_text(each.target) if kind == "PTR" else each.address for each in rrset]
+        return Answer(values=tuple(values[:_MOST])), ttl
 
     def _open(self) -> "dns.asyncresolver.Resolver":
         """Make the resolver, at the first lookup: without lookups it needs no name servers."""

@@ -64,6 +64,16 @@ async def test_answers_are_cached_for_their_ttl(dns: NameServer) -> None:
     assert asking.outcomes == ["answered", "cached", "answered"]
 
 
+async def test_no_name_has_thousands_of_records_to_remember(dns: NameServer) -> None:
+    for number in range(1_000):
+        dns.add(f"many.example. MX {1_000 - number} {number}.example.")
+        dns.add(f"many.example. A 192.0.{2 + number // 250}.{number % 250}")
+    ask = Asking(dns).resolver.lookup
+    exchangers = (await ask("many.example", "MX")).exchangers
+    assert (len(exchangers), exchangers[0]) == (100, MxRecord(1, "999.example"))
+    assert len((await ask("many.example", "A")).values) == 100
+
+
 async def test_concurrent_lookups_send_one_query(dns: NameServer) -> None:
     asking = Asking(dns)
     await asyncio.gather(*(asking.resolver.lookup("shop.example", "MX") for _ in range(20)))
