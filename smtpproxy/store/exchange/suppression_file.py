@@ -145,6 +145,8 @@ def _row_entry(
                 raise
             if name in ("origin", "scope") and " is not one of " in wrong:
                 wrong += f"; or give its meaning with [values.{name}] in a mapping"
+            elif name == "origin" and wrong.startswith("missing"):
+                wrong += '; where an empty cell is no suppression: [constants] origin = "none"'
             raise ValueError(f"{called[name]}: {wrong}") from None
 
     return entry

@@ -52,6 +52,23 @@ def wanted(tmp_path: Path) -> Wanted:
     return Wanted(mapping=read_mapping(path, SUPPRESSION_FIELDS))
 
 
+def test_an_empty_cell_may_be_no_suppression(importing: Importing, tmp_path: Path) -> None:
+    """`--origin`, which the fault names first, would suppress whoever did not unsubscribe."""
+    content = b"Email;Out\nanna@people.example;true\nbert@people.example;\n"
+    path = tmp_path / "mapping.toml"
+    text = '[columns]\nEmail = "address"\nOut = "origin"\n[values.origin]\ntrue = "unsubscribe"\n'
+    path.write_text(text)
+    wanted = Wanted(mapping=read_mapping(path, SUPPRESSION_FIELDS))
+    assert importing.suppressions(content, wanted=wanted).rejected == 1
+    assert (
+        'where an empty cell is no suppression: [constants] origin = "none"' in importing.rejected
+    )
+    path.write_text(f'{text}[constants]\norigin = "none"\n')
+    wanted = Wanted(mapping=read_mapping(path, SUPPRESSION_FIELDS))
+    done = importing.suppressions(content, wanted=wanted)
+    assert (done.rejected, done.passed) == (0, 1)
+
+
 def test_columns_values_and_times_are_mapped(importing: Importing, wanted: Wanted) -> None:
     done = importing.suppressions(CONTENT, wanted=wanted)
     assert (done.added, done.passed, done.rejected) == (3, 1, 1)
