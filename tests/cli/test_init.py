@@ -225,7 +225,8 @@ def test_systemd_accepts_the_drop_in(tmp_path: Path) -> None:
     drop_in = (root / "etc" / "install" / "smtpproxy.conf").read_text()
     (folder / "smtpproxy.conf").write_text(drop_in)
     assert "CAP_NET_BIND_SERVICE" in drop_in
-    assert drop_in.count("ReadWritePaths=") == 1, "for a state_dir that is not the unit's"
+    for key in ("ReadWritePaths=", "RequiresMountsFor="):
+        assert drop_in.count(key) == 1, "for a state_dir that is not the unit's"
     done = run("systemd-analyze", "verify", str(unit))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

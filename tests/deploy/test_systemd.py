@@ -56,10 +56,11 @@ def test_exposure_is_at_most_three(installed: Path) -> None:
     assert float(found[1]) <= 3.0
 
 
-def test_the_service_waits_for_the_clock_to_be_set() -> None:
-    """If the machine can wait for that; verdicts depend on the clock."""
+@pytest.mark.parametrize("name", ["time-sync.target", "postfix.service", "postgresql.service"])
+def test_the_service_starts_after(name: str) -> None:
+    """If the machine has it: verdicts depend on the clock, and the relay ends before what it uses."""
     (after,) = re.findall(r"^After=(.*)$", UNIT.read_text(), re.MULTILINE)
-    assert "time-sync.target" in after.split()
+    assert name in after.split()
 
 
 def test_systemd_waits_longer_than_the_drain(service: configparser.SectionProxy) -> None:
@@ -72,6 +73,11 @@ def test_the_service_notifies_systemd(service: configparser.SectionProxy) -> Non
     assert service["NotifyAccess"] == "main"
     assert float(service["WatchdogSec"]) > 0
     assert service["KillMode"] == "mixed"  # the main process drains its workers itself
+
+
+def test_journald_drops_no_lines(service: configparser.SectionProxy) -> None:
+    """A campaign's refusals exceed its limit, and audit anchors would be among what it drops."""
+    assert service["LogRateLimitIntervalSec"] == "0"
 
 
 def test_a_slow_start_is_not_cut_short(service: configparser.SectionProxy) -> None:
