@@ -58,7 +58,7 @@ def test_exposure_is_at_most_three(installed: Path) -> None:
 
 @pytest.mark.parametrize("name", ["time-sync.target", "postfix.service", "postgresql.service"])
 def test_the_service_starts_after(name: str) -> None:
-    """If the machine has it: verdicts depend on the clock, and the relay ends before what it uses."""
+    """If the machine has it: verdicts depend on the clock, and the relay ends before the others."""
     (after,) = re.findall(r"^After=(.*)$", UNIT.read_text(), re.MULTILINE)
     assert name in after.split()
 
