@@ -85,6 +85,8 @@ class _Writer:
             (self._say(fate), str(fates.count(fate)))
             for fate in ("passed", "refused", "undetermined")
         ]
+        if despite := [mailing.despite for mailing in it.mailings].count(True):
+            rows.insert(1, (self._say("despite"), str(despite)))
         if it.mailings:
             first, last = it.mailings[0].record.decided.at, it.mailings[-1].record.decided.at
             rows.append((self._say("period_from"), self._spoken.date(first)))
@@ -328,7 +330,7 @@ class _Writer:
         if mailing.proof is not None:
             raw = msgspec.json.encode(mailing.proof, order="sorted")
             proof = self._proofs.setdefault(raw, f"P{len(self._proofs) + 1}")
-        if decided.observed:
+        if decided.observed and verdict.action is not Action.ALLOW:
             action = f"{action} ({self._say('observed')})"
         return [
             (self._time(decided.at), decided.id),

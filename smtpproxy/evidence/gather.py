@@ -30,7 +30,7 @@ from smtpproxy.policy.rules.recipient import TRACKING, agreed_to_tracking
 from smtpproxy.settings import BrandSettings, ControllerSettings, RetentionSettings, Settings
 from smtpproxy.sinks.audit.chain import Head, Report
 from smtpproxy.sinks.audit.lines import is_erased
-from smtpproxy.sinks.audit.reader import Outcome, Record, read
+from smtpproxy.sinks.audit.reader import Outcome, Record, read, told
 from smtpproxy.sinks.audit.verify import State, verify
 from smtpproxy.store import decisions_elsewhere, open_feedback, opened_store
 from smtpproxy.store.feedback import ReadReport
@@ -94,6 +94,13 @@ class Mailing(Struct, frozen=True):
             return "refused"
         accepted = self.outcome is not None and self.outcome.code < 300
         return "passed" if accepted else "undetermined"
+
+    @property
+    def despite(self) -> bool:
+        """It passed although the verdict was another, as its stream was only observed."""
+        decided = self.record.decided
+        verdict = told(decided, self.recipient.verdict)
+        return decided.observed and verdict.action is not Action.ALLOW and self.fate == "passed"
 
 
 class Evidence(Struct, frozen=True):

@@ -221,6 +221,22 @@ def test_the_summary_counts_outcomes_of_messages() -> None:
     assert summary["Messages not accepted, or with unknown outcome"] == "2"
 
 
+def test_mail_that_was_only_observed_is_not_said_to_be_stopped() -> None:
+    """Nor is a permitted message said to be anything but permitted."""
+    outcome = mailing(PROOFS[Basis.CONSENT][0]).record.outcome
+    allowed, refused = (
+        Mailing(Record(entry, outcome, one.record.place), one.recipient, one.proof)
+        for one in (mailing(PROOFS[Basis.CONSENT][0]), mailing(None))
+        for entry in [replace(one.record.decided, observed=True, relayed=True)]
+    )
+    text = text_of(evidence(allowed, refused))
+    assert "| allowed; consent |" in text
+    assert "| refused (only observed: not stopped); consent expired |" in text
+    despite = "Accepted although not permitted, while the stream was only observed"
+    assert f"- **{despite}**: 1" in text
+    assert despite not in text_of(evidence(allowed))
+
+
 def test_the_fault_of_a_refused_message_is_included() -> None:
     found = mailing(None)
     fault = Verdict(Action.DEFER, Reason.SENDER_NOT_PERMITTED)

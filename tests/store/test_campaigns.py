@@ -112,6 +112,16 @@ async def test_a_new_name_for_each_message_does_not_fill_the_disk(
     assert 20 <= len(known) <= 30
 
 
+async def test_no_campaign_leads_from_an_erased_person_to_a_decision(
+    any_database: Database, here: StreamCounts
+) -> None:
+    await count(here, people(*range(10)))
+    await any_database.open().erase_contact("p1@people.example", at=T0)
+    for n in range(3):
+        await here.campaign_bounced("A", f"p{n}@people.example", T0, SHARE, LEAST)
+    assert await here.campaign("spring") == Campaign("spring", 10, dead=2, full_at=T0)
+
+
 async def test_a_campaign_is_remembered_while_it_is_in_use(here: StreamCounts) -> None:
     await count(here, people(*range(10)))
     await count(here, people(20), at=T0 + 3 * HOUR)

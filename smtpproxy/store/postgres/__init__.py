@@ -17,6 +17,7 @@ from smtpproxy.store.records import ReplicaState, StoreUnavailable
 from smtpproxy.store.sql.live_keys import LiveKeys
 from smtpproxy.store.sql.session import Session
 from smtpproxy.store.sql.store import Store
+from smtpproxy.store.sql.stream_counts import StreamCounts
 
 _LOCK_SNAPSHOTS = "SELECT pg_try_advisory_xact_lock(hashtext('smtpproxy partner snapshots'))"
 
@@ -46,6 +47,7 @@ class PostgresStore(Store):
             other = PostgresReader(self._standby, state_dir, self._partners)
             self._reader = ReplicaReader(reader, other, settings.max_replica_lag)
         self._mailings = PostgresMailings(PostgresTables(primary, "mailings"))
+        self._stream_counts = StreamCounts(PostgresTables(primary, "streams"))
 
     def _transaction(self) -> AbstractAsyncContextManager[Session]:
         return self._lease.database.writing()
@@ -70,6 +72,7 @@ class PostgresStore(Store):
     async def close(self) -> None:
         self._reader.close()
         self._mailings.close()
+        self._stream_counts.close()
         self._lease.close()
         if self._standby is not None:
             self._standby.close()

@@ -38,6 +38,7 @@ from smtpproxy.store.sql.partners import PartnerExchange
 from smtpproxy.store.sql.retention import Retention
 from smtpproxy.store.sql.scopes import NamedScopes
 from smtpproxy.store.sql.session import Session
+from smtpproxy.store.sql.stream_counts import StreamCounts
 from smtpproxy.store.sql.suppressions import Suppressions
 from smtpproxy.store.streams import Streams
 
@@ -70,6 +71,7 @@ class Store(
 
     _reader: Reader
     _mailings: MailingLog
+    _stream_counts: StreamCounts
 
     def read(self, lookups: Lookups) -> Awaitable[tuple[Facts, object]]:
         return self._with_mailings(lookups) if lookups.mailings else self._reader.read(lookups)
@@ -250,6 +252,7 @@ class Store(
             erased = await contact_table.erase(session, entry.address)
             await suppression_table.forget_texts(session, keys.places(entry.address))
         await self._mailings.forget(entry.address)
+        await self._stream_counts.forget(entry.address)
         await self._purge_log()
         return erased
 

@@ -95,6 +95,7 @@ DELETE FROM campaign WHERE key IN
     (SELECT key FROM campaign ORDER BY seen_at DESC LIMIT {2**62} OFFSET ?)
 """
 _FORGET_PEOPLE = "DELETE FROM campaign_person WHERE campaign NOT IN (SELECT key FROM campaign)"
+_FORGET = "DELETE FROM campaign_person WHERE person = ?"
 
 MOST_CAMPAIGNS, TRIM_EVERY = 10_000, 1_000
 _SEEN_AGAIN = 3_600_000_000  # microseconds
@@ -252,6 +253,14 @@ class StreamCounts(SideTable):
                 await session.run(_CORRECT, *moments)
                 await session.run(_FORGET_AHEAD, moments[1])
                 await session.run(_CORRECT_HEARD, *moments)
+
+    async def forget(self, address: str) -> None:
+        """Erase a person from the campaigns, which name the decision: it would lead to the line of
+        the audit log that no longer names them. The campaigns' counts stay."""
+        if self._tables.exist():
+            person = person_hash(address, await self._tables.hash_key())
+            async with self._tables.writing() as session:
+                await session.run(_FORGET, person)
 
     async def prune(self, before: datetime) -> int:
         """Remove older rows; return how many."""

@@ -29,6 +29,7 @@ from smtpproxy.store.sql.mailings import MailingLog
 from smtpproxy.store.sql.rows import to_micros
 from smtpproxy.store.sql.session import Session
 from smtpproxy.store.sql.store import Store
+from smtpproxy.store.sql.stream_counts import StreamCounts
 from smtpproxy.store.sqlite import live_keys
 from smtpproxy.store.sqlite.connection import (
     SqliteSession,
@@ -77,6 +78,7 @@ class SqliteStore(Store):
         self._partners = partners
         self._reader = SqliteReader(path, state_dir, timeout, partners)
         self._mailings = MailingLog(SideFile(path, "mailings", timeout, read_only=read_only))
+        self._stream_counts = StreamCounts(SideFile(path, "streams", timeout, read_only=read_only))
 
     async def facts(self, lookups: Lookups) -> Facts:
         await self.version()  # which reads the pauses
@@ -120,6 +122,7 @@ class SqliteStore(Store):
     async def close(self) -> None:
         self._reader.close()
         self._mailings.close()
+        self._stream_counts.close()
         await self._writer.close()
 
 
