@@ -180,7 +180,7 @@ def _explained(
             explained = _with_message(explained, decided.decision.message, case)
             explained = _as_heard(explained, record, whole, case, reply_for_each=reply_for_each)
             recipients.append(_with_own_answer(explained, record, index, lang))
-    last = about_all.decided
+    last, alone = about_all.decided, len(recipients) == 1
     stream, message = last.decision.stream, last.decision.message
     steps: tuple[TraceStep, ...] = ()
     if message is not None and message.reason is Reason.STREAM_NOT_PERMITTED:
@@ -195,7 +195,9 @@ def _explained(
         whole,
         steps,
         tuple(recipients),
-        None if message is None else message_account(message, stream, steps, tense, lang),
+        None
+        if message is None
+        else message_account(message, stream, steps, tense, lang, alone=alone),
         last.at,
         last.id,
         last.observed,

@@ -62,10 +62,23 @@ def recipient_account(
 
 
 def message_account(
-    verdict: Verdict, stream: Stream, steps: Sequence[TraceStep], tense: Tense, lang: Lang
+    verdict: Verdict,
+    stream: Stream,
+    steps: Sequence[TraceStep],
+    tense: Tense,
+    lang: Lang,
+    *,
+    alone: bool = False,
 ) -> Account:
-    """Explain a verdict on the message itself, and what the sender's developer has to do."""
+    """Explain a verdict on the message itself, and what the sender's developer has to do.
+
+    `alone`: it has one recipient, whose own verdict says what that is.
+    """
     words: Words = {"stream": stream.name}
+    if alone and verdict.reason is Reason.RECIPIENTS_REFUSED:
+        cause = say(Phrase(f"reason.{verdict.reason}.alone"), lang)
+        key = f"{tense}.message.{verdict.action}"
+        return Account(say(Phrase(key, words | {"cause": cause, "why": NOTHING}), lang).rstrip())
     happened = _happened(f"{tense}.message.{verdict.action}", words, verdict, steps, lang)
     change = f"change.{verdict.reason}"
     changes = [Phrase(change)] if has_words(change) else []

@@ -117,6 +117,15 @@ def test_some_recipients_are_refused_at_the_end_of_data(bench: Bench) -> None:
     assert without_id(result["message"]["reply"]) == without_id(f"{code} {reply}")
 
 
+def test_a_message_to_one_person_is_not_explained_as_one_to_several(bench: Bench) -> None:
+    """There is nobody to take out of it: what has to change is said of the person."""
+    result = explain(bench, messages.marketing(), "--rcpt", address("nothing"), code=1)
+    assert result["message"]["reason"] == "recipients_refused"
+    assert "its only recipient may not be mailed" in result["message"]["explanation"]
+    assert result["message"]["changes"] == []
+    assert result["recipients"][0]["changes"]
+
+
 @pytest.mark.parametrize("names", [("nothing",), ("consent", "nothing"), ("nothing", "withdrawn")])
 @pytest.mark.parametrize("spoiled", [{}, {"unsubscribe": None}])
 def test_a_message_refused_as_a_whole_has_the_reply_the_client_got(
