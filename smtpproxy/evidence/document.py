@@ -85,14 +85,13 @@ class _Writer:
             (self._say(fate), str(fates.count(fate)))
             for fate in ("passed", "refused", "undetermined")
         ]
-        if despite := [mailing.despite for mailing in it.mailings].count(True):
+        if despite := sum(mailing.despite for mailing in it.mailings):
             rows.insert(1, (self._say("despite"), str(despite)))
         if it.mailings:
             first, last = it.mailings[0].record.decided.at, it.mailings[-1].record.decided.at
             rows.append((self._say("period_from"), self._spoken.date(first)))
             rows.append((self._say("period_to"), self._spoken.date(last)))
-        acts = it.contact.acts if it.contact else ()
-        rows.append((self._say("consents"), str(len(acts))))
+        rows.append((self._say("consents"), str(len(it.contact.acts if it.contact else ()))))
         rows.append((self._say("suppressed"), str(len(it.suppressions))))
         rows.append((self._say("chain"), self._say("unsound" if it.chain.wrong else "sound")))
         if unproven := [it.state(mailing) for mailing in it.mailings].count(State.UNPROVEN):

@@ -300,6 +300,7 @@ class FeedbackLog(SideTable):
             ids = [id for (id,) in await session.fetch_all(_OF_PERSON, who)]
             await self._remove(session, ids)
             await session.run("DELETE FROM mailbox_full WHERE person = ?", who)
+        await self._tables.purge_log()
         return ids
 
     async def _old(self, session: Session, before: int, most: int) -> list[str]:

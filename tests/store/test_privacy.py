@@ -6,9 +6,12 @@ from contextlib import closing
 
 import pytest
 
-from smtpproxy.policy.model import Origin
+from smtpproxy.policy.model import Origin, Stream
+from smtpproxy.store import open_feedback, open_mailings, open_stream_counts
+from smtpproxy.store.feedback import ReadReport
 from smtpproxy.store.key_files import load_keys
 from smtpproxy.store.keys import SuppressionKey
+from smtpproxy.store.sql.side_tables import person_hash
 from tests.store.conftest import Database
 from tests.store.contract import ANNA, T0, WHOLE, entry
 
@@ -16,6 +19,11 @@ from tests.store.contract import ANNA, T0, WHOLE, entry
 def contents(database: Database) -> bytes:
     """Everything on the disk: the database, its log and its index."""
     return b"".join(path.read_bytes() for path in database.folder.glob("store.db*"))
+
+
+def beside(database: Database) -> bytes:
+    """The same of the files beside it."""
+    return b"".join(path.read_bytes() for path in database.folder.glob("store-*.db*"))
 
 
 async def test_suppressions_do_not_contain_their_address(database: Database) -> None:
@@ -64,6 +72,27 @@ async def test_an_erasure_leaves_nothing_on_the_disk(database: Database) -> None
     found = contents(database)
     for trace in (ANNA, "anna", "form v3", "192.0.2.7", "boots"):
         assert trace.encode() not in found
+
+
+async def test_an_erasure_leaves_no_hash_that_leads_to_a_decision(database: Database) -> None:
+    """Whoever has the files cannot tell which lines of the audit log were about the person."""
+    settings = database.settings()
+    mailings, counts = open_mailings(settings), open_stream_counts(settings)
+    reports = open_feedback(settings, "")
+    for part in (mailings, counts, reports):
+        database.part(part)
+    await mailings.reserve("01A", Stream("offers", purpose="offers"), [ANNA], T0)
+    await counts.count_campaign("offers", "spring", "01A", {ANNA: True}, T0, 10)
+    await reports.note([ReadReport("r", T0, "dsn", "", people=(ANNA,))])
+    traces = []
+    for part_name in ("mailings", "streams", "feedback"):
+        with closing(sqlite3.connect(database.folder / f"store-{part_name}.db")) as connection:
+            (secret,) = connection.execute("SELECT octets FROM secret").fetchone()
+        traces.append(person_hash(ANNA, secret))
+    assert [trace in beside(database) for trace in traces] == [True] * 3
+    await database.open().erase_contact(ANNA, at=T0)
+    await reports.forget(ANNA)
+    assert [trace in beside(database) for trace in traces] == [False] * 3
 
 
 async def test_lifted_suppressions_stay_on_record(database: Database) -> None:

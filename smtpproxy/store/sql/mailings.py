@@ -187,6 +187,7 @@ class MailingLog(SideTable):
             async with self._tables.writing() as session:
                 for statement in _FORGET:
                     await session.run(statement, person)
+            await self._tables.purge_log()
 
 
 async def _count(

@@ -51,6 +51,10 @@ class SideTables(ABC):
         """Fetch with a list of values for each `IN ?` in `sql`; `first` are ?1, ?2, …"""
 
     @abstractmethod
+    async def purge_log(self) -> None:
+        """Leave nothing of what was deleted outside the tables."""
+
+    @abstractmethod
     def close(self) -> None: ...
 
 

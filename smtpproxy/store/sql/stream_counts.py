@@ -261,6 +261,7 @@ class StreamCounts(SideTable):
             person = person_hash(address, await self._tables.hash_key())
             async with self._tables.writing() as session:
                 await session.run(_FORGET, person)
+            await self._tables.purge_log()
 
     async def prune(self, before: datetime) -> int:
         """Remove older rows; return how many."""

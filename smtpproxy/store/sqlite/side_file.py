@@ -28,6 +28,7 @@ from smtpproxy.store.sqlite.watches import FileWatch
 T = TypeVar("T")
 
 _RETRY_SECONDS = 0.002
+_CUT_SECONDS = 0.05
 _CHECKPOINT_EVERY = 2_000  # commits
 _LISTED_AT_ONCE = 500
 _PRAGMAS = (
@@ -145,6 +146,15 @@ class SideFile(SideTables):
     async def hold_any(self, table: str) -> bool:
         query = f"SELECT EXISTS (SELECT 1 FROM {table})"
         return self.exist() and await self.ask(lambda c: bool(c.execute(query).fetchone()[0]))
+
+    async def purge_log(self) -> None:
+        """Truncate the log, unless a reader prevents it for long."""
+        deadline = time.monotonic() + self._timeout
+        with suppress(sqlite3.Error, OSError):
+            while not await asyncio.to_thread(empty_log, self._path):
+                if time.monotonic() > deadline:
+                    return
+                await asyncio.sleep(_CUT_SECONDS)
 
     def close(self) -> None:
         if self._connection is not None:
