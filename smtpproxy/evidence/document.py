@@ -241,7 +241,7 @@ class _Writer:
         words = [
             self._say(
                 "quoted" if name == "wording" else "stated",
-                name=self._named(name),
+                name=self._named("ip_hash" if str(value).startswith("hmac:") else name),
                 text=printable(str(value)),
             )
             for name, value in msgspec.structs.asdict(act.evidence).items()

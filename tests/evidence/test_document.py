@@ -201,6 +201,13 @@ def test_the_proof_names_the_day_of_consent() -> None:
         assert says in text_of(evidence(mailing(proof)), lang)
 
 
+def test_a_hash_is_not_called_an_ip_address() -> None:
+    """Consents by mail have one in its place."""
+    proof = ConsentEvidence("v3", "hmac:0a1b2c3d:00ff")
+    text = text_of(evidence(contact=Contact("a@b.example", acts=(replace(ACT, evidence=proof),))))
+    assert "keyed hash of the IP address hmac:0a1b2c3d:00ff" in text
+
+
 def test_a_proof_shared_by_many_messages_appears_once() -> None:
     proof = PROOFS[Basis.CONSENT][0]
     blocks = document(evidence(mailing(proof), mailing(proof), mailing(None)), "en")
