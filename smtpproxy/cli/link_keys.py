@@ -75,8 +75,14 @@ def rekey(
                 await _use_newest(store, state_dir, force=force)
         return await _look(store)
 
+    before = using_store(settings, Store.link_keys)
     used, relays = using_store(settings, work)
-    return _shown(load_link_keys(state_dir), used, relays)
+    shown = _shown(load_link_keys(state_dir), used, relays)
+    new = max(used)
+    if new in before:
+        return shown
+    effect = f"a running relay seals links with key {new} after: smtpproxy reload"
+    return Result(shown.data, (*shown.text, effect))
 
 
 async def _use_newest(store: Store, state_dir: Path, *, force: bool) -> None:
@@ -152,7 +158,11 @@ def _drop_key(state_dir: Path, version: int) -> list[str]:
     except StoreInaccessible as fault:
         return [str(fault)]
     path = key_place(state_dir, LINK_KEY_FILE).path
-    return [f"key {version} is removed from {path}; remove it on every other relay, and reload all"]
+    return [
+        f"key {version} is removed from {path}",
+        "a running relay still accepts its links until: smtpproxy reload",
+        "on every other relay: remove its line, then smtpproxy reload",
+    ]
 
 
 def _shown(found: Mapping[int, LinkKey], used: Fingerprints, relays: Sequence[Relay]) -> Result:

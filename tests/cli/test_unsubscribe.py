@@ -35,6 +35,7 @@ def test_the_first_key_and_the_next(config: Path) -> None:
     assert (code, len(load_link_keys(state))) == (0, 1)
     assert "key 1" in out
     assert "seals new links" in out
+    assert "seals links with key 1 after: smtpproxy reload" in out
     code, out, _ = invoke(config, "rekey", "--json")
     told = json.loads(out)
     assert (code, told["newest"]) == (0, 2)
@@ -91,7 +92,9 @@ def test_a_key_retired_on_another_machine_is_reported_for_removal(config: Path) 
     for _ in range(2):
         assert invoke(config, "rekey")[0] == 0
     before = file.read_text()
-    assert invoke(config, "retire", "1")[0] == 0
+    code, out, _ = invoke(config, "retire", "1")
+    assert code == 0
+    assert "still accepts its links until: smtpproxy reload\n" in out
     file.write_text(before)
     _, out, _ = invoke(config, "keys")
     assert "retired, but its links work here until its line is removed, and a reload" in out
