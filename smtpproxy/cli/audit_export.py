@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, Literal
 import msgspec
 
 from smtpproxy.cli.journals import COPIES, check_app, check_stream, journals
-from smtpproxy.cli.options import ExistingFolder, Moment, RecordedAddress, command, option
+from smtpproxy.cli.options import ExistingFolder, Moment, Options, RecordedAddress, command, option
 from smtpproxy.events import Decided, JudgedRecipient, picked
 from smtpproxy.evidence.gather import record_object
 from smtpproxy.policy.model import Action, Reason, Verdict
@@ -20,7 +20,7 @@ from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.journals import IndexQuery
 
 
-class Filters(msgspec.Struct, frozen=True):
+class Filters(Options, frozen=True):
     """Which decisions."""
 
     recipient: RecordedAddress | None = option("Only decisions about this recipient.")

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import click
-from msgspec import Struct
 
 from smtpproxy.backup.journals import own_journals
 from smtpproxy.backup.manifest import BackupFault, Manifest, take
@@ -17,6 +16,7 @@ from smtpproxy.cli.journals import ANCHORS, read_kept_changes
 from smtpproxy.cli.options import (
     ExistingFile,
     ExistingFolder,
+    Options,
     Text,
     command,
     flag,
@@ -70,7 +70,7 @@ def backup(config: Path, folder: _Folder) -> Result:
     return Result(data, [Styled(f"{folder}: complete and verified", "green"), fields])
 
 
-class RestoreOptions(Struct, frozen=True):
+class RestoreOptions(Options, frozen=True):
     """Where the journals since the backup are, or who says that they are lost."""
 
     journals: ExistingFolder | None = option(

@@ -10,7 +10,6 @@ from typing import Annotated, BinaryIO
 from uuid import uuid4
 
 import click
-from msgspec import Struct
 from msgspec.structs import replace
 
 from smtpproxy import recorded_consent
@@ -21,6 +20,7 @@ from smtpproxy.cli.options import (
     CanonicalAddress,
     ExistingFile,
     LastMoment,
+    Options,
     RecordedAddress,
     Text,
     Value,
@@ -80,7 +80,7 @@ def consent() -> None:
     """Record consent and its withdrawal. Acts form a history: none is ever replaced."""
 
 
-class RecordOptions(Struct, frozen=True):
+class RecordOptions(Options, frozen=True):
     """What was agreed to, how, and what proves it."""
 
     purpose: Text = option("What the person agreed to, such as newsletter.", required=True)

@@ -4,12 +4,11 @@ import ipaddress
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
-from msgspec import Struct
-
 from smtpproxy.cli import fail, failing
 from smtpproxy.cli.options import (
     CanonicalAddress,
     FileOrStdin,
+    Options,
     PageLanguage,
     Text,
     Value,
@@ -42,7 +41,7 @@ def _ip_address(value: str) -> str:
 IpAddress = Annotated[str, Value("IP", _ip_address)]
 
 
-class StartOptions(Struct, frozen=True):
+class StartOptions(Options, frozen=True):
     """What the person asked for, and what they were shown."""
 
     purpose: Text = option("What the person asked for, such as newsletter.", required=True)

@@ -5,14 +5,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from msgspec import Struct
-
 from smtpproxy.cli import fail, failing
 from smtpproxy.cli.import_file import on_a_terminal
 from smtpproxy.cli.map_questions import ColumnPair, asked, check_known, guessed, left_open
 from smtpproxy.cli.map_sample import Sample, sample
 from smtpproxy.cli.options import (
     FileOrStdin,
+    Options,
     OutputFile,
     Text,
     Value,
@@ -50,7 +49,7 @@ def _zone(value: str) -> str:
     return value
 
 
-class MapOptions(Struct, frozen=True):
+class MapOptions(Options, frozen=True):
     """Answers to everything that the command would ask about the file."""
 
     output: OutputFile | None = option(

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import click
-from msgspec import Struct
 
 from smtpproxy import erasure
 from smtpproxy.cli import fail
@@ -13,6 +12,7 @@ from smtpproxy.cli.options import (
     YES,
     CanonicalAddress,
     LastMoment,
+    Options,
     RecordedAddress,
     Text,
     Value,
@@ -52,7 +52,7 @@ def _language(value: str) -> str:
         raise ValueError(f"{value!r} {error}") from None
 
 
-class RectifyOptions(Struct, frozen=True):
+class RectifyOptions(Options, frozen=True):
     """What is corrected."""
 
     new_address: CanonicalAddress | None = option(

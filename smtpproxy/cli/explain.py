@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Annotated, Any, BinaryIO
 
 import click
-from msgspec import Struct, structs
+from msgspec import structs
 
 from smtpproxy.cli import fail, unknown, valid_parameter
 from smtpproxy.cli.explanation_text import as_object, text
@@ -28,6 +28,7 @@ from smtpproxy.cli.options import (
     Language,
     MessageFile,
     Moment,
+    Options,
     argument,
     command,
     option,
@@ -58,7 +59,7 @@ from smtpproxy.wire.content import HeaderCounter, stuffed
 from smtpproxy.wire.session import ContentProblem, HeaderLimits
 
 
-class ExplainOptions(Struct, frozen=True):
+class ExplainOptions(Options, frozen=True):
     """The message or the decision to explain."""
 
     mail_from: str | None = option("The reverse path; empty for the null path.", metavar="ADDRESS")

@@ -32,6 +32,7 @@ from smtpproxy.cli.import_record import (
 from smtpproxy.cli.options import (
     YES,
     ExistingFile,
+    Options,
     OutputFile,
     Value,
     ask_first,
@@ -62,7 +63,7 @@ T = TypeVar("T")
 Put = Callable[[Sequence[T], Batch], Awaitable[BatchResult]]
 
 
-class ImportOptions(Struct, frozen=True):
+class ImportOptions(Options, frozen=True):
     """The options that every import has."""
 
     rejected: OutputFile | None = option(

@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
-from msgspec import Struct
-
 from smtpproxy.cli import fail
-from smtpproxy.cli.options import choice, command, flag, option, several
+from smtpproxy.cli.options import Options, choice, command, flag, option, several
 from smtpproxy.cli.printer import Part, Result, Styled, print_text
 from smtpproxy.cli.prompter import Prompter
 from smtpproxy.settings.mail import UNIT_STATE
@@ -30,7 +28,7 @@ PATIENCE = 5.0
 """Seconds for Postfix to report its configuration, and for the DNS to answer all questions."""
 
 
-class InitOptions(Struct, frozen=True):
+class InitOptions(Options, frozen=True):
     """The answers; None, or empty, for what is to be asked."""
 
     hostname: str | None = option("The relay's own name, as other servers see it.", metavar="NAME")

@@ -82,6 +82,14 @@ class _Asked(Struct, frozen=True):
     settings: Mapping[str, Any]  # for click
 
 
+class Options(Struct, frozen=True):
+    """A record of options, which `command` fills; the defaults of its fields are for click."""
+
+    def __post_init__(self) -> None:
+        if any(isinstance(getattr(self, name), _Asked) for name in self.__struct_fields__):
+            raise TypeError(f"{type(self).__name__}: a field is missing")
+
+
 def option(help: str, *, name: str = "", **settings: Any) -> Any:
     """Return an option, `--its-name` unless `name` is given: a field of a record of options, or the
     default of a command's parameter.
@@ -258,9 +266,7 @@ RecordedAddress = Annotated[str, _address(functools.partial(recorded, read=enter
 """An address that may be on record, though mail to it is refused."""
 RecordedName = Annotated[str, _address(functools.partial(recorded, read=entered_name))]
 
-
 Text = Annotated[str, Value("TEXT", plain_text)]
-
 Language = Annotated[Lang, choice(LANGS)]
 PageLanguage = Annotated[Lang, choice(PAGE_LANGS)]
 

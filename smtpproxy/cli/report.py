@@ -7,13 +7,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
-from msgspec import Struct
-
 from smtpproxy.cli.journals import COPIES, check_stream, journals
 from smtpproxy.cli.options import (
     ExistingFolder,
     Language,
     Moment,
+    Options,
     OutputFile,
     Value,
     choice,
@@ -53,7 +52,7 @@ Since = Annotated[datetime | timedelta, Value("7d|TIME", _since)]
 """A length of time such as 7d, or a time."""
 
 
-class ReportOptions(Struct, frozen=True):
+class ReportOptions(Options, frozen=True):
     """Which mail, and how it is broken down."""
 
     since: Since = option("How far back, or from which time.", metavar="7d|TIME", default="7d")

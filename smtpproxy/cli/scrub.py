@@ -12,13 +12,13 @@ from types import FrameType
 from typing import Annotated, BinaryIO, NoReturn
 
 import click
-from msgspec import Struct
 
 from smtpproxy.cli import fail, failing, unknown
 from smtpproxy.cli.options import (
     FileOrStdin,
     Language,
     Moment,
+    Options,
     OutputFile,
     argument,
     command,
@@ -60,7 +60,7 @@ _CHART = 30  # columns
 _NUMBERS = [Column(), Column(right=True), Column(right=True)]
 
 
-class ScrubOptions(Struct, frozen=True):
+class ScrubOptions(Options, frozen=True):
     """How the list is read and judged, and the files to write; None is not written."""
 
     stream: str = option("The stream on which it will be mailed.", metavar="NAME", required=True)

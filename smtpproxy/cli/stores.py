@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Annotated, BinaryIO, TypeVar, cast
 
 import click
-from msgspec import Struct, structs
+from msgspec import structs
 
 from smtpproxy import import_options, recorded_consent
 from smtpproxy.cli import fail, failing
-from smtpproxy.cli.options import Text, Value, flag, moment, option
+from smtpproxy.cli.options import Options, Text, Value, flag, moment, option
 from smtpproxy.cli.printer import Aside, print_text
 from smtpproxy.clock import now
 from smtpproxy.import_options import read_constant
@@ -108,7 +108,7 @@ def is_past(at: datetime | None) -> bool:
 KEEP_NOTES_HELP = "Keep free text as a note for a year. It must not contain personal data."
 
 
-class NoteOptions(Struct, frozen=True):
+class NoteOptions(Options, frozen=True):
     """Why a suppression is made."""
 
     note: Text | None = option("The motive, from a closed list.")

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from msgspec import Struct, structs
+from msgspec import structs
 
 from smtpproxy.cli import failing
-from smtpproxy.cli.options import YES, Moment, Text, command, confirm, option, settings_in
+from smtpproxy.cli.options import YES, Moment, Options, Text, command, confirm, option, settings_in
 from smtpproxy.cli.printer import Aside, Column, Part, Result, Table, print_text
 from smtpproxy.cli.report import ReportOptions, Since, judged, read_report
 from smtpproxy.cli.stores import read_store, using_store
@@ -36,7 +36,7 @@ def stream() -> None:
     """Show the feedback on streams; pause, resume, enforce or only observe them."""
 
 
-class ModeOptions(Struct, frozen=True):
+class ModeOptions(Options, frozen=True):
     """How much mail to look at first, and whether to ask."""
 
     since: Since = option(

@@ -6,7 +6,6 @@ from contextlib import aclosing
 from typing import BinaryIO, Literal
 
 import click
-from msgspec import Struct
 from msgspec.structs import asdict
 
 from smtpproxy.cli import fail, failing
@@ -18,6 +17,7 @@ from smtpproxy.cli.options import (
     AddressOrDomain,
     FileOrStdin,
     LastMoment,
+    Options,
     RecordedName,
     Text,
     command,
@@ -107,7 +107,7 @@ def add(settings: Settings, address: AddressOrDomain, options: AddOptions) -> Re
     return with_effect(settings, address, result)
 
 
-class RemoveOptions(Struct, frozen=True):
+class RemoveOptions(Options, frozen=True):
     """Which suppressions are lifted, and why."""
 
     scope: Scope | None = option(f"Lift only this scope: {SCOPE_HELP}.")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from smtpproxy.cli import COMMANDS, CommandFrame, fail, main, thread_failed
+from smtpproxy.cli.report import ReportOptions
 from smtpproxy.store.records import StoreInaccessible, StoreMisconfigured, StoreUnavailable
 from tests.kit.ports import wait_for
 from tests.kit.relay import COMMAND, relay_config
@@ -257,3 +259,8 @@ def test_a_command_loads_only_its_own_modules() -> None:
     loaded = {module.rpartition(".")[2] for module in done.stderr.split()}
     assert "operation" in loaded
     assert not loaded & ({module for module, _, _ in COMMANDS.values()} - {"operation"})
+
+
+def test_options_that_another_command_sets_must_be_complete() -> None:
+    with pytest.raises(TypeError, match="ReportOptions: a field is missing"):
+        ReportOptions(timedelta(days=1), None, None, "reason", None)
