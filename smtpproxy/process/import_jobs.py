@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,7 +42,9 @@ class ImportRunner:
     folder, so that no other relay begins before it has ended.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, ended: Callable[[str], None] = lambda _: None) -> None:
+        """`ended` is told how each import ended, and of each that could not be undone."""
+        self._ended = ended
         self._jobs = ImportJobs(settings.server.state_dir)
         self._tries: dict[str, int] = {}
         self._faults: tuple[str, ...] = ()
@@ -99,12 +102,14 @@ class ImportRunner:
             log.error("import not undone", id=id, error=errors.decode(errors="replace")[-500:])
             if self._may_try_again(f"{id}.undo"):
                 return
+            self._ended("not_undone")
         self._tries.pop(f"{id}.undo", None)
         self._jobs.undone(id)
 
     async def _import(self, job: ImportJob, lock: int) -> None:
         if self._jobs.is_cancelled(job.id):
             self._jobs.finish(job.id, JobEnd("cancelled", datetime.now(UTC)))
+            self._ended("cancelled")
             return
         folder = self._jobs.begin(job.id)
         # A process that outlived the previous relay may already have finished.
@@ -116,6 +121,7 @@ class ImportRunner:
         self._tries.pop(job.id, None)
         end = outcome(folder, cancelled=self._jobs.is_cancelled(job.id))
         self._jobs.finish(job.id, end)
+        self._ended(end.outcome)
         log.info("import job ended", id=job.id, outcome=end.outcome)
 
     def _may_try_again(self, work: str) -> bool:

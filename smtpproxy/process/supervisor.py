@@ -102,7 +102,7 @@ class Supervisor:
                 generation.start(ALONE)
             self._control.open()
             self._begin_alone(generation.settings)
-            self._importing = asyncio.create_task(ImportRunner(generation.settings).run())
+            self._importing = asyncio.create_task(self._imports(generation.settings).run())
             self._say_ready()
             await self._ending.wait()
             log.info("draining")
@@ -181,6 +181,16 @@ class Supervisor:
             self._totals.update("relays", Snapshot(gauges={"store_misfits": misfits}))
 
         await tell_others(settings, counted)
+
+    def _imports(self, settings: Settings) -> ImportRunner:
+        ended: Counter[str] = Counter()
+
+        def count(outcome: str) -> None:
+            ended[outcome] += 1
+            counts: Samples = {(name,): n for name, n in ended.items()}
+            self._totals.update("imports", Snapshot(counters={"imports_total": counts}))
+
+        return ImportRunner(settings, count)
 
     # other settings
 

@@ -329,6 +329,11 @@ FAMILIES: tuple[Family, ...] = (
         rows.crossed(outcome=("done", "failed")),
     ),
     Family(
+        "imports_total",
+        "Imports uploaded to the API that have ended, or could not be undone, by outcome.",
+        rows.crossed(outcome=("complete", "failed", "cancelled", "not_undone")),
+    ),
+    Family(
         "store_misfits",
         "key: 1 while a key that the store's relays share is missing here; configuration: how many"
         " streams and brands differ from another relay's.",

@@ -57,6 +57,8 @@ LAG = "smtpproxy_webhook_lag_seconds{webhook=crm}"
 DEADLINE = "smtpproxy_webhook_deadline_seconds{webhook=crm}"
 REFUSED = "smtpproxy_connections_refused_total{listener=apps,cause=%s}"
 
+LIMITED = "smtpproxy_limited_total{listener=apps,limit=%s}"
+IMPORTS = "smtpproxy_imports_total{outcome=%s}"
 PAUSED = "smtpproxy_stream_paused{stream=offers,cause=%s}"
 REACHED = "smtpproxy_stream_bound_reached{stream=offers,cause=%s}"
 USABLE = "smtpproxy_certificate_usable{listener=apps}"
@@ -64,6 +66,14 @@ BACKGROUND = "smtpproxy_background_failures_total{work=%s}"
 EXPIRY = "smtpproxy_certificate_expiry_timestamp_seconds{listener=apps}"
 FDS = "process_%s_fds{job=smtpproxy}"
 LAST_PURGE = "smtpproxy_purge_last_success_timestamp_seconds"
+
+NOTHING_ACCEPTED = {
+    "smtpproxy_connections_total{listener=apps}": "0+5x40",
+    "smtpproxy_messages_total": "0+5x40",
+    RELAYED % "2xx": "0x40",
+    FAILURES % "upstream": "0+5x40",
+    REPLIES % "none": "0+5x40",
+}
 
 CASES = (
     Case(
@@ -285,6 +295,17 @@ CASES = (
         step=30,
     ),
     Case(
+        "SmtpproxyClientsThrottled",
+        UP | {LIMITED % "credential_message_rate": "0x10 1+1x90"},
+        UP | {LIMITED % "message_rate": "0x10 1+1x15 15x30 15+1x45", LIMITED % "size": "0+1x100"},
+        at=95,
+    ),
+    Case(
+        "SmtpproxyImportFailed",
+        UP | {IMPORTS % "failed": "0x20 1x20"},
+        UP | {IMPORTS % "complete": "0+1x40", IMPORTS % "failed": "3x40"},
+    ),
+    Case(
         "SmtpproxyNoMailAccepted",
         UP | {"smtpproxy_connections_total{listener=apps}": "0+5x40", RELAYED % "2xx": "100x40"},
         UP | {"smtpproxy_connections_total{listener=apps}": "0+5x40", RELAYED % "2xx": "0+1x40"},
@@ -298,6 +319,18 @@ CASES = (
         "SmtpproxyNoMailAccepted",
         UP | {"smtpproxy_connections_total{listener=apps}": "0+5x40", RELAYED % "2xx": "0x40"},
         UP | {"smtpproxy_connections_total{listener=mta}": "0+5x40", RELAYED % "2xx": "0x40"},
+    ),
+    Case(  # nor is a failure of the store another problem
+        "SmtpproxyStoreFailing",
+        UP
+        | {ready("store"): "0x40"}
+        | {
+            "smtpproxy_connections_total{listener=apps}": "0+5x40",
+            "smtpproxy_messages_total": "0+5x40",
+            RELAYED % "2xx": "0x40",
+            FAILURES % "store": "0+5x40",
+        },
+        UP | {ready("store"): "1x40"},
     ),
     Case(
         "SmtpproxyTemporaryFailures",
@@ -314,6 +347,11 @@ CASES = (
         "SmtpproxyUpstreamDown",
         UP | {ready("upstream"): "1x10 0x30"},
         UP | {ready("upstream"): "1x28 0x30"},
+    ),
+    Case(  # however it shows: one alert
+        "SmtpproxyUpstreamDown",
+        UP | {ready("upstream"): "1x10 0x30"} | NOTHING_ACCEPTED,
+        UP | {ready("upstream"): "0x28 1x30"},
     ),
     Case(
         "SmtpproxyUpstreamFailing",

@@ -247,9 +247,11 @@ async def test_a_job_whose_process_dies_is_tried_three_times(
     monkeypatch.setattr(ImportRunner, "_run_command", die)
     monkeypatch.setattr(runner, "_LOOK", 0.01)
     jobs = ImportJobs(desk.folder / "state")
-    relay = asyncio.create_task(ImportRunner(settings).run())
-    await asyncio.to_thread(wait_for, lambda: jobs.end(id), "its end")
+    counted: list[str] = []
+    relay = asyncio.create_task(ImportRunner(settings, counted.append).run())
+    await asyncio.to_thread(wait_for, lambda: counted, "its end")
     relay.cancel()
+    assert counted == ["failed"]
     end = jobs.end(id)
     assert end is not None
     assert (tries, end.outcome, end.error) == (3, "failed", "the process ended without a message")
@@ -302,10 +304,11 @@ async def test_an_undo_that_fails_is_tried_again(
     monkeypatch.setattr(runner, "_LOOK", 0.01)
     jobs = ImportJobs(desk.folder / "state")
     jobs.ask_undo("01JKB3Q00020CT1R0RZ1H6E7A8", "token all")
-    relay = asyncio.create_task(ImportRunner(load(desk.config_path)).run())
+    counted: list[str] = []
+    relay = asyncio.create_task(ImportRunner(load(desk.config_path), counted.append).run())
     await asyncio.to_thread(wait_for, lambda: not jobs.undos(), "its end")
     relay.cancel()
-    assert ran == runs
+    assert (ran, counted) == (runs, ["not_undone"] if all(codes) else [])
 
 
 def test_files_that_vanish_while_examined_are_no_fault(tmp_path: Path) -> None:
