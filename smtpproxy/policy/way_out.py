@@ -7,10 +7,11 @@ words with it, so that the next link does not count for it.
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from enum import Enum
+from enum import Enum, IntEnum
 from itertools import islice
+from operator import itemgetter
 from urllib.parse import unquote, urlsplit
 
 import idna
@@ -81,29 +82,42 @@ def shows_way_out(
     return False
 
 
+class _Place(IntEnum):
+    """Where a link is, seen from the words; the likeliest place to be theirs comes first."""
+
+    AROUND = 0  # the words are in it
+    AFTER = 1  # in their line
+    BEFORE = 2  # in their line
+    FURTHER_ON = 3  # after them, past a bar or in a later line
+    SET_APART = 4  # before them in their line, but past a bar, a stop or a dash
+    LINE_BEFORE = 5  # in an earlier line, whose sentence the words go on with
+
+
 def _likeliest(
     text: str, ways: Sequence[Way], starts: Sequence[int], start: int, end: int
-) -> Iterator[Way]:
-    """The links of the words from `start` to `end`, likeliest first: the one that they are in, that
-    after them, before them, or in the next lines, then one that something separates from them, and
-    last one in a line before, if they go on with its sentence."""
+) -> list[Way]:
+    """The links that may belong to the words from `start` to `end`: by place, then by distance."""
     after = bisect_left(starts, end)
-    first = max(0, after - _MOST_NEIGHBOURS)
-    found: list[tuple[int, int, int]] = []
-    for number, way in enumerate(ways[first : after + _MOST_NEIGHBOURS], first):
-        line_begin, line_end = way.line
-        same_line = line_begin <= start and end <= line_end
-        if way.start < end and start < way.end:
-            found.append((0, 0, number))
-        elif number >= after and (apart := way.start - end) <= _NEAR:
-            barred = not same_line or _BAR.search(text, end, way.start)
-            found.append((3 if barred else 1, apart, number))
-        elif number < after and (apart := start - way.end) <= _NEAR:
-            if same_line:
-                found.append((4 if _SEPARATOR.search(text, way.end, start) else 2, apart, number))
-            elif _goes_on(text, way, start):
-                found.append((5, apart, number))
-    return (ways[number] for *_, number in sorted(found))
+    found = []
+    for way in ways[max(0, after - _MOST_NEIGHBOURS) : after + _MOST_NEIGHBOURS]:
+        apart = max(way.start - end, start - way.end, 0)
+        place = _place(text, way, start, end) if apart <= _NEAR else None
+        if place is not None:
+            found.append((place, apart, way))
+    return [way for _, _, way in sorted(found, key=itemgetter(0, 1))]
+
+
+def _place(text: str, way: Way, start: int, end: int) -> _Place | None:
+    if way.start < end and start < way.end:
+        return _Place.AROUND
+    line_begin, line_end = way.line
+    same_line = line_begin <= start and end <= line_end
+    if way.start >= end:
+        is_next = same_line and not _BAR.search(text, end, way.start)
+        return _Place.AFTER if is_next else _Place.FURTHER_ON
+    if same_line:
+        return _Place.SET_APART if _SEPARATOR.search(text, way.end, start) else _Place.BEFORE
+    return _Place.LINE_BEFORE if _goes_on(text, way, start) else None
 
 
 def _goes_on(text: str, way: Way, words: int) -> bool:
