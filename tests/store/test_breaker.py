@@ -135,6 +135,7 @@ async def test_a_person_counts_once_however_often_and_under_any_tag(here: Proces
         for person in people
         for _ in range(3)
     ]
+    await here.breaker.settled()
     assert sum(heard) == 2
     assert await here.paused() == []
 
@@ -172,7 +173,7 @@ async def test_feedback_is_compared_with_all_mail_sent_until_then(
 
     async def another_counts() -> None:
         here.meanwhile = nothing
-        await there.breaker.sent({"offers": 1_000})
+        await there.send(1_000)
 
     here.meanwhile = another_counts
     await here.hear(Feedback.DEAD_ADDRESS, 60, id)
