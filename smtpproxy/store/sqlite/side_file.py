@@ -1,6 +1,7 @@
 """A database beside the store's that the mail path writes to, shared by workers."""
 
 import asyncio
+import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -8,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from pathlib import Path
 from typing import TypeVar
 
-from smtpproxy.disk import make_file
+from smtpproxy.disk import make_file, sync_path
 from smtpproxy.store.records import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sql.rows import Row
 from smtpproxy.store.sql.session import Session
@@ -68,11 +69,12 @@ class _SideSession:
 class _Transaction(_SideSession):
     """One transaction of a file, in fewer steps than a generator would take."""
 
-    __slots__ = ("_file", "_writes")
+    __slots__ = ("_file", "_flushed", "_writes")
 
-    def __init__(self, file: "SideFile", *, writes: bool) -> None:
+    def __init__(self, file: "SideFile", *, writes: bool, flushed: bool = False) -> None:
         self._file = file
         self._writes = writes
+        self._flushed = flushed
 
     async def __aenter__(self) -> Session:
         self._connection = await self._file.ask(_begin_to_write if self._writes else _begin_to_read)
@@ -84,6 +86,8 @@ class _Transaction(_SideSession):
                 self._connection.execute("COMMIT")
                 if self._writes:
                     self._file.committed()
+                if self._flushed:
+                    await self._file.flush()
             else:
                 self._connection.rollback()
         except sqlite3.Error as failure:
@@ -137,8 +141,8 @@ class SideFile(SideTables):
         return rows
 
     def writing(self, *, flushed: bool = False) -> AbstractAsyncContextManager[Session]:
-        """Commits are never flushed: a power failure loses some."""
-        return _Transaction(self, writes=True)
+        """Unless they are flushed, a power cut loses the last commits."""
+        return _Transaction(self, writes=True, flushed=flushed)
 
     def reading(self) -> AbstractAsyncContextManager[Session]:
         return _Transaction(self, writes=False) if self.exist() else _reading_nothing(self._tables)
@@ -166,6 +170,16 @@ class SideFile(SideTables):
         self._commits += 1
         if self._commits % _CHECKPOINT_EVERY == 0:
             self._checkpoint = asyncio.create_task(asyncio.to_thread(self._empty_log))
+
+    async def flush(self) -> None:
+        """Write what is committed to the disk. Raises StoreUnavailable."""
+        try:
+            await asyncio.to_thread(self._flush_log)
+        except OSError as error:
+            raise unavailable(error) from error
+
+    def _flush_log(self) -> None:
+        sync_path(Path(f"{os.path.realpath(self._path)}-wal"))  # beside the target of a link
 
     async def ask(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` now; while the database is locked, retry from the event loop.
