@@ -378,6 +378,13 @@ CASES = (
         UP | buckets("smtpproxy_stage_seconds", "0+80x40", "0+100x40", "2.5", stage="upstream"),
         UP | buckets("smtpproxy_stage_seconds", "0+95x40", "0+100x40", "2.5", stage="upstream"),
     ),
+    Case(  # its clients wait too: one alert
+        "SmtpproxyUpstreamSlow",
+        UP
+        | buckets("smtpproxy_stage_seconds", "0+80x40", "0+100x40", "2.5", stage="upstream")
+        | buckets("smtpproxy_transaction_seconds", "0+80x40", "0+100x40", "10.0", listener="apps"),
+        UP | buckets("smtpproxy_transaction_seconds", "0+100x40", "0+100x40", "10.0", listener="x"),
+    ),
     Case(
         "SmtpproxySlow",
         UP | buckets("smtpproxy_stage_seconds", "0+980x40", "0+1000x40", "0.1", stage="store"),
