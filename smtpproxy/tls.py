@@ -35,8 +35,15 @@ class TlsFiles(Struct, frozen=True):
     client_ca: Path | None = None
 
 
-def server_context(files: TlsFiles) -> tuple[ssl.SSLContext, float]:
-    """Return the context for a server, and when its certificate expires (Unix seconds).
+class Validity(Struct, frozen=True):
+    """When a certificate can be verified, in Unix seconds."""
+
+    begins: float
+    ends: float
+
+
+def server_context(files: TlsFiles) -> tuple[ssl.SSLContext, Validity]:
+    """Return the context for a server, and the validity of its certificate.
 
     TLS 1.2 and 1.3, ciphers as Python's ssl chooses them. Raises TlsError.
     """
@@ -58,7 +65,15 @@ def server_context(files: TlsFiles) -> tuple[ssl.SSLContext, float]:
         _certificates("client_ca", files.client_ca)
         context.load_verify_locations(files.client_ca)
         context.verify_mode = ssl.CERT_OPTIONAL
-    return context, certificates[0].not_valid_after_utc.timestamp()
+    return context, _validity(certificates)
+
+
+def _validity(certificates: "list[x509.Certificate]") -> Validity:
+    """Return when a certificate and all its intermediates are valid: clients check each of them,
+    but not a root, of which they have their own copy."""
+    chain = [certificates[0], *(one for one in certificates[1:] if one.issuer != one.subject)]
+    begins = max(one.not_valid_before_utc.timestamp() for one in chain)
+    return Validity(begins, min(one.not_valid_after_utc.timestamp() for one in chain))
 
 
 def client_context(ca_file: Path | None) -> ssl.SSLContext:
@@ -94,7 +109,7 @@ class ServerTls:
 
     def __post_init__(self) -> None:
         self._stamp = self._now()
-        self._context, self._expires = server_context(self.files)
+        self._context, self._validity = server_context(self.files)
         self._usable = True
         self._looked = self.clock()
 
@@ -103,9 +118,9 @@ class ServerTls:
         return self._context
 
     def expires(self) -> float:
-        """When the certificate in use expires, in Unix seconds."""
+        """When the certificate in use, or one of its intermediates, expires, in Unix seconds."""
         self._look()
-        return self._expires
+        return self._validity.ends
 
     def usable(self) -> bool:
         """Whether the files can be used as they are now; otherwise the former ones stay in use."""
@@ -121,7 +136,7 @@ class ServerTls:
         if stamp == self._stamp:
             return
         try:
-            self._context, self._expires = server_context(self.files)
+            self._context, self._validity = server_context(self.files)
         except TlsError as error:
             self._usable = False
             self.changed(error)

@@ -205,6 +205,7 @@ def _fit(settings: Settings) -> Findings:
 
 
 _SOON = 14 * 86_400
+_NO_MAIL = "clients that check it send no mail"
 
 
 def _certificates(settings: Settings, now: float) -> Findings:
@@ -214,16 +215,25 @@ def _certificates(settings: Settings, now: float) -> Findings:
         where = f'listener "{listener.name}"'
         files = TlsFiles(listener.certificate, listener.private_key, listener.client_ca)
         try:
-            _, expires = server_context(files)
+            _, valid = server_context(files)
         except TlsError as error:
             yield f"{where}.{error.key}", str(error), True
             continue
-        day = datetime.fromtimestamp(expires, UTC).strftime("%Y-%m-%d %H:%M UTC")
-        if expires <= now:  # mail from clients that do not check it goes on
-            text = f"{listener.certificate} expired on {day}: clients that check it send no mail"
-            yield f"{where}.certificate", text, False
-        elif expires <= now + _SOON:
-            yield f"{where}.certificate", f"{listener.certificate} expires on {day}", False
+        # Mail from clients that do not check it goes on.
+        text = f"{listener.certificate} "
+        if valid.begins > now:
+            text += f"is not valid before {_minute(valid.begins)}: until then, {_NO_MAIL}"
+        elif valid.ends <= now:
+            text += f"expired on {_minute(valid.ends)}: {_NO_MAIL}"
+        elif valid.ends <= now + _SOON:
+            text += f"expires on {_minute(valid.ends)}"
+        else:
+            continue
+        yield f"{where}.certificate", text, False
+
+
+def _minute(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _upstream(settings: Settings) -> Findings:

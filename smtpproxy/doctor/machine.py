@@ -34,6 +34,7 @@ SOON = 14
 """Days before expiry when somebody should act, as in `smtpproxy check`."""
 
 _RENEW_CERTIFICATE = "renew it, and automate the renewal"
+_EARLY_CERTIFICATE = "use the previous one until then, or correct this machine's clock"
 _MAKE_ROOM = "make room: once it is full, mail is answered 451, and unsubscribes fail"
 
 
@@ -44,11 +45,14 @@ def certificate(listener: ListenerSettings, now: datetime) -> Finding | None:
     where = f'listener "{listener.name}"'
     try:
         files = TlsFiles(listener.certificate, listener.private_key, listener.client_ca)
-        _, expires = server_context(files)
+        _, valid = server_context(files)
     except TlsError as error:
         return Finding(Check.CERTIFICATE, where, Status.FAIL, str(error), f"fix {error.key}")
-    left = days_left(datetime.fromtimestamp(expires, UTC), now)
-    return Finding(Check.CERTIFICATE, where, *judge_days(left))
+    begins, ends = (datetime.fromtimestamp(at, UTC) for at in (valid.begins, valid.ends))
+    if begins > now:
+        text = f"its certificate is not valid before {begins:%Y-%m-%d %H:%M UTC}"
+        return Finding(Check.CERTIFICATE, where, Status.FAIL, text, _EARLY_CERTIFICATE)
+    return Finding(Check.CERTIFICATE, where, *judge_days(days_left(ends, now)))
 
 
 def disks(settings: Settings) -> list[Finding]:

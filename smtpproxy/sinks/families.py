@@ -135,7 +135,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "certificate_expiry_timestamp_seconds",
-        "When the certificate in use expires, in Unix time.",
+        "When the certificate in use, or the first of its intermediates, expires, in Unix time.",
         rows.unknown("listener"),
     ),
     Family(

@@ -49,6 +49,35 @@ def test_an_expiring_or_expired_certificate(tmp_path: Path, authority: Authority
     assert warning.startswith(f'listener "apps".certificate: {gone.certificate} expired on 20')
 
 
+def test_a_certificate_that_is_not_valid_yet(tmp_path: Path, authority: Authority) -> None:
+    early = authority.issue("early.example", since=2)
+    (warning,) = found(tmp_path, **tls(early.certificate, early.key))
+    where = f'listener "apps".certificate: {early.certificate} is not valid before 20'
+    assert warning.startswith(where)
+
+
+@pytest.mark.parametrize(("days", "said"), [(5, "expires"), (-1, "expired")])
+def test_an_intermediate_that_expires_before_its_certificate(
+    tmp_path: Path, authority: Authority, days: float, said: str
+) -> None:
+    between = Authority(tmp_path, "between", under=authority, days=days)
+    pair = between.issue("relay.example", days=90)
+    with pair.certificate.open("ab") as chain:
+        chain.write(between.path.read_bytes())
+    (warning,) = found(tmp_path, **tls(pair.certificate, pair.key))
+    assert warning.startswith(f'listener "apps".certificate: {pair.certificate} {said} on 20')
+
+
+def test_an_expired_root_in_the_file_is_no_matter_as_clients_have_their_own(
+    tmp_path: Path, authority: Authority
+) -> None:
+    old = Authority(tmp_path, "old", days=-1)
+    pair = authority.issue("relay.example", days=90)
+    with pair.certificate.open("ab") as chain:
+        chain.write(old.path.read_bytes())
+    assert found(tmp_path, **tls(pair.certificate, pair.key)) == []
+
+
 def test_unusable_files_are_faults(tmp_path: Path, authority: Authority) -> None:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import rsa

@@ -252,8 +252,8 @@ async def test_the_certificate_of_an_upstream_is_read_inside_starttls(
 
 
 def test_the_certificate_of_a_listener(authority: Authority, tmp_path: Path) -> None:
-    def judged(days: float) -> str:
-        pair = authority.issue("relay.example", days=days, file=f"l{days}")
+    def judged(days: float, since: float = -300) -> str:
+        pair = authority.issue("relay.example", since=since, days=days, file=f"l{days}")
         own = ListenerSettings(
             "apps", TcpAddress(LOOPBACK, 1), tls="starttls",
             certificate=pair.certificate, private_key=pair.key,
@@ -263,4 +263,5 @@ def test_the_certificate_of_a_listener(authority: Authority, tmp_path: Path) -> 
         return found.status
 
     assert [judged(90), judged(10), judged(-1)] == ["pass", "warn", "fail"]
+    assert judged(90, since=1) == "fail", "not valid yet"
     assert certificate(ListenerSettings("a", TcpAddress(LOOPBACK, 1)), NOW) is None

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import socket
 import ssl
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -283,6 +284,21 @@ def test_a_broken_certificate_leaves_the_old_one(listen: Listen, authority: Auth
     assert not intake.door.tls.usable()
     authority.issue("relay.example", file="server")
     wait_for(intake.door.tls.usable, "the pair that fits again")
+
+
+def test_the_metric_of_a_renewed_certificate_is_that_of_what_expires_first(
+    listen: Listen, authority: Authority
+) -> None:
+    intake = listen(**keys(authority, "implicit"))
+    tls = intake.door.tls
+    assert tls is not None
+    assert round((tls.expires() - time.time()) / 86_400) == 90
+    between = Authority(authority.folder, "between", under=authority, days=5)
+    pair = between.issue("relay.example", file="next")
+    with pair.certificate.open("ab") as chain:
+        chain.write(between.path.read_bytes())
+    replace(Pair(authority.folder / "server.pem", authority.folder / "server.key"), pair)
+    wait_for(lambda: tls.expires() < time.time() + 6 * 86_400, "the earlier end")
 
 
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])

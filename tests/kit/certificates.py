@@ -1,4 +1,4 @@
-"""Certificates for tests: a private root, with servers and clients under it."""
+"""Certificates for tests: a private root, with intermediates, servers and clients under it."""
 
 import ipaddress
 import ssl
@@ -38,36 +38,48 @@ _SIGNS = x509.KeyUsage(
 
 
 class Authority:
-    """A root certificate in `folder`/ca.pem that signs others.
+    """A certificate in `folder`/ca.pem that signs others: a root, or an intermediate `under` it.
 
     `bare` ones lack what RFC 5280 asks for and OpenSSL does not: the identifiers of keys, and what
     the root's key is for.
     """
 
-    def __init__(self, folder: Path, name: str = "ca", *, bare: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str = "ca",
+        *,
+        bare: bool = False,
+        under: "Authority | None" = None,
+        days: float = 400,
+    ) -> None:
         self.folder = folder
         self._bare = bare
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Test {name}")])
-        now = datetime.now(UTC)
+        now, issuer = datetime.now(UTC), under or self
         root = (
             x509.CertificateBuilder()
             .subject_name(self._name)
-            .issuer_name(self._name)
+            .issuer_name(issuer._name)
             .public_key(self._key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(days=400))
-            .not_valid_after(now + timedelta(days=400))
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .not_valid_after(now + timedelta(days=days))
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         )
         if not bare:
             root = root.add_extension(_SIGNS, critical=True)
-        self._certificate = self._identified(root, self._key).sign(self._key, hashes.SHA256())
+        identified = issuer._identified(root, self._key)
+        self._certificate = identified.sign(issuer._key, hashes.SHA256())
         self.path = folder / f"{name}.pem"
         self.path.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str, *, days: float = 90, file: str | None = None) -> Pair:
-        """Write a pair for `name`, also valid for localhost and 127.0.0.1."""
+    def issue(
+        self, name: str, *, since: float = -300, days: float = 90, file: str | None = None
+    ) -> Pair:
+        """Write a pair for `name`, also valid for localhost and 127.0.0.1, from `since` days from
+        now on until `days` from now."""
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.now(UTC)
         names = [x509.DNSName(name), x509.DNSName("localhost")]
@@ -78,7 +90,7 @@ class Authority:
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=300))
+            .not_valid_before(now + timedelta(days=since))
             .not_valid_after(now + timedelta(days=days))
             .add_extension(x509.SubjectAlternativeName([*names, loopback]), critical=False)
         )
