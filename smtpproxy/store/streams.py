@@ -55,6 +55,8 @@ _RESUMED = """
 SELECT subject, max(at) FROM (
     SELECT subject, at FROM stream_event WHERE action = 'resumed' AND at <= ?1
     UNION ALL SELECT subject, until FROM stream_pause WHERE until <= ?1
+    UNION ALL SELECT subject, at FROM stream_event WHERE action = 'paused' AND at <= ?1
+        AND subject NOT IN (SELECT subject FROM stream_pause)
 ) AS ended GROUP BY subject
 """
 
@@ -103,7 +105,10 @@ class Streams(Connections):
             return await session.run(_TRIM, to_micros(before))
 
     async def resumed_at(self, now: datetime) -> Mapping[str, datetime]:
-        """Return when each subject was last resumed, or its time was over, up to now."""
+        """Return when each subject was last resumed, or its time was over, up to now.
+
+        If a clock that is ahead has dated that, when the pause began: nothing was sent in it.
+        """
         async with self._reading() as session:
             return {
                 name: from_micros(at)

@@ -323,6 +323,21 @@ async def test_a_pause_ends_after_resume_after(any_database: Database) -> None:
     assert await here.paused() == []
 
 
+async def test_a_pause_that_ended_by_a_clock_ahead_is_not_repeated_for_earlier_mail(
+    here: Process, there: Process
+) -> None:
+    """By the clock of another relay, or by this machine's before it was set back."""
+    await here.hear(Feedback.COMPLAINT, 9, await here.send(1_000))
+    assert await here.paused() == ["stream:offers"]
+    here.at = T0 + HOUR
+    end = StreamEvent(T0 + HOUR + timedelta(minutes=20), "stream:offers", "resumed", PERSON)
+    assert await there.store.note_stream(end)
+    await here.send(1)
+    assert await here.paused() == []
+    await here.hear(Feedback.COMPLAINT, 50, await here.send(1_000), name="q")
+    assert await here.paused() == ["stream:offers"], "for what was sent since"
+
+
 async def test_a_pause_that_follows_at_once_hides_no_end_of_the_one_before(
     any_database: Database,
 ) -> None:
