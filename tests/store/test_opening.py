@@ -263,7 +263,7 @@ async def test_another_programs_side_file_is_refused(
     assert path.read_bytes() == before
     path.write_text("not a database\n" * 100)
     (fault,) = side_file_faults(database.settings())
-    assert fault.startswith(f"{path}: the database is damaged")
+    assert fault.startswith(f"{path}: the database is damaged, or its disk fails")
 
 
 @pytest.mark.parametrize("read_only", [False, True])

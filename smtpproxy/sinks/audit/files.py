@@ -135,7 +135,10 @@ class Octets:
         if self._has(start, end):
             return
         size = min(max(end - start, _BLOCK), self._size - start)
-        block = os.pread(self._file.fileno(), size, start)
+        try:
+            block = os.pread(self._file.fileno(), size, start)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._file.name) from error
         if len(block) < size:
             raise OSError(errno.EIO, "it was cut short while it was read", self._file.name)
         self._start, self._block = start, block

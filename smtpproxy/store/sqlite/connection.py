@@ -158,7 +158,10 @@ def unavailable(error: BaseException) -> StoreUnavailable:
             " or failing; see df, and the kernel's log"
         )
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return StoreUnavailable("the database is damaged: restore it from the backup")
+        return StoreUnavailable(  # SQLite says the same where the disk fails to read
+            "the database is damaged, or its disk fails: see the kernel's log; if only the database"
+            " is at fault, restore it from the backup"
+        )
     return StoreUnavailable(f"the database failed{f' ({name})' if name else ''}")
 
 

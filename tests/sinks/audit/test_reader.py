@@ -292,6 +292,19 @@ async def test_truncating_a_file_being_read_is_reported(
             found.find(b"nowhere")
 
 
+def test_a_failing_disk_is_reported_with_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(file: int, size: int, start: int) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    path = tmp_path / "one.ndjson"
+    path.write_bytes(b"a line\n")
+    monkeypatch.setattr(os, "pread", fails)
+    with files.opened(path) as found, pytest.raises(OSError, match=r"one\.ndjson"):
+        found.find(b"nowhere")
+
+
 @given(st.text("ab\n", max_size=40), st.text("ab\n", min_size=1, max_size=9), st.integers(0, 40))
 def test_a_file_is_searched_octet_by_octet(text: str, wanted: str, position: int) -> None:
     octets, needle = text.encode(), wanted.encode()
