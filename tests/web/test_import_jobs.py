@@ -373,3 +373,38 @@ def test_only_an_import_of_the_same_kind_can_be_corrected(desk: Desk) -> None:
     with Client(desk.url, "all", retries=0) as api, pytest.raises(ApiProblem) as error:
         api.start_import(Path(desk.file("people.csv", "address\n")), other)
     assert error.value.problem.detail == f"replace: {first.id} is an import of contacts"
+
+
+def test_to_repeat_a_request_that_was_obeyed_is_not_refused(desk: Desk) -> None:
+    first = desk.imported("all", f"{HEADER}\nr@p.example,{SAID}\n", CONTACTS)
+    text = f"{HEADER}\ns@p.example,{SAID}\n"
+
+    def send() -> object:
+        url = f"{desk.url}/v1/imports?kind=contacts&replace={first.id}"
+        headers = {
+            "Authorization": "Bearer all", "Idempotency-Key": "one", "Content-Type": "text/csv"
+        }  # fmt: skip
+        return json.load(urlopen(Request(url, text.encode(), headers), timeout=30))
+
+    sent = send()
+    desk.work()
+    with Client(desk.url, "all") as api:
+        assert api.get_import(first.id).state == "undone"
+    assert send() == sent
+
+
+def test_an_import_that_waits_can_be_corrected(desk: Desk) -> None:
+    first = desk.send("all", f"{HEADER}\nt@p.example,{SAID}\n", CONTACTS)
+    correction = ImportQuery("contacts", replace=first)
+    second = desk.send("all", f"{HEADER}\nu@p.example,{SAID}\n", correction)
+    desk.work()
+    with Client(desk.url, "all") as api:
+        states = [api.get_import(id).state for id in (first, second)]
+    assert states == ["undone", "complete"]
+
+
+def test_as_of_without_a_zone_is_in_utc(desk: Desk) -> None:
+    asked = ImportQuery("contacts", as_of="2026-03-01T10:00:00")
+    shown = desk.imported("all", f"{HEADER}\nv@p.example,{SAID}\n", asked)
+    record = desk.json("import", "show", shown.id)
+    assert record["as_of"] == "2026-03-01T10:00:00Z"

@@ -18,15 +18,15 @@ _PARTED = re.compile(r"(\d{1,2})([/.-])(\d{1,2})\2(\d{4}|\d\d)(?:[ T]\d{1,2}:\d\
 _LAST_MONTH = 12
 
 
-def read_time(text: str, *, last_moment: bool = False) -> datetime:
-    """Read an ISO 8601 time with its zone, or a date alone, in UTC.
+def read_time(text: str, *, last_moment: bool = False, zone: tzinfo | None = None) -> datetime:
+    """Read an ISO 8601 time with its zone, or a date alone, in UTC; `zone` is for times without.
 
     A date alone is its first moment, or with `last_moment` its last: for an unsubscribe that is
     the stricter, as it then comes after all that the person agreed to that day. Raises ValueError
     with what is wrong and what is expected.
     """
     try:
-        return _placed(*_of_one(text, "iso"), None, last_moment=last_moment)
+        return _placed(*_of_one(text, "iso"), zone, last_moment=last_moment)
     except (ValueError, OverflowError) as error:
         wrong = "has no time zone" if isinstance(error, _NoZone) else "is not a time"
         raise ValueError(f"{text[:40]!r} {wrong}; write it like {EXAMPLE}") from None

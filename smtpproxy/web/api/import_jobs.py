@@ -15,7 +15,7 @@ from smtpproxy.events import UlidFactory
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.import_jobs import MAPPING, UPLOAD, ImportJob, ImportJobs, private
 from smtpproxy.store.operations import UNDO_FOR, ImportRecord, brands_of
-from smtpproxy.web.api.import_options import options_of
+from smtpproxy.web.api.import_options import check_replaced, options_of
 from smtpproxy.web.api.imports import (
     MOST_WAITING,
     ImportList,
@@ -80,7 +80,8 @@ class Imports(Operations):
 
         Raises Refused, OthersConcerned, ClientDisconnect.
         """
-        options = await self._options(read_query(call.request, ImportQuery), call.access)
+        asked = read_query(call.request, ImportQuery)
+        options = options_of(call.access, asked, self.now())
         waiting = await asyncio.to_thread(self._jobs.waiting)
         if len(waiting) + len(self._receiving) >= MOST_WAITING:
             again = {"Retry-After": "60"}
@@ -124,7 +125,8 @@ class Imports(Operations):
         brands, every line has to concern these only: contacts of `brand`, or of the brand in the
         line, and suppressions of a `scope` that the token may set. Other lines are rejected.
         """
-        options = await self._options(asked, call.access)
+        options = options_of(call.access, asked, self.now())
+        await self._check_replaced(asked, call.access)
         await asyncio.to_thread(self._accept, call.received, asked, options, call.access)
         return await self._found(call.received, call.access)
 
@@ -219,13 +221,14 @@ class Imports(Operations):
             raise Refused("not_found", "no upload with that id is kept")
         return job
 
-    async def _options(self, asked: ImportQuery, access: Access) -> list[str]:
-        """Return the options of the command. Raises Refused, OthersConcerned."""
-        seen = []
-        if asked.replace is not None:
-            records = await self.store.imports()
-            seen = [one for one in records if access.sees_import(brands_of(one))]
-        return options_of(access, asked, seen, self.now())
+    async def _check_replaced(self, asked: ImportQuery, access: Access) -> None:
+        """Raises Refused. Not before the file is received: to repeat the request that has replaced
+        an import gets that one's answer."""
+        waiting = await asyncio.to_thread(self._jobs.waiting)
+        jobs = [one for one in waiting if access.sees_import(one.brands)]
+        records = await self.store.imports()
+        seen = [one for one in records if access.sees_import(brands_of(one))]
+        check_replaced(asked, [*jobs, *seen], self.now())
 
     async def _found(self, id: str, access: Access) -> ImportShown:
         """Return an import. Raises Refused when the token sees none of that id."""

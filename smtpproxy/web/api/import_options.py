@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 from smtpproxy import recorded_consent, toml
 from smtpproxy.access import Access
@@ -17,6 +17,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.mapping import FIELDS, SUPPRESSION_FIELDS, MappingFault, mapping_of
 from smtpproxy.store.exchange.suppression_record import read_scope
 from smtpproxy.store.exchange.times import read_time, written_time
+from smtpproxy.store.import_jobs import ImportJob
 from smtpproxy.store.operations import UNDO_FOR, ImportRecord
 from smtpproxy.terminal import plain_text
 from smtpproxy.web.api.imports import ImportQuery
@@ -27,13 +28,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _FOR_ONE = {"contacts": ("as_of",), "suppressions": ("scope", "origin")}
 
 
-def options_of(
-    access: Access, asked: ImportQuery, seen: Sequence[ImportRecord], now: datetime
-) -> list[str]:
-    """Return the options of the command; `seen` are the imports that the token may see.
-
-    Raises Refused, OthersConcerned.
-    """
+def options_of(access: Access, asked: ImportQuery, now: datetime) -> list[str]:
+    """Return the options of the command. Raises Refused, OthersConcerned."""
     for name in ("file_format", "brand", "purpose", "as_of", "scope", "replace"):
         _check_text(name, getattr(asked, name))
     for each in asked.set:
@@ -50,7 +46,6 @@ def options_of(
         with refusing("parameter_wrong", "brand"):
             recorded_consent.check_brand(access.settings, brand)
     _check_reading(access.settings, asked, now)
-    _check_replaced(asked, seen, now)
     named = {
         "--format": asked.file_format, "--brand": brand, "--purpose": asked.purpose,
         "--as-of": _as_of(asked, now), "--scope": asked.scope, "--origin": asked.origin,
@@ -94,23 +89,30 @@ def _as_of(asked: ImportQuery, now: datetime) -> str | None:
     if asked.as_of is None:
         return None
     with refusing("parameter_wrong", "as_of"):
-        read = read_time(asked.as_of)
+        read = read_time(asked.as_of, zone=UTC)  # as the command reads it
         check_as_of(read, now)
         return written_time(read)
 
 
-def _check_replaced(asked: ImportQuery, seen: Sequence[ImportRecord], now: datetime) -> None:
-    """Raises Refused if the import that this one corrects is not there, or cannot be undone."""
+def check_replaced(
+    asked: ImportQuery, seen: Sequence[ImportJob | ImportRecord], now: datetime
+) -> None:
+    """Raises Refused if the import that this one corrects is not there, or cannot be undone.
+
+    `seen` are those of the token, each once it has begun as the record.
+    """
     id = asked.replace
     if id is None or id == "none":
         return
-    found = [one for one in seen if one.id.startswith(id.upper())]
+    found = {one.id: one for one in seen if one.id.startswith(id.upper())}
     if len(found) != 1:
         raise Refused("parameter_wrong", "replace: no import with that id is on record")
-    (former,) = found
+    (former,) = found.values()
     wrong = ""
     if former.kind != asked.kind:
         wrong = f"is an import of {former.kind}"
+    elif isinstance(former, ImportJob):
+        wrong = "is a dry run" if former.dry_run else ""  # else it is done before this one
     elif former.state == "undone":
         wrong = "is already undone"
     elif former.kind == "contacts" and former.started_at < now - UNDO_FOR:

@@ -83,7 +83,10 @@ class ImportQuery(Struct, frozen=True, rename={"file_format": "format"}):
         _Text | None,
         about("The purpose of the consents in a provider's export, or of the list left."),
     ] = None
-    as_of: Annotated[_Text | None, about("For contacts: the time that the file describes.")] = None
+    as_of: Annotated[
+        _Text | None,
+        about("For contacts: the time that the file describes, in UTC if it has no zone."),
+    ] = None
     scope: Annotated[_Text | None, about("For suppressions: of lines that have none.")] = None
     origin: Annotated[Origin | None, about("For suppressions: of lines that have none.")] = None
     replace: Annotated[
