@@ -353,6 +353,16 @@ CASES = (
         UP | {ready("upstream"): "1x10 0x30"} | NOTHING_ACCEPTED,
         UP | {ready("upstream"): "0x28 1x30"},
     ),
+    Case(  # one that greets now and then is no longer down when its alert would fire
+        "SmtpproxyUpstreamDown",
+        UP | {ready("upstream"): "1x10 0x30"},
+        UP | {ready("upstream"): "1 0 " * 20} | NOTHING_ACCEPTED,
+        instead=(
+            "SmtpproxyNoMailAccepted",
+            "SmtpproxyTemporaryFailures",
+            "SmtpproxyUpstreamFailing",
+        ),
+    ),
     Case(
         "SmtpproxyUpstreamFailing",
         UP | {REPLIES % "2xx": "0+100x40", REPLIES % "4xx": "0+10x40"},
