@@ -15,12 +15,12 @@ from dataclasses import KW_ONLY, dataclass
 import structlog
 
 from smtpproxy.process.children import (
+    BEAT,
     FEEDBACK,
     SLOWEST_START,
     WEB,
     Answer,
     Ask,
-    Beat,
     Channel,
     Closed,
     Drain,
@@ -181,17 +181,15 @@ class Generation:
         child.began = time.monotonic()
         child.process, channel = await self.nursery.start_with_channel(start, self.sockets)
         child.channel = channel
+        watching = asyncio.create_task(self._watch(child, child.process))
         try:
             if self._ending.is_set():
                 child.tell(Drain())
-            try:
-                await self._listen(child, channel)
-            except TimeoutError:
-                log.error("child hangs", child=child.name)
-                child.process.kill()
+            await self._listen(child, channel)
             child.closed.set()
             return await child.process.wait()
         finally:
+            watching.cancel()
             channel.close()  # without it, the child ends
             child.channel = None
 
@@ -202,19 +200,27 @@ class Generation:
         return (own,) if own in self.sockets else ()
 
     async def _listen(self, child: Child, channel: Channel) -> None:
-        """Hear a child until it is gone. TimeoutError: it hangs."""
-        async with asyncio.timeout(None) as silence:
-            async for message in channel.messages():
-                child.heard = time.monotonic()
-                if isinstance(message, Beat) and child.role != "worker":
-                    silence.reschedule(asyncio.get_running_loop().time() + _HANGS_AFTER)
-                if isinstance(message, Ready):
-                    child.ready.set()
-                    child.down_since = None
-                elif isinstance(message, Closed):
-                    child.closed.set()
-                else:
-                    self.heard(child, channel, message)
+        """Hear a child until it is gone."""
+        async for message in channel.messages():
+            child.heard = time.monotonic()
+            if isinstance(message, Ready):
+                child.ready.set()
+                child.down_since = None
+            elif isinstance(message, Closed):
+                child.closed.set()
+            else:
+                self.heard(child, channel, message)
+
+    async def _watch(self, child: Child, process: ChildProcess) -> None:
+        """Kill a child that hangs. While this process was stopped too, it cannot have beaten."""
+        silent = 0.0
+        while silent < _HANGS_AFTER or child.role == "worker":
+            heard = child.heard
+            await asyncio.sleep(BEAT)
+            is_silent = child.ready.is_set() and child.heard == heard
+            silent = silent + BEAT if is_silent else 0.0
+        log.error("child hangs", child=child.name)
+        process.kill()
 
     # all of them
 
