@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,10 @@ IN_SMALL_BATCHES = (
 class Stored:
     """A configuration, the store it names, and a folder for files."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, more: Mapping[str, Any] = {}) -> None:
         self.folder = folder
         self.config_path = folder / "smtpproxy.toml"
-        self.config_path.write_text(to_toml(relay_config(folder, "127.0.0.1:25")))
+        self.config_path.write_text(to_toml(relay_config(folder, "127.0.0.1:25", more)))
 
     def run(self, *arguments: str, code: int | None = 0) -> Result:
         """Run a command, which must end with `code` unless that is None."""

@@ -79,6 +79,22 @@ def test_a_refusal_without_a_date_outweighs_what_was_agreed_before(stored: Store
     assert found["by_reason"] == {"suppressed_unsubscribe": 2, "consent_withdrawn": 1}
 
 
+@pytest.mark.parametrize("of", [{"brand": "mill"}, {"channels": ["phone"]}])
+def test_a_refusal_without_a_date_counts_next_to_an_agreement_to_something_else(
+    tmp_path: Path, of: dict[str, Any]
+) -> None:
+    about = {"legal_name": "X", "address": "Rue 1"}
+    brands = [{"name": name, **about} for name in ("shop", "mill")]
+    stream = {"name": "offers", "class": "marketing", "purpose": "offers", "brand": "shop"}
+    stored = Stored(tmp_path, {"brand": brands, "stream": [stream]})
+    agreed = {**AGREED, "brand": "shop", "evidence": {"wording": "Yes"}}
+    left = {"purpose": "offers", "brand": "shop", "withdrawn_at": "1970-01-01T00:00:00Z"}
+    assert imported(stored, consents=[agreed | of, left]) == ""
+    acts = stored.json("contact", "show", ANNA)["consents"]
+    (withdrawn,) = (act["withdrawn_at"] for act in acts if act.get("withdrawn_at"))
+    assert withdrawn > "2026"
+
+
 @pytest.mark.parametrize("never", ["0001-01-01", "1900-01-01", "1970-01-01"])
 def test_a_date_that_stands_for_none_is_no_agreement_and_no_purchase(
     stored: Stored, never: str

@@ -195,17 +195,20 @@ class ContactCheck:
     def _happened(self, contact: Contact, as_of: datetime | None) -> Contact:
         """Give refusals without a possible date the time of the file, by when they had been made.
 
-        A withdrawal whose date stands for none says nothing next to an agreement.
+        A withdrawal whose date stands for none says nothing next to an agreement to the same.
         """
         if not contact.preferences and not _withdraws(contact):
             return contact
         agreed: dict[str, datetime] = {}
+        agreed_to = set()
         for act in contact.acts:
             if not act.withdrawal:
                 agreed[act.purpose] = max(act.at, agreed.get(act.purpose, act.at))
+                agreed_to |= {(act.purpose, act.brand, channel) for channel in act.channels}
 
         def dated(act: ConsentAct) -> ConsentAct:
-            if not act.withdrawal or (act.at < NO_EARLIER and act.purpose in agreed):
+            said = {(act.purpose, act.brand, channel) for channel in act.channels}
+            if not act.withdrawal or (act.at < NO_EARLIER and said <= agreed_to):
                 return act
             at = by_now(act.at, self._now, as_of)
             return act if at == act.at else replace(act, at=max(at, agreed.get(act.purpose, at)))
