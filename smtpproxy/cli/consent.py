@@ -47,7 +47,8 @@ from smtpproxy.policy.model import ConsentAct, Evidence, Lookups, RecipientFacts
 from smtpproxy.policy.rulebook import DOUBLE_OPT_IN
 from smtpproxy.recorded_consent import brand_of, check_method
 from smtpproxy.settings import Settings
-from smtpproxy.store.exchange.plausible import NO_EARLIER, SKEW, by_now
+from smtpproxy.store.exchange.plausible import SKEW, by_now
+from smtpproxy.store.exchange.times import NO_EARLIER
 from smtpproxy.store.sql.store import Store
 
 _BATCH = 500  # receipts

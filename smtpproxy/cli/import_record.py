@@ -23,8 +23,8 @@ from smtpproxy.disk import give_to_owner_of
 from smtpproxy.import_options import check_as_of
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.files import STDIN, Source
-from smtpproxy.store.exchange.plausible import NO_EARLIER, SKEW
-from smtpproxy.store.exchange.times import written_time
+from smtpproxy.store.exchange.plausible import SKEW
+from smtpproxy.store.exchange.times import NO_EARLIER, written_time
 from smtpproxy.store.operations import UNDO_FOR, Checkpoint, ImportRecord, Kind, Undone, brands_of
 from smtpproxy.store.records import NoStoreYet
 from smtpproxy.store.sql.store import Store

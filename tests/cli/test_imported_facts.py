@@ -95,6 +95,31 @@ def test_a_refusal_without_a_date_counts_next_to_an_agreement_to_something_else(
     assert withdrawn > "2026"
 
 
+@pytest.mark.parametrize("never", ["0001-01-01", "1970-01-01T00:00:00Z"])
+@pytest.mark.parametrize("method", ["signed_form", "nothing-known"])
+def test_a_withdrawal_without_a_date_in_the_row_of_an_agreement_is_none(
+    stored: Stored, never: str, method: str
+) -> None:
+    """Programs date it so for everybody who never withdrew."""
+    assert imported(stored, consents=[{**AGREED, "evidence": {"wording": "Yes"}}]) == ""
+    header = "address,consent_purpose,consent_given_at,consent_method,consent_withdrawn_at\n"
+    row = f"{ANNA},offers,2024-01-01,{method},{never}\n"
+    done = stored.run("contact", "import", stored.file("again.csv", header + row), code=None)
+    assert done.exit_code == (method != "signed_form")
+    assert "dated in the future or before 1990" not in done.stderr
+    mapping = (
+        '[columns]\naddress = "address"\n[[consent]]\npurpose = "offers"\n'
+        'given_at = "consent_given_at"\nwithdrawn_at = "consent_withdrawn_at"\n'
+    )
+    more = "--mapping", stored.file("map.toml", mapping), "--replace", "none"
+    stored.run("contact", "import", stored.file("a.csv", header + row), *more)
+    if "T" in never:
+        one = {**AGREED, "method": method, "withdrawn_at": never}
+        imported(stored, code=int(method != "signed_form"), consents=[one])
+    acts = stored.json("contact", "show", ANNA)["consents"]
+    assert [act["withdrawn_at"] for act in acts] == [None] * len(acts)
+
+
 @pytest.mark.parametrize("never", ["0001-01-01", "1900-01-01", "1970-01-01"])
 def test_a_date_that_stands_for_none_is_no_agreement_and_no_purchase(
     stored: Stored, never: str

@@ -10,7 +10,7 @@ from msgspec.structs import asdict, replace
 
 from smtpproxy.store.exchange.lines import UndatedConsent
 from smtpproxy.store.exchange.rows import cell_text, check_no_error, column_key
-from smtpproxy.store.exchange.times import Notation
+from smtpproxy.store.exchange.times import NO_EARLIER, Notation
 from smtpproxy.toml_tables import Key
 
 EVIDENCE = frozenset({"wording", "ip", "version", "form", "document_hash"})
@@ -200,7 +200,7 @@ class ConsentReader:
                 raise UndatedConsent(self._undated())
             own = {name: v for name in _CONSTANTS if (v := getattr(table, name)) is not None}
             proof = {**evidence, **{name: own.pop(name) for name in EVIDENCE & own.keys()}}
-            if withdrawn is not None and withdrawn < given:
+            if withdrawn is not None and NO_EARLIER <= withdrawn < given:
                 # A yes after a withdrawal means they came back; with dates alone, one is wrong.
                 if table.column is None:
                     raise ValueError(
@@ -230,10 +230,18 @@ class ConsentReader:
             at = self._refused_at(dated, cells, as_of)
         except ValueError:
             at = dated
-        if at is None:
+        if at is None or (at < NO_EARLIER and self._agrees(cells)):
             return None
         brand = {"brand": self._table.brand} if self._table.brand else {}
         return {"purpose": self._table.purpose, "withdrawn_at": at, **brand}
+
+    def _agrees(self, cells: Sequence[str]) -> bool:
+        """Whether the row is a yes, whatever else is wrong with it."""
+        try:
+            given = self._time(self._table.given_at, cells) or NO_EARLIER
+            return given >= NO_EARLIER and self._is_agreement(cells)
+        except ValueError:
+            return False
 
     def _is_agreement(self, cells: Sequence[str]) -> bool:
         """Whether the row is a yes: in the column for it, or without one, by having a date."""

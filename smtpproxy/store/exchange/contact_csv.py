@@ -47,7 +47,7 @@ from smtpproxy.store.exchange.rows import (
     readings,
     rejected_header,
 )
-from smtpproxy.store.exchange.times import Notation
+from smtpproxy.store.exchange.times import NO_EARLIER, Notation
 from smtpproxy.store.records import ContactUpdate
 
 _WORDS = frozenset({"occupations", "tags", "consent_channels"})
@@ -230,7 +230,9 @@ class _Reader:
         refused = [one for reader in self._consents if (one := reader.refusal(cells, as_of))]
         if not self._consents and (at := self._refused_at("consent_withdrawn_at", cells, as_of)):
             purpose = next(iter(words_in([self._legible("consent_purpose", cells)])), EVERY_PURPOSE)
-            refused = [{"purpose": purpose, "withdrawn_at": at}]
+            given = self._legible("consent_given_at", cells) or at
+            if at >= NO_EARLIER or given < NO_EARLIER:
+                refused = [{"purpose": purpose, "withdrawn_at": at}]
         found: dict[str, Any] = {
             "consents": refused,
             "profiling_objected_at": self._refused_at("profiling_objected_at", cells, as_of),
@@ -304,11 +306,9 @@ class _Reader:
         elif given or withdrawn:
             time = "consent_given_at" if given else "consent_withdrawn_at"
             self._check_named("consent_purpose", consent.get("purpose"), time)
-            if given and withdrawn and withdrawn < given:
-                raise ValueError(
-                    f"{self._cells['consent_withdrawn_at']} is before "
-                    f"{self._cells['consent_given_at']}"
-                )
+            if given and withdrawn and NO_EARLIER <= withdrawn < given:
+                names = ("consent_withdrawn_at", "consent_given_at")
+                raise ValueError(" is before ".join(str(self._cells[name]) for name in names))
             record["consents"] = [{**consent, "evidence": evidence or None}]
         else:
             self._check_dated(cells)

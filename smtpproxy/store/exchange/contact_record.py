@@ -29,7 +29,7 @@ from smtpproxy.policy.model import (
     came_by,
 )
 from smtpproxy.store.exchange.lines import read_object
-from smtpproxy.store.exchange.times import EXAMPLE, in_utc
+from smtpproxy.store.exchange.times import EXAMPLE, NO_EARLIER, in_utc
 from smtpproxy.store.merge import MARKS
 from smtpproxy.store.records import PROFILE_FIELDS, ContactUpdate
 
@@ -142,7 +142,7 @@ class ConsentRecord(Struct, forbid_unknown_fields=True):
         )
         if self.withdrawn_at is None:
             return [agreement]
-        if self.withdrawn_at < self.given_at:
+        if NO_EARLIER <= self.withdrawn_at < self.given_at:
             raise ValueError(f"consents: {self.purpose} has a withdrawn_at before its given_at")
         at = in_utc(self.withdrawn_at)
         return [agreement, ConsentAct(self.purpose, at, withdrawal=True, brand=brand)]

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from operator import attrgetter
 
 from msgspec.structs import replace
@@ -14,15 +14,13 @@ from smtpproxy.settings import Settings
 from smtpproxy.store.collected import is_void
 from smtpproxy.store.exchange.contact_ndjson import EVERY_PURPOSE
 from smtpproxy.store.exchange.lines import Contents, Passed, Read, Rejected, UndatedConsent
-from smtpproxy.store.exchange.times import written_time
+from smtpproxy.store.exchange.times import NO_EARLIER, written_time
 from smtpproxy.store.merge import refusals
 from smtpproxy.store.records import ContactUpdate, SuppressionEntry
 from smtpproxy.terminal import counted
 
 GRACE = timedelta(days=1)
 """How far in the future a fact may be dated, for clocks and time zones that differ."""
-NO_EARLIER = datetime(1990, 1, 1, tzinfo=UTC)
-"""Programs write 0001-01-01, 1900-01-01 or 1970-01-01 where there is no date."""
 SKEW = timedelta(minutes=5)
 """How far in the future a consent or a file may be dated, for clocks that differ."""
 
@@ -142,7 +140,7 @@ class ContactCheck:
         """Return its refusals as they may be stored, or None if there are none that may be."""
         if update is None:
             return None
-        acts = tuple(self._for_each_purpose(update.contact.acts))
+        acts = tuple(self._for_each_purpose(_meant(update.contact.acts)))
         update = replace(
             update,
             contact=replace(update.contact, acts=acts),
@@ -193,33 +191,26 @@ class ContactCheck:
         return replace(update, contact=contact, restricted_tags=self._restricted_tags)
 
     def _happened(self, contact: Contact, as_of: datetime | None) -> Contact:
-        """Give refusals without a possible date the time of the file, by when they had been made.
-
-        A withdrawal whose date stands for none says nothing next to an agreement to the same.
-        """
+        """Give refusals without a possible date the time of the file, by when they were made."""
         if not contact.preferences and not _withdraws(contact):
             return contact
         agreed: dict[str, datetime] = {}
-        agreed_to = set()
         for act in contact.acts:
             if not act.withdrawal:
                 agreed[act.purpose] = max(act.at, agreed.get(act.purpose, act.at))
-                agreed_to |= {(act.purpose, act.brand, channel) for channel in act.channels}
 
         def dated(act: ConsentAct) -> ConsentAct:
-            said = {(act.purpose, act.brand, channel) for channel in act.channels}
-            if not act.withdrawal or (act.at < NO_EARLIER and said <= agreed_to):
+            if not act.withdrawal:
                 return act
             at = by_now(act.at, self._now, as_of)
             return act if at == act.at else replace(act, at=max(at, agreed.get(act.purpose, at)))
 
-        acts = tuple(map(dated, contact.acts))
+        meant = _meant(contact.acts)
+        acts = tuple(map(dated, meant))
         wishes = tuple(
             replace(one, at=by_now(one.at, self._now, as_of)) for one in contact.preferences
         )
-        if (acts, wishes) == (contact.acts, contact.preferences):
-            return contact
-        self.postdated += 1
+        self.postdated += (acts, wishes) != (meant, contact.preferences)
         return replace(contact, acts=acts, preferences=wishes)
 
     def _with_brand(self, contact: Contact) -> Contact:
@@ -305,6 +296,23 @@ def by_now(at: datetime, now: datetime, said: datetime | None = None) -> datetim
     none would give way to all that they agreed to before.
     """
     return at if NO_EARLIER <= at <= now + GRACE else min(said or now, now)
+
+
+def _meant(acts: Sequence[ConsentAct]) -> tuple[ConsentAct, ...]:
+    """Return the acts without withdrawals whose date stands for none, next to an agreement to the
+    same: it says that there was none."""
+    agreed_to = {
+        (act.purpose, act.brand, channel)
+        for act in acts
+        if not act.withdrawal and act.at >= NO_EARLIER
+        for channel in act.channels
+    }
+
+    def is_meant(act: ConsentAct) -> bool:
+        said = {(act.purpose, act.brand, channel) for channel in act.channels}
+        return not act.withdrawal or act.at >= NO_EARLIER or not said <= agreed_to
+
+    return tuple(act for act in acts if is_meant(act))
 
 
 def _dated(contact: Contact) -> Contact:

@@ -6,6 +6,8 @@ from email.utils import parsedate_to_datetime
 
 from msgspec import Struct
 
+NO_EARLIER = datetime(1990, 1, 1, tzinfo=UTC)
+"""Programs write 0001-01-01, 1900-01-01 or 1970-01-01 where there is no date."""
 EXAMPLE = "2025-03-01T10:00:00Z"
 
 _EPOCH_NUMBER = re.compile(r"\d{9,13}(?:\.\d+)?")

@@ -11,7 +11,8 @@ from smtpproxy.policy.model import ConsentAct, Evidence, Source
 from smtpproxy.policy.rulebook import DOUBLE_OPT_IN
 from smtpproxy.recorded_consent import NotConfirmable
 from smtpproxy.store.exchange.contact_record import Hash, Word
-from smtpproxy.store.exchange.plausible import NO_EARLIER, SKEW, by_now
+from smtpproxy.store.exchange.plausible import SKEW, by_now
+from smtpproxy.store.exchange.times import NO_EARLIER
 from smtpproxy.terminal import few
 from smtpproxy.web.api.operation import (
     Call,
