@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable
 
 from msgspec.structs import replace
 
-from smtpproxy.policy.model import Contact, collected, collections
+from smtpproxy.policy.model import EVERY_PURPOSE, Contact, collected, collections
 from smtpproxy.settings import Settings
 from smtpproxy.store.collected import is_void
 from smtpproxy.store.merge import MARKS
@@ -127,7 +127,7 @@ class Access:
         self.check_brands(act.brand for act in contact.acts)
         self.check_brands(one.brand for one in contact.purchases)
         self.check_brands(wish.brand for wish in contact.preferences)
-        purposes = self.settings.purposes
+        purposes = {*self.settings.purposes, EVERY_PURPOSE}
         if any(act.withdrawal and act.purpose not in purposes for act in contact.acts):
             self.refuse("a purpose that no stream has")
 

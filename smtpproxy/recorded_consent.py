@@ -130,7 +130,7 @@ def _can_be_confirmed(contact: Contact | None, act: ConsentAct) -> bool:
     since = [
         one
         for one in contact.acts
-        if one.purpose == act.purpose
+        if one.is_about(act.purpose)
         and request.at <= one.at <= act.at
         and (one.brand in (None, act.brand) or act.brand is None)
     ]

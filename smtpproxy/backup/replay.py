@@ -37,7 +37,7 @@ from smtpproxy.sinks.audit.reader import read
 from smtpproxy.store.change_journal import FOLDER, Change, Journal, JournalGap, Refusal
 from smtpproxy.store.key_files import load_keys
 from smtpproxy.store.keys import KeyRing
-from smtpproxy.store.merge import newest_preferences
+from smtpproxy.store.merge import newest_preferences, withdrawn_scope
 from smtpproxy.store.records import ContactUpdate, SuppressionEntry
 from smtpproxy.store.sql.store import Store
 from smtpproxy.store.streams import PERSON, StreamEvent
@@ -376,7 +376,7 @@ def suppressions_for(refused: Sequence[Change]) -> Iterator[tuple[str, Origin, d
         if one.since is None:
             continue
         if one.action == "withdrawn":
-            yield f"purpose:{one.purpose}", Origin.UNSUBSCRIBE, one.since
+            yield withdrawn_scope(one.purpose, one.brand), Origin.UNSUBSCRIBE, one.since
         elif one.action == "restricted":
             yield "marketing", Origin.MANUAL, one.since
         elif one.action == "profiling_objected":

@@ -55,6 +55,7 @@ from smtpproxy.scrub.outlook import Outlook
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange import contact_csv, contact_ndjson
 from smtpproxy.store.exchange.compare import ContactComparison
+from smtpproxy.store.exchange.consent_columns import purpose_in_words
 from smtpproxy.store.exchange.contact_ndjson import written_contact
 from smtpproxy.store.exchange.layouts import Wanted
 from smtpproxy.store.exchange.lines import Contents, read_lines
@@ -233,7 +234,7 @@ def _counterparty(item: ConsentAct | Purchase) -> str:
 def _act(act: ConsentAct) -> str:
     done = "withdrawn" if act.withdrawal else "asked for, not confirmed" if act.pending else "given"
     by = f" by {act.method}" if act.method else ""
-    words = [f"{written_time(act.at)} {act.purpose} {done}{by}"]
+    words = [f"{written_time(act.at)} {purpose_in_words(act.purpose)} {done}{by}"]
     words += ["as a condition of the service"] if act.conditional else []
     if act.conditional is None and not act.withdrawal:
         words.append("whether as a condition of the service is not on record")

@@ -12,6 +12,7 @@ from smtpproxy.cli.import_file import on_a_terminal
 from smtpproxy.cli.options import Value
 from smtpproxy.cli.printer import Column, Styled, Table, print_text
 from smtpproxy.cli.prompter import NEEDED
+from smtpproxy.store.exchange.consent_columns import purpose_in_words
 from smtpproxy.store.exchange.guess import propose
 from smtpproxy.store.exchange.look import ColumnLook, TableLook
 from smtpproxy.store.exchange.mapping import FIELDS
@@ -148,11 +149,11 @@ def _roles(column: ColumnLook, proposal: Proposal) -> Iterator[str]:
     for table in proposal.consents:
         if table.column == column.name:
             kind = "consent to" if table.yes else "refusal of"
-            yield f"{kind} {table.purpose}"
+            yield f"{kind} {purpose_in_words(table.purpose)}"
         if table.given_at == column.name:
             yield f"when they agreed to {table.purpose}"
         if table.withdrawn_at == column.name:
-            yield f"when they refused {table.purpose}"
+            yield f"when they refused {purpose_in_words(table.purpose)}"
 
 
 def _holds(column: ColumnLook, *, shown: bool) -> str:

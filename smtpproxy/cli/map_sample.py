@@ -22,6 +22,7 @@ from smtpproxy.report import fix
 from smtpproxy.scrub.outlook import Outlook, StreamOutlook
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.compare import ContactComparison
+from smtpproxy.store.exchange.consent_columns import purpose_in_words
 from smtpproxy.store.exchange.contact_csv import read_csv
 from smtpproxy.store.exchange.files import Source
 from smtpproxy.store.exchange.lines import ImportFault, Passed, Read, Rejected
@@ -55,7 +56,7 @@ class Person(Struct, frozen=True):
 
     def _act(self, act: ConsentAct) -> str:
         done = "refused" if act.withdrawal else "agreed to"
-        return f"{done} {act.purpose} on {self._day(act.at)}"
+        return f"{done} {purpose_in_words(act.purpose)} on {self._day(act.at)}"
 
     def _day(self, at: datetime) -> str:
         return f"{at.astimezone(self.zone):%Y-%m-%d}"

@@ -219,7 +219,7 @@ class _Writer:
             kind = "withdrawn" if self._agreed_before(act) else "refusal"
         return [
             self._time(act.at),
-            printable(act.purpose + (f" ({act.brand})" if act.brand else "")),
+            writing.purpose(act, self._lang),
             self._say(kind),
             self._term(act.method or "–"),
             self._evidence(act),
@@ -229,7 +229,7 @@ class _Writer:
     def _agreed_before(self, act: ConsentAct) -> bool:
         acts = self._it.contact.acts if self._it.contact else ()
         return any(
-            each.purpose == act.purpose
+            act.is_about(each.purpose)
             and (act.brand is None or each.brand in (None, act.brand))
             and each.at <= act.at
             and not each.withdrawal

@@ -105,7 +105,7 @@ def _by_purpose(
     for act in acts:
         for (brand, purpose), own_acts in found.items():
             own = brand == (act.brand or only) or (act.withdrawal and act.brand is None)
-            if purpose == act.purpose and own:
+            if act.is_about(purpose) and own:
                 own_acts.append(act)
     return found
 

@@ -12,7 +12,7 @@ from msgspec import Struct
 from smtpproxy.events import Decided
 from smtpproxy.locale import Lang, Phrase, Value, has_words, recognised, say, texts
 from smtpproxy.locale.pages import environment
-from smtpproxy.policy.model import Source
+from smtpproxy.policy.model import EVERY_PURPOSE, ConsentAct, Source
 from smtpproxy.policy.periods import Period
 from smtpproxy.settings import BrandSettings, ControllerSettings, RetentionSettings
 from smtpproxy.sinks.audit.chain import Kind, Report
@@ -104,6 +104,12 @@ def channel(name: str, lang: Lang) -> str:
     """Return the name of a channel; files may name unknown ones."""
     key = f"channel.{name}"
     return _say(key, lang) if has_words(f"evidence.{key}") else printable(name)
+
+
+def purpose(act: ConsentAct, lang: Lang) -> str:
+    """Return what an act is about, with the brand that it names."""
+    name = texts(lang).term("marketing") if act.purpose == EVERY_PURPOSE else act.purpose
+    return printable(f"{name} ({act.brand})" if act.brand else name)
 
 
 def collection(name: str, lang: Lang) -> str:

@@ -28,8 +28,12 @@ class Evidence(Struct, frozen=True, omit_defaults=True):
     recorded_by: str | None = None  # a program, over the API; None: anybody else, or unknown
 
 
+EVERY_PURPOSE = "*"
+"""The purpose of a refusal of all marketing, which holds for purposes to come as well."""
+
+
 class ConsentAct(Struct, frozen=True, omit_defaults=True):
-    """One act of agreement to one purpose, or its withdrawal.
+    """One act of agreement to one purpose, or its withdrawal, perhaps from every purpose.
 
     A double opt-in is two acts: a `pending` one, and the confirmation.
     """
@@ -44,6 +48,11 @@ class ConsentAct(Struct, frozen=True, omit_defaults=True):
     pending: bool = False  # requested, but not confirmed by this act
     brand: str | None = None  # whom it was given to; None: not on record
     came_by: str | None = None  # the name of the collection that it is known by
+
+    def is_about(self, purpose: str | None) -> bool:
+        """Whether it says something about mail of that purpose."""
+        refuses_all = self.withdrawal and self.purpose == EVERY_PURPOSE and purpose is not None
+        return refuses_all or self.purpose == purpose
 
 
 class Purchase(Struct, frozen=True, omit_defaults=True):

@@ -15,6 +15,7 @@ from msgspec import Struct
 from smtpproxy.policy.campaign import Trial
 from smtpproxy.policy.contact import (
     BUILT_IN_BRAND,
+    EVERY_PURPOSE,
     Collection,
     ConsentAct,
     Contact,
@@ -63,6 +64,7 @@ __all__ = [
     "BULK_WINDOW",
     "CONFIRMATION_STREAM",
     "DEFAULT_STREAM",
+    "EVERY_PURPOSE",
     "NOTICE_STREAM",
     "NO_FACTS",
     "PERSONAL_STREAM",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from smtpproxy.policy.model import BUILT_IN_BRAND, Stream
+from smtpproxy.policy.model import BUILT_IN_BRAND, EVERY_PURPOSE, Stream
 from smtpproxy.settings import Settings
 from smtpproxy.store.key_files import FILE_NAME, key_place, load_keys
 from smtpproxy.store.link_keys import (
@@ -141,7 +141,7 @@ async def of_scopes(settings: Settings, store: Store) -> list[Misfit]:
 
 async def of_consents(settings: Settings, store: Store) -> list[Misfit]:
     """Return purposes of consents that no stream has. Raises StoreUnavailable."""
-    lost = set(await store.consent_purposes()) - settings.purposes
+    lost = set(await store.consent_purposes()) - settings.purposes - {EVERY_PURPOSE}
     return [_purpose(name) for name in sorted(lost)]
 
 

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from smtpproxy.mail.address import readings
 from smtpproxy.policy.contact import wishes_about
 from smtpproxy.policy.model import (
+    EVERY_PURPOSE,
     NO_FACTS,
     Collection,
     ConsentAct,
@@ -342,19 +343,27 @@ def outlived(
     return _newest([sign, dealing], now)
 
 
+def withdrawn_scope(purpose: str | None, brand: str | None) -> str:
+    """Return the scope of the suppression that takes the place of a withdrawal."""
+    if purpose != EVERY_PURPOSE:
+        return f"purpose:{purpose}"
+    return f"brand:{brand}" if brand else "marketing"
+
+
 def orders(contact: Contact, limits: Limits, now: datetime) -> Iterator[SuppressionEntry]:
     """Yield the person's refusals as suppressions, which outlast the contact.
 
-    A withdrawal becomes an `unsubscribe` from its purpose: like a withdrawal, that gives way to
-    later consent, but not to earlier.
+    A withdrawal becomes an `unsubscribe` from what it was about: that gives way to later consent
+    too, but not to earlier.
     """
     withdrawn: dict[str, datetime] = {}
     for act in contact.acts:
         if act.withdrawal and act.purpose:
-            withdrawn[act.purpose] = max(act.at, withdrawn.get(act.purpose, act.at))
-    for purpose, at in withdrawn.items():
+            scope = withdrawn_scope(act.purpose, act.brand)
+            withdrawn[scope] = max(act.at, withdrawn.get(scope, act.at))
+    for scope, at in withdrawn.items():
         yield SuppressionEntry(
-            contact.address, f"purpose:{purpose}", Origin.UNSUBSCRIBE, at, "consent was withdrawn"
+            contact.address, scope, Origin.UNSUBSCRIBE, at, "consent was withdrawn"
         )
     if contact.profiling_objected_at is not None:
         yield SuppressionEntry(

@@ -268,7 +268,7 @@ def confirmable(contact: Contact | None, confirmation: Confirmation) -> State:
     since = [
         act
         for act in contact.acts
-        if act.purpose == confirmation.purpose
+        if act.is_about(confirmation.purpose)
         and act.at >= confirmation.at
         and act.brand in (None, confirmation.brand)
     ]

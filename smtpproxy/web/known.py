@@ -77,7 +77,7 @@ class Known:
     def tracking(self) -> list[str | None]:
         """Return the brands, as acts name them, that may track when the person opens a message."""
         contact = self._stored.contact
-        acts = [act for act in contact.acts if act.purpose == TRACKING] if contact else []
+        acts = [act for act in contact.acts if act.is_about(TRACKING)] if contact else []
         agreed = {act.brand for act in acts if not act.withdrawal} & self.brands
         return sorted(
             filter(lambda brand: _holds(acts, brand), agreed), key=lambda each: each or ""

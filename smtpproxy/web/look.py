@@ -12,6 +12,7 @@ from msgspec import Struct
 from smtpproxy.locale import PAGE_LANGS, REFERENCE, Lang, Phrase, say
 from smtpproxy.policy.model import (
     BUILT_IN_BRAND,
+    EVERY_PURPOSE,
     Rulebook,
     Stream,
     StreamClass,
@@ -102,6 +103,11 @@ class Look(Struct, frozen=True, eq=False):
         """Return the name of a purpose's mail, with the brand if it is another one."""
         if purpose == TRACKING:
             return say(Phrase("page.tracking"), lang)
+        if purpose == EVERY_PURPOSE:
+            of = "brand" if brand in self.titles else "marketing"
+            return say(
+                Phrase(f"page.scope.{of}", {"brand": self.titles.get(brand or "", "")}), lang
+            )
         labels = self.elsewhere.get(brand or "", self.labels)
         label = ", ".join(dict.fromkeys(_named(labels, purpose, lang).values())) or purpose
         other = dict(self.siblings).get(brand or "") if labels is not self.labels else None

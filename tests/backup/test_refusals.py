@@ -95,3 +95,12 @@ def test_the_newest_wish_counts() -> None:
     taken_back = [wish(1, Frequency.MONTHLY), wish(2, Frequency.ALL)]
     assert not list(suppressions_for(taken_back))
     assert [scope for scope, _, _ in suppressions_for(taken_back[:1])] == ["purpose:offers"]
+
+
+def test_a_withdrawal_from_everything_stops_everything_without_a_contact() -> None:
+    from smtpproxy.backup.replay import suppressions_for
+    from smtpproxy.store.change_journal import Change
+
+    at = datetime(2026, 3, 1, tzinfo=UTC)
+    told = [Change(at, "withdrawn", "key", since=at, purpose="*", brand=one) for one in (None, "x")]
+    assert [scope for scope, _, _ in suppressions_for(told)] == ["marketing", "brand:x"]

@@ -104,15 +104,11 @@ def test_a_state_of_something_else_is_not_read(stored: Stored) -> None:
     assert '"status"' in mapping.read_text().partition("# not read: ")[2]
 
 
-def test_what_a_refusal_of_everything_does_not_stop_is_said(stored: Stored) -> None:
-    """A withdrawal is from the purposes that exist; a customer would get mail of the next one."""
+def test_bounces_are_said_to_need_another_import_to_stop_all_mail(stored: Stored) -> None:
     path = stored.file("export.csv", DATES)
     found = stored.json("contact", "map", path, "--yes", *KNOWN, "--given-at", "opted_in_at")
     (note,) = found["notes"]
-    columns = "'marked_as_spam_at', 'hard_bounced_at', 'CLEAN_TIME'"
-    assert note.startswith(f"a refusal in {columns} stops the purposes that there are now (offers)")
-    path = stored.file("named.csv", table("email,Opt-out offers", "yes", "no"))
-    assert stored.json("contact", "map", path, "--yes", *KNOWN)["notes"] == []
+    assert note.startswith("'marked_as_spam_at', 'hard_bounced_at': a bounce or a complaint stops")
 
 
 def test_dates_that_may_be_of_refusals_are_named(stored: Stored) -> None:

@@ -101,6 +101,14 @@ def test_the_command_can_answer_it_or_leave_it_open(
     assert one["conditional"] is kept
 
 
+def test_a_withdrawal_from_every_purpose_is_kept_as_such(stored: Stored) -> None:
+    withdrawn = [{"purpose": "*", "withdrawn_at": THEN}]
+    _, told = imported(stored, consents=withdrawn)
+    assert "no stream has" not in told
+    assert stored.json("suppress", "show", ANNA, code=1)["suppressions"] == []
+    assert "every purpose withdrawn" in stored.run("contact", "show", ANNA).stdout
+
+
 def test_a_withdrawal_from_an_unknown_purpose_counts_for_all_marketing(stored: Stored) -> None:
     withdrawn = [{"purpose": "ofers", "withdrawn_at": THEN}]
     _, told = imported(stored, consents=withdrawn)

@@ -349,6 +349,10 @@ def test_a_refusal_without_any_consent_is_shown() -> None:
     for acts, told in (((refusal,), "refused"), ((ACT, refusal), "withdrawn")):
         text = text_of(evidence(contact=Contact("a@b.example", acts=acts)))
         assert f"| {told} |" in text
+    of_all = (replace(refusal, purpose="*"),)
+    for acts, told in ((of_all, "refused"), ((ACT, *of_all), "withdrawn")):
+        text = text_of(evidence(contact=Contact("a@b.example", acts=acts)))
+        assert f"| marketing | {told} |" in text
 
 
 def test_every_cell_repeats_its_heading_for_narrow_screens() -> None:

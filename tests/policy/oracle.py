@@ -405,7 +405,10 @@ def _other_basis(
 
 def _consent(stream: Stream, contact: Contact, book: Rulebook, now: datetime) -> str:
     """Return `valid`, or the failure."""
-    acts = [a for a in contact.acts if a.purpose == stream.purpose]
+    acts = [
+        a for a in contact.acts
+        if a.purpose == stream.purpose or (a.purpose == "*" and a.withdrawal)
+    ]  # fmt: skip
     if not acts:
         return "consent_missing"
     withdrawn = max((a.at for a in acts if a.withdrawal), default=None)

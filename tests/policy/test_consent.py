@@ -103,6 +103,14 @@ HISTORIES = [
     # other purposes need their own consent
     ((AGREED, replace(WITHDRAWN, purpose="news")), "allow consent"),
     ((replace(AGREED, purpose="news"), WITHDRAWN), "refuse consent_withdrawn"),
+    # a refusal of everything is of this purpose too, but nobody can agree to everything
+    ((AGREED, replace(WITHDRAWN, purpose="*")), "refuse consent_withdrawn"),
+    ((replace(WITHDRAWN, purpose="*"), replace(AGREED, at=LATER)), "allow consent"),
+    (
+        (replace(WITHDRAWN, purpose="*"), replace(AGREED, at=LATER, purpose="news")),
+        "refuse consent_withdrawn",
+    ),
+    ((replace(AGREED, purpose="*"),), "refuse consent_missing"),
 ]
 
 

@@ -156,13 +156,16 @@ async def test_the_period_of_an_undated_contact_begins_at_the_first_purge(store:
 
 async def test_only_a_persons_refusals_survive_a_purge(store: Store) -> None:
     acts = (agreed(OLD - 9 * DAY), withdrew(OLD - 8 * DAY), withdrew(OLD - 2 * DAY, "news"))
+    acts += (withdrew(OLD - 3 * DAY, "*"), replace(withdrew(OLD - 4 * DAY, "*"), brand="shop"))
     await store.put_contacts([replace(KNOWN, collected_at=OLD - 9 * DAY, acts=acts)])
     purged = await store.purge_contacts(LIMITS, at=NOW)
-    assert (purged.removed.rows, purged.orders) == (1, 2)
+    assert (purged.removed.rows, purged.orders) == (1, 4)
     assert await store.contact(ANNA) is None
     assert {(one.scope, one.origin, one.since) for one in await orders_of(store, ANNA)} == {
         ("purpose:offers", Origin.UNSUBSCRIBE, OLD - 8 * DAY),
         ("purpose:news", Origin.UNSUBSCRIBE, OLD - 2 * DAY),
+        ("marketing", Origin.UNSUBSCRIBE, OLD - 3 * DAY),
+        ("brand:shop", Origin.UNSUBSCRIBE, OLD - 4 * DAY),
     }
 
 

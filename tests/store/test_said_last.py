@@ -79,9 +79,12 @@ async def test_a_suppression_outweighs_a_consent_dated_ahead(
 
 
 @pytest.mark.parametrize("path", ["one", "import"])
-async def test_a_withdrawal_outweighs_a_consent_dated_ahead(store: Store, path: str) -> None:
+@pytest.mark.parametrize("purpose", ["offers", "*"])
+async def test_a_withdrawal_outweighs_a_consent_dated_ahead(
+    store: Store, path: str, purpose: str
+) -> None:
     await store.put_contacts([SUBSCRIBER])
-    withdrawn = ConsentAct("offers", NOW, withdrawal=True)
+    withdrawn = ConsentAct(purpose, NOW, withdrawal=True)
     if path == "import":
         await tell(store, withdrawn)
     else:

@@ -157,6 +157,16 @@ def facts(page: str) -> dict[str, list[str]]:
     }
 
 
+@pytest.mark.parametrize(
+    ("brand", "what"), [(None, "all advertising"), ("boots", "advertising from Boots & Co")]
+)
+def test_a_refusal_of_everything_is_shown_as_such(brand: str | None, what: str) -> None:
+    act = ConsentAct("*", T0 - DAY, withdrawal=True, brand=brand)
+    shop = looks(parse(TWO_BRANDS, "x.toml"))["shop"]
+    lines = dict(Known(Stored(JEANNE, changed(WHOLE, acts=(act,)), [], []), shop, "en").lines())
+    assert lines["Agreements"] == [f"{what}: withdrawn on 28 February 2026"]
+
+
 async def test_the_link_is_mailed_and_shows_nothing_before_the_button(site: Site) -> None:
     told = await site.ask_for_link()
     assert "check your mailbox" in told

@@ -114,7 +114,7 @@ def newest_act(
     """
     newest = None
     for act in contact.acts:
-        if act.purpose != purpose:
+        if act.purpose != purpose and not act.is_about(purpose):
             continue
         if newest is None:
             newest = act
@@ -167,7 +167,7 @@ def withdrawn_at(case: RecipientCase) -> datetime | None:
 def newest_withdrawal(acts: Sequence[ConsentAct], purpose: str | None) -> datetime | None:
     newest = None
     for act in acts:
-        if act.withdrawal and act.purpose == purpose and (newest is None or act.at > newest):
+        if act.withdrawal and act.is_about(purpose) and (newest is None or act.at > newest):
             newest = act.at
     return newest
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
+from smtpproxy.policy.model import EVERY_PURPOSE
 from smtpproxy.store.exchange.lines import UndatedConsent
 from smtpproxy.store.exchange.rows import cell_text, check_no_error, column_key
 from smtpproxy.store.exchange.times import NO_EARLIER, Notation
@@ -112,6 +113,11 @@ class ConsentTable(Struct, frozen=True):
 
     def check(self, *, is_dated: bool) -> None:
         """Raises ValueError, which names the key. `is_dated`: a constant has the date."""
+        if self.purpose == EVERY_PURPOSE and (self.given_at or (self.column and self.yes != ())):
+            raise ValueError(
+                f'purpose: "{EVERY_PURPOSE}" is for refusals of everything, and nobody can agree to'
+                " everything: name one purpose, or leave out given_at, and write true = []"
+            )
         if not self.columns:
             raise ValueError("column: missing; name the column that says yes or no, or given_at")
         is_flag = self.column is not None
@@ -156,10 +162,24 @@ def consents_of(
     found = [(one, act) for one in readers for act in one.consents(cells, common, evidence, as_of)]
     for reader, no in found:
         if "given_at" not in no and reader.refuses(cells):
-            same = [act for _, act in found if act["purpose"] == no["purpose"]]
+            same = [act for _, act in found if no["purpose"] in (act["purpose"], EVERY_PURPOSE)]
             agreed = [act["given_at"] for act in same if "given_at" in act]
             no["withdrawn_at"] = dated_no(no["withdrawn_at"], agreed, as_of)
     return [act for _, act in found]
+
+
+def refusals_of(
+    readers: Sequence["ConsentReader"], cells: Sequence[str], as_of: datetime
+) -> list[dict[str, Any]]:
+    """Return a row's refusals in NDJSON form, whatever else is wrong with the row."""
+    found = [one for reader in readers if (one := reader.refusal(cells, as_of))]
+    if not any(reader.agrees(cells) for reader in readers):
+        return found
+    return [n for n in found if n["purpose"] != EVERY_PURPOSE or n["withdrawn_at"] >= NO_EARLIER]
+
+
+def purpose_in_words(purpose: str) -> str:
+    return "every purpose" if purpose == EVERY_PURPOSE else purpose
 
 
 class ConsentReader:
@@ -230,12 +250,12 @@ class ConsentReader:
             at = self._refused_at(dated, cells, as_of)
         except ValueError:
             at = dated
-        if at is None or (at < NO_EARLIER and self._agrees(cells)):
+        if at is None or (at < NO_EARLIER and self.agrees(cells)):
             return None
         brand = {"brand": self._table.brand} if self._table.brand else {}
         return {"purpose": self._table.purpose, "withdrawn_at": at, **brand}
 
-    def _agrees(self, cells: Sequence[str]) -> bool:
+    def agrees(self, cells: Sequence[str]) -> bool:
         """Whether the row is a yes, whatever else is wrong with it."""
         try:
             given = self._time(self._table.given_at, cells) or NO_EARLIER
@@ -290,7 +310,7 @@ class ConsentReader:
 
     def _named(self, column: str | None) -> str:
         name = self._columns[column][1] if column else "consent_given_at"
-        return f'"{name}" (consent to {self._table.purpose})'
+        return f'"{name}" (consent to {purpose_in_words(self._table.purpose)})'
 
     def _undated(self) -> str:
         given_at = self._table.given_at

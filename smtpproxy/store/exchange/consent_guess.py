@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
+from smtpproxy.policy.model import EVERY_PURPOSE
 from smtpproxy.store.exchange.consent_columns import ConsentTable
 from smtpproxy.store.exchange.look import ColumnLook, TableLook, plain_words, words
 from smtpproxy.store.exchange.proposal import (
@@ -50,7 +51,7 @@ class ConsentGuess(Struct, frozen=True, eq=False):
                 found += [
                     ConsentTable(
                         purpose, "withdrawal", (), false, nothing, column.name, None,
-                        _only(refused.get(purpose)),
+                        _refused_at(refused, purpose),
                     )
                     for purpose in self._purposes_of(column, of_all=True)
                 ]  # fmt: skip
@@ -91,17 +92,17 @@ class ConsentGuess(Struct, frozen=True, eq=False):
             for purpose in purposes:
                 found[purpose] = ConsentTable(
                     purpose, no, true, false, nothing, column.name, given,
-                    _only(refused.get(purpose)),
+                    _refused_at(refused, purpose),
                 )  # fmt: skip
         return list(found.values())
 
     def _closest(self, agreed: Sequence[ColumnLook]) -> Sequence[ColumnLook]:
         """Return the columns that can be about a purpose, preferring those named after it."""
-        if len(self.known.purposes) > 1 or not any(map(self.named_purposes, agreed)):
+        if len(self.known.purposes) > 1 or not any(map(self._named_purposes, agreed)):
             return agreed
         answered = self.answers.consents
         return [
-            one for one in agreed if self.named_purposes(one) or column_key(one.name) in answered
+            one for one in agreed if self._named_purposes(one) or column_key(one.name) in answered
         ]
 
     def _ask_which(self, first: ConsentTable, second: ColumnLook) -> None:
@@ -135,7 +136,7 @@ class ConsentGuess(Struct, frozen=True, eq=False):
         for purpose, names in columns.items():
             if len(names) > 1 and named is None:
                 self._ask_date(tuple(names))
-            withdrawn = _only(refused.get(purpose))
+            withdrawn = _refused_at(refused, purpose)
             found.append(ConsentTable(purpose, given_at=named or names[0], withdrawn_at=withdrawn))
         return found
 
@@ -189,14 +190,14 @@ class ConsentGuess(Struct, frozen=True, eq=False):
         return self.answers.with_constant("consent_given_at", text)
 
     def _purposes_of(self, column: ColumnLook, *, of_all: bool = False) -> Sequence[str]:
-        """Return a column's purposes; a refusal that names none (`of_all`) is about all of them."""
+        """Return a column's purposes; a refusal (`of_all`) that names none is from all."""
         answer = self.answers.consents.get(column_key(column.name))
         if answer:
             return [] if answer == NONE else [answer]
         purposes = self.known.purposes
-        named = self.named_purposes(column)
+        named = self._named_purposes(column)
         if of_all:
-            return named or purposes
+            return named or [EVERY_PURPOSE]
         if not unexplained(column.name, purposes) and (named or len(purposes) == 1):
             return named or purposes
         answers = self.answers
@@ -211,7 +212,7 @@ class ConsentGuess(Struct, frozen=True, eq=False):
         )
         return ()
 
-    def named_purposes(self, column: ColumnLook) -> list[str]:
+    def _named_purposes(self, column: ColumnLook) -> list[str]:
         header = set(plain_words(column.name).split())
         named = [one for one in self.known.purposes if set(plain_words(one).split()) <= header]
         if fitting(column.name, ["others"]):  # partners' mail is about purposes for partners
@@ -336,5 +337,7 @@ class ConsentGuess(Struct, frozen=True, eq=False):
         return answers.no or "withdrawal"
 
 
-def _only(names: Sequence[str] | None) -> str | None:
-    return names[0] if names and len(names) == 1 else None
+def _refused_at(refused: Mapping[str, list[str]], purpose: str) -> str | None:
+    """Return the column with the dates of refusals of a purpose, if there is just one."""
+    names = [name for one in {purpose, EVERY_PURPOSE} for name in refused.get(one, ())]
+    return names[0] if len(names) == 1 else None

@@ -14,8 +14,9 @@ from smtpproxy.store.exchange.consent_columns import (
     ConsentReader,
     consents_of,
     may_be_a_date,
+    refusals_of,
 )
-from smtpproxy.store.exchange.contact_ndjson import EVERY_PURPOSE, common_refusal, words_in
+from smtpproxy.store.exchange.contact_ndjson import common_refusal, refused_purpose, words_in
 from smtpproxy.store.exchange.contact_record import convert_contact
 from smtpproxy.store.exchange.layouts import (
     Blocked,
@@ -227,9 +228,9 @@ class _Reader:
 
     def refusal(self, cells: Sequence[str], as_of: datetime) -> ContactUpdate | None:
         """Return the refusal in a rejected row, or None if it has none, or no address."""
-        refused = [one for reader in self._consents if (one := reader.refusal(cells, as_of))]
+        refused = refusals_of(self._consents, cells, as_of)
         if not self._consents and (at := self._refused_at("consent_withdrawn_at", cells, as_of)):
-            purpose = next(iter(words_in([self._legible("consent_purpose", cells)])), EVERY_PURPOSE)
+            purpose = refused_purpose(self._legible("consent_purpose", cells))
             given = self._legible("consent_given_at", cells) or at
             if at >= NO_EARLIER or given < NO_EARLIER:
                 refused = [{"purpose": purpose, "withdrawn_at": at}]
@@ -241,10 +242,9 @@ class _Reader:
         if not any(found.values()):
             return None
         found |= {name: self._legible(name, cells) for name in ("address", "brand")}
-        try:
+        with suppress(ValueError):
             return convert_contact({name: one for name, one in found.items() if one}, as_of)
-        except ValueError:
-            return None
+        return None
 
     def _refused_at(self, name: str, cells: Sequence[str], as_of: datetime) -> datetime | None:
         """Return the time of a refusal in the column of a field."""

@@ -9,6 +9,7 @@ from msgspec.structs import asdict, replace
 
 from smtpproxy.events import picked
 from smtpproxy.policy.model import (
+    EVERY_PURPOSE,
     Audience,
     Collection,
     ConsentAct,
@@ -40,9 +41,6 @@ from smtpproxy.store.exchange.lines import (
 )
 from smtpproxy.store.merge import MARKS
 from smtpproxy.store.records import ContactUpdate
-
-EVERY_PURPOSE = "*"
-"""The purpose of a withdrawal that names none."""
 
 _MOST = 1_000  # consents, tags or wishes of a line that are searched for refusals
 
@@ -96,7 +94,7 @@ def _withdrawals(consents: object, address: str, as_of: datetime) -> Iterator[di
         if at is None:
             continue
         withdrawal = {"withdrawn_at": at, **_text(one, "brand")}
-        withdrawal["purpose"] = next(iter(words_in([one.get("purpose")])), EVERY_PURPOSE)
+        withdrawal["purpose"] = refused_purpose(one.get("purpose"))
         if _can_be_read({"address": address, "consents": [withdrawal]}, as_of):
             yield withdrawal
 
@@ -135,6 +133,11 @@ def _refused_at(value: object, as_of: datetime) -> datetime | None:
         if value is True or (not isinstance(value, bool | None) and may_be_a_date(str(value))):
             return as_of
         return None
+
+
+def refused_purpose(value: object) -> str:
+    """Return the purpose of a withdrawal: every purpose, unless it names one."""
+    return next(iter(words_in([value])), EVERY_PURPOSE)
 
 
 def words_in(value: object) -> Words:

@@ -54,13 +54,12 @@ class _Guess:
             if column.name not in self._columns and self._answer(column) is None:
                 self._guess(column)
         self._place_dates()
-        guess = ConsentGuess(
+        consents = ConsentGuess(
             self._look, self._known, self._answers, self._flags, self._dates, self._questions
-        )
-        consents = guess.tables()
+        ).tables()
         time_format = self._time_format(consents)
         self._ask_constants()
-        self._note_refusals(guess)
+        self._note_unmailable()
         self._note_refusing()
         if self._look.twice:
             names = ", ".join(map(repr, self._look.twice))
@@ -154,23 +153,19 @@ class _Guess:
                 f"{column.name!r} is not read; if a yes in it is a refusal, rename it to 'Opt-out'"
             )
 
-    def _note_refusals(self, guess: ConsentGuess) -> None:
-        """Say what does not follow from a withdrawal, if it is from everything."""
+    def _note_unmailable(self) -> None:
+        """Say that a refusal is not all that follows from an address that bounces."""
+        dates = ((column, [column.name]) for column in self._dates["withdrawn_at"])
+        flags = ((one.column, [one.column.name, *(one.column.values or ())]) for one in self._flags)
         found = {
-            one.name: None
-            for one, is_refusal in (
-                *((flag.column, flag.is_refusal) for flag in self._flags),
-                *((column, True) for column in self._dates["withdrawn_at"]),
-            )
-            if (is_refusal and not guess.named_purposes(one))
-            or any(has_part(text, "unmailable") for text in one.values or ())
+            column.name: None
+            for column, texts in (*dates, *flags)
+            if any(has_part(text, "unmailable") for text in texts)
         }
         if found:
             self._notes.append(
-                f"a refusal in {', '.join(map(repr, found))} stops the purposes that there are now"
-                f" ({', '.join(self._known.purposes)}); to stop all marketing, whatever purposes"
-                " come, and all mail to addresses that bounce, import the file with suppress"
-                " import too"
+                f"{', '.join(map(repr, found))}: a bounce or a complaint stops only marketing here;"
+                " import the file with suppress import too, to stop all mail to these addresses"
             )
 
     def _note_refusing(self) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import tomlkit
 
+from smtpproxy.policy.model import EVERY_PURPOSE
 from smtpproxy.store.exchange.consent_columns import ConsentTable
 from smtpproxy.store.exchange.encodings import GUESSED
 from smtpproxy.store.exchange.look import TableLook
@@ -74,7 +75,8 @@ def _consent(table: ConsentTable) -> Iterator[str]:
         "withdrawal": "a no withdraws an earlier consent",
         "nothing": "a no means nothing, and changes nothing",
     }
-    yield _pair("purpose", table.purpose)
+    is_of_all = table.purpose == EVERY_PURPOSE
+    yield _pair("purpose", table.purpose, "a refusal of all marketing, whatever comes" * is_of_all)
     written = table.as_written()
     for name in ("column", "true", "false", "nothing", "no", "given_at", "withdrawn_at"):
         value = written.get(name)

@@ -8,11 +8,18 @@ from operator import attrgetter
 
 from msgspec.structs import replace
 
-from smtpproxy.policy.model import Audience, ConsentAct, Contact, Origin, collected, collections
+from smtpproxy.policy.model import (
+    EVERY_PURPOSE,
+    Audience,
+    ConsentAct,
+    Contact,
+    Origin,
+    collected,
+    collections,
+)
 from smtpproxy.policy.rules.recipient import is_within, names_role
 from smtpproxy.settings import Settings
 from smtpproxy.store.collected import is_void
-from smtpproxy.store.exchange.contact_ndjson import EVERY_PURPOSE
 from smtpproxy.store.exchange.lines import Contents, Passed, Read, Rejected, UndatedConsent
 from smtpproxy.store.exchange.times import NO_EARLIER, written_time
 from smtpproxy.store.merge import refusals
@@ -52,6 +59,7 @@ class ContactCheck:
         """`brand`: the default brand. `own` raises if a contact touches other brands' data."""
         self._own = own
         self._purposes = settings.purposes
+        self._withdrawable = {*self._purposes, EVERY_PURPOSE}
         self._brand = brand
         self._brands = settings.brand_names
         self._needs_brand = len(self._brands) > 1
@@ -82,7 +90,7 @@ class ContactCheck:
             SuppressionEntry(update.contact.address, "marketing", Origin.UNSUBSCRIBE, act.at)
             for update in updates
             for act in update.contact.acts
-            if act.withdrawal and act.purpose not in self._purposes
+            if act.withdrawal and act.purpose not in self._withdrawable
         ]
 
     def notices(self) -> Iterator[str]:
@@ -140,7 +148,7 @@ class ContactCheck:
         """Return its refusals as they may be stored, or None if there are none that may be."""
         if update is None:
             return None
-        acts = tuple(self._for_each_purpose(_meant(update.contact.acts)))
+        acts = _meant(update.contact.acts)
         update = replace(
             update,
             contact=replace(update.contact, acts=acts),
@@ -152,14 +160,6 @@ class ContactCheck:
             with suppress(ValueError):  # it touches other brands than those of the token
                 return None if refused is None else self.update(refused)
         return None
-
-    def _for_each_purpose(self, acts: Iterable[ConsentAct]) -> Iterator[ConsentAct]:
-        """Yield the acts; a withdrawal without a purpose becomes one from every purpose."""
-        for act in acts:
-            if act.purpose == EVERY_PURPOSE and act.withdrawal:
-                yield from (replace(act, purpose=one) for one in sorted(self._purposes))
-            else:
-                yield act
 
     def update(self, update: ContactUpdate) -> ContactUpdate:
         """Return the update as it may be stored. Raises ValueError."""
@@ -186,7 +186,7 @@ class ContactCheck:
             sources = (contact.source, *(way.source for way in contact.others))
             self.passed_on += not self._unannounced.isdisjoint(sources)
         for act in contact.acts:
-            if act.withdrawal and act.purpose not in self._purposes:
+            if act.withdrawal and act.purpose not in self._withdrawable:
                 self.withdrawn[act.purpose] += 1
         return replace(update, contact=contact, restricted_tags=self._restricted_tags)
 
@@ -197,7 +197,8 @@ class ContactCheck:
         agreed: dict[str, datetime] = {}
         for act in contact.acts:
             if not act.withdrawal:
-                agreed[act.purpose] = max(act.at, agreed.get(act.purpose, act.at))
+                for purpose in (act.purpose, EVERY_PURPOSE):
+                    agreed[purpose] = max(act.at, agreed.get(purpose, act.at))
 
         def dated(act: ConsentAct) -> ConsentAct:
             if not act.withdrawal:
@@ -302,9 +303,10 @@ def _meant(acts: Sequence[ConsentAct]) -> tuple[ConsentAct, ...]:
     """Return the acts without withdrawals whose date stands for none, next to an agreement to the
     same: it says that there was none."""
     agreed_to = {
-        (act.purpose, act.brand, channel)
+        (purpose, act.brand, channel)
         for act in acts
         if not act.withdrawal and act.at >= NO_EARLIER
+        for purpose in (act.purpose, EVERY_PURPOSE)
         for channel in act.channels
     }
 

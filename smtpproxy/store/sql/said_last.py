@@ -9,7 +9,7 @@ from datetime import datetime
 from msgspec.structs import replace
 
 from smtpproxy.mail.address import widened
-from smtpproxy.policy.model import Contact, Origin, Preference
+from smtpproxy.policy.model import EVERY_PURPOSE, Contact, Origin, Preference
 from smtpproxy.store.keys import is_key_text, suppressed_name
 from smtpproxy.store.merge import STRICTNESS, Known
 from smtpproxy.store.records import ContactUpdate, SuppressionEntry
@@ -37,7 +37,7 @@ def said_last(update: ContactUpdate, known: Known, now: datetime) -> ContactUpda
     agreed: dict[str, datetime] = {}
     for act in before.acts:
         if act.at > now and not act.withdrawal:
-            agreed[act.purpose] = act.at
+            agreed[act.purpose] = agreed[EVERY_PURPOSE] = act.at  # the newest is last
     refused = {(act.purpose, act.brand, act.at) for act in before.acts if act.withdrawal}
     acts = [
         replace(act, at=max(act.at, agreed.get(act.purpose, act.at)))

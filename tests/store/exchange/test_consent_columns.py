@@ -147,6 +147,12 @@ def test_a_no_outweighs_the_yes_beside_it_even_with_an_older_date(
     assert [act for act in mapped.acts(row, HEAD + tables) if act[1]] == [("news", True, at)]
 
 
+def test_so_does_a_no_to_everything(mapped: Mapped) -> None:
+    table = REFUSED.replace('"news"', '"*"')
+    acts = mapped.acts("oui,1,31/12/2024,01/01/2024", HEAD + NEWS + table)
+    assert acts == [("*", True, FILE_TIME), ("news", False, DAY)]
+
+
 def test_so_does_the_no_of_a_rejected_row(mapped: Mapped) -> None:
     mapped.path.write_text(HEAD.replace("[columns]", "[columns]\nOffres = 'audience'") + DATED)
     content = HEADER + "anna@people.example,non,?,31/12/2024,01/01/2024\n"
@@ -154,6 +160,16 @@ def test_so_does_the_no_of_a_rejected_row(mapped: Mapped) -> None:
     assert (done.rejected, done.refusals) == (1, 1)
     (act,) = mapped.importing.contact("anna@people.example").acts
     assert (act.withdrawal, act.at) == (True, FILE_TIME)
+
+
+def test_a_placeholder_beside_a_yes_refuses_nothing_in_a_rejected_row(mapped: Mapped) -> None:
+    head = HEAD.replace("[columns]", "[columns]\nOffres = 'audience'")
+    table = '[[consent]]\npurpose = "*"\nwithdrawn_at = "Désinscrit le"\n'
+    mapped.path.write_text(head + NEWS + table)
+    for row, refusals in (("oui,?,31/12/2024,01/01/1970", 0), (",?,,01/01/1970", 1)):
+        content = f"{HEADER}anna@people.example,{row}\n"
+        done = mapped.importing.contacts(content.encode(), "csv", read_mapping(mapped.path))
+        assert (done.rejected, done.refusals) == (1, refusals)
 
 
 def test_a_yes_withdrawn_later_records_both(mapped: Mapped) -> None:

@@ -56,7 +56,8 @@ def test_column_names_are_recognised_in_four_languages(
     names = header.split(";")
     found = table.proposal(header, "anna@x.example;1;2024-01-01;", "bert@x.example;0;;2024-02-01")
     assert found.columns[names[0]] == "address"
-    (consent,) = found.consents
+    consent, refusal = found.consents
+    assert (refusal.purpose, refusal.columns) == ("*", (names[refused],))
     assert consent.column == names[1]
     assert (consent.given_at, consent.withdrawn_at) == (names[given], names[refused])
     assert (consent.yes, consent.false) == (("1",), ("0",))
@@ -102,9 +103,9 @@ def test_refusals_with_unreadable_dates_are_not_lost(table: Table) -> None:
     assert (
         question.option == "--withdrawn-at 'Unsubscribed at', or --consent 'Unsubscribed at=none'"
     )
-    for answer, column in (("yes", "Unsubscribed at"), ("no", None)):
+    for answer, columns in (("yes", ["Unsubscribed at"] * 2), ("no", [None])):
         found = table.proposal(*rows, answers=question.answered(answer))
-        assert [one.withdrawn_at for one in found.consents] == [column]
+        assert [one.withdrawn_at for one in found.consents] == columns
         assert not [one for one in found.questions if " seems to " in one.text]
         assert ("'Unsubscribed at': 29 cells are not dates" in found.notes) is (answer == "yes")
 
@@ -179,6 +180,7 @@ def test_each_purpose_has_its_own_columns_and_dates(table: Table) -> None:
     ] == [
         ("newsletter", "newsletter", "date opt-in newsletter", "unsubscribed at"),
         ("offers", "offers opt-in", "date opt-in offers", "unsubscribed at"),
+        ("*", None, None, "unsubscribed at"),
     ]
 
 
@@ -223,9 +225,10 @@ def test_a_date_of_consent_alone_is_a_consent(
     table: Table, columns: str, given_at: str | None, expected: str | None
 ) -> None:
     rows = (f"email;{columns};Opt-out date", "a@x.example;2024-01-01;2024-01-02;2024-02-01")
-    (found,) = table.proposal(*rows, answers=Answers(given_at=given_at)).consents
-    assert (found.purpose, found.column, found.withdrawn_at) == ("offers", None, "Opt-out date")
-    assert found.given_at == expected
+    *found, refusal = table.proposal(*rows, answers=Answers(given_at=given_at)).consents
+    assert (refusal.purpose, refusal.columns) == ("*", ("Opt-out date",))
+    dated = [(one.purpose, one.column, one.given_at, one.withdrawn_at) for one in found]
+    assert dated == ([("offers", None, expected, "Opt-out date")] if expected else [])
 
 
 def test_a_sign_up_alone_is_not_consent(table: Table) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from smtpproxy.store.exchange.contact_ndjson import EVERY_PURPOSE
+from smtpproxy.policy.model import EVERY_PURPOSE
 from smtpproxy.store.exchange.lines import read_lines
 from smtpproxy.store.exchange.rows import read_header, read_rows
 from tests.store.exchange.importing import FILE_TIME, Importing
