@@ -120,18 +120,23 @@ class Indexer:
             erased = self._erased
             for slot, rows in self._tail.unread(self._read):
                 while await self._add(slot, rows, erased):
-                    self._behind, self._oldest = self._tail.backlog(self._read)
+                    await self._look_back()
         except StoreUnavailable:
             self._told_at = _NEVER  # perhaps another database answers next
             raise
         finally:  # not before: how far the index goes is not known at first
-            self._behind, self._oldest = self._tail.backlog(self._read)
+            await self._look_back()
+
+    async def _look_back(self) -> None:
+        self._behind, self._oldest = await asyncio.to_thread(self._tail.backlog, self._read)
 
     async def _add(self, slot: int, rows: Iterator[Row], erased: int) -> bool:
         """Add some rows; return whether there were any. After an erasure beyond `erased`, nothing:
         the file that is open still names whoever is erased."""
         async with self.alone:
-            batch = list(islice(rows, _AT_ONCE)) if self._erased == erased else []
+            batch = []
+            if self._erased == erased:  # on a thread: to find its place in a long file takes time
+                batch = await asyncio.to_thread(list, islice(rows, _AT_ONCE))
             if batch:
                 keep = self.settings.retention
                 since = keep.indexed_since(self.now())  # a new index would cover old journals

@@ -2,10 +2,12 @@
 
 import asyncio
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -215,6 +217,28 @@ async def test_a_rebuilt_index_skips_rows_that_are_too_old(
     (found,) = await journals.find(IndexQuery(), 10)
     assert clock.now() - found.at < 2 * DAY
     assert (await journals.tell(ONE, "mx.example", clock.now()))[0] >= found.line > 1
+
+
+async def test_a_long_journal_is_read_beside_the_signs_of_life(
+    database: Database, journals: SharedJournals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The relay takes a process without any for one that hangs, and it would begin again."""
+    settings, clock = configured(tmp_path, database), Clock()
+    log = journal(settings.server.state_dir / "audit", clock)
+    await log.commit(decided(clock, ANNA))
+    log.close()
+    indexer, threads = Indexer(settings, journals, ONE, now=clock.now), list[threading.Thread]()
+    read = indexer._tail._of_slot
+
+    def noted(*asked: Any) -> Iterator[object]:
+        threads.append(threading.current_thread())
+        yield from read(*asked)
+
+    monkeypatch.setattr(indexer._tail, "_of_slot", noted)
+    await indexer.look()
+    assert len(await journals.find(IndexQuery(), 10)) == 1
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 def behind(indexer: Indexer) -> float:
