@@ -83,6 +83,11 @@ def client_context(ca_file: Path | None) -> ssl.SSLContext:
     return trusting(ca_file)
 
 
+def trusted_until(ca_file: Path) -> float:
+    """Return when the last of a file's authorities expires, in Unix seconds. Raises TlsError."""
+    return max(one.not_valid_after_utc.timestamp() for one in _certificates("ca_file", ca_file))
+
+
 def trusting(ca_file: Path | None = None) -> ssl.SSLContext:
     """Return the context for a client that trusts these authorities. Raises OSError.
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smtpproxy.auth.users import UsersError, read
@@ -29,7 +30,7 @@ from smtpproxy.store.records import (
     StoreUnavailable,
     with_cause,
 )
-from smtpproxy.tls import TlsError, TlsFiles, client_context, server_context
+from smtpproxy.tls import TlsError, TlsFiles, client_context, server_context, trusted_until
 from smtpproxy.webhooks import SecretFault, check_files
 
 if TYPE_CHECKING:
@@ -73,20 +74,22 @@ def _warnings(filename: str, findings: Findings) -> list[str]:
 
 
 def _named_files(settings: Settings) -> Findings:
-    yield from _certificates(settings, time.time())
-    yield from _upstream(settings)
+    yield from _certificates(settings, now := time.time())
+    yield from _upstream(settings, now)
     yield from _users(settings)
-    yield from _webhooks(settings)
+    yield from _webhooks(settings, now)
     yield from _dkim_files(settings, datetime.now(UTC))
     yield from _logos(settings)
 
 
-def _webhooks(settings: Settings) -> Findings:
+def _webhooks(settings: Settings, now: float) -> Findings:
     for webhook in settings.webhooks:
+        where = f'webhook "{webhook.name}"'
+        yield from _authorities(f"{where}.ca_file", webhook.ca_file, now, "nothing is delivered")
         try:
             check_files(webhook)
         except SecretFault as fault:
-            yield f'webhook "{webhook.name}".{fault.key}', str(fault), True
+            yield f"{where}.{fault.key}", str(fault), True
 
 
 def _logos(settings: Settings) -> Findings:
@@ -219,27 +222,43 @@ def _certificates(settings: Settings, now: float) -> Findings:
         except TlsError as error:
             yield f"{where}.{error.key}", str(error), True
             continue
+        refused = "client certificates are refused"
+        yield from _authorities(f"{where}.client_ca", listener.client_ca, now, refused)
         # Mail from clients that do not check it goes on.
         text = f"{listener.certificate} "
         if valid.begins > now:
             text += f"is not valid before {_minute(valid.begins)}: until then, {_NO_MAIL}"
-        elif valid.ends <= now:
-            text += f"expired on {_minute(valid.ends)}: {_NO_MAIL}"
         elif valid.ends <= now + _SOON:
-            text += f"expires on {_minute(valid.ends)}"
+            text += _end(valid.ends, now, _NO_MAIL)
         else:
             continue
         yield f"{where}.certificate", text, False
+
+
+def _authorities(where: str, ca_file: Path | None, now: float, then: str) -> Findings:
+    """Warn when no authority in a readable file is valid, or soon none is: one may be left over."""
+    if ca_file is None:
+        return
+    with suppress(TlsError):  # told by who uses the file
+        ends = trusted_until(ca_file)
+        if ends <= now + _SOON:
+            yield where, f"{ca_file} {_end(ends, now, then)}", False
+
+
+def _end(ends: float, now: float, then: str) -> str:
+    return f"expired on {_minute(ends)}: {then}" if ends <= now else f"expires on {_minute(ends)}"
 
 
 def _minute(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _upstream(settings: Settings) -> Findings:
+def _upstream(settings: Settings, now: float) -> Findings:
     if settings.upstream.tls != "none":
+        ca_file = settings.upstream.ca_file
+        yield from _authorities("upstream.ca_file", ca_file, now, "mail is answered 451")
         try:
-            client_context(settings.upstream.ca_file)
+            client_context(ca_file)
         except TlsError as error:
             yield f"upstream.{error.key}", str(error), True
 

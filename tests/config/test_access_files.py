@@ -78,6 +78,29 @@ def test_an_expired_root_in_the_file_is_no_matter_as_clients_have_their_own(
     assert found(tmp_path, **tls(pair.certificate, pair.key)) == []
 
 
+@pytest.mark.parametrize(("days", "said"), [(5, "expires"), (-1, "expired")])
+def test_authorities_that_expire(
+    tmp_path: Path, authority: Authority, days: float, said: str
+) -> None:
+    old = Authority(tmp_path, "old", days=days)
+    pair = authority.issue("relay.example")
+    hook = {"name": "crm", "url": "https://crm.example/", "ca_file": str(old.path)}
+    hook["secret_file"] = str(tmp_path / "secret")
+    (tmp_path / "secret").write_text("whsec_" + "A" * 43 + "=\n")
+    (tmp_path / "secret").chmod(0o600)
+    upstream = {"address": "mta.example:25", "tls": "starttls", "ca_file": str(old.path)}
+
+    def warned() -> list[str]:
+        config = {"upstream": upstream, "webhook": [hook]}
+        return found(tmp_path, config, client_ca=str(old.path), **tls(pair.certificate, pair.key))
+
+    for where in ('listener "apps".client_ca', "upstream.ca_file", 'webhook "crm".ca_file'):
+        assert [f for f in warned() if f.startswith(f"{where}: {old.path} {said} on 20")], warned()
+    with old.path.open("ab") as roots:
+        roots.write(authority.path.read_bytes())
+    assert not [found for found in warned() if "expire" in found], "the renewed one is trusted too"
+
+
 def test_unusable_files_are_faults(tmp_path: Path, authority: Authority) -> None:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import rsa
