@@ -226,6 +226,18 @@ async def test_a_withdrawal_reveals_no_purpose_of_other_brands(site: Writes) -> 
     assert answer.text.replace("grain", "nowhere") == unknown.text
 
 
+async def test_a_brand_records_refusals_of_everything_for_itself_alone(site: Writes) -> None:
+    withdrawal = {"purpose": "*", "withdrawn_at": "2026-01-01T00:00:00Z"}
+    answer = await site.post(CONTACT, {"address": ANNA, "consents": [withdrawal]}, "shop")
+    assert answer.status == 200
+    withdrawal["brand"] = "mill"
+    answer = await site.post(CONTACT, {"address": ANNA, "consents": [withdrawal]}, "shop")
+    assert answer.status == 403
+    contact = (await site.contact()).json["contact"]
+    (known,) = contact["consents"]
+    assert (known["purpose"], known.get("brand", contact["brand"])) == ("*", "shop")
+
+
 async def test_json_that_parsers_read_differently_is_refused(site: Writes) -> None:
     for body in (
         b'{"suppressions": [{"address": "a@x.example", "address": "b@x.example"}]}',
