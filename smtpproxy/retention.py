@@ -32,6 +32,7 @@ from smtpproxy.store import (
     open_stream_counts,
 )
 from smtpproxy.store.change_journal import Journal
+from smtpproxy.store.import_jobs import ImportJobs
 from smtpproxy.store.maildir import Maildir
 from smtpproxy.store.operations import Limits, PurgedSuppressions, Removed
 from smtpproxy.store.propagation import of_others
@@ -116,6 +117,8 @@ async def _remove(
     purged.removed["mailings"] = Removed(mailings)
     if not dry_run:
         await _prune_counts(settings, at, clock())
+        jobs = ImportJobs(settings.server.state_dir)
+        await asyncio.to_thread(jobs.correct_ends, clock())
     purged.removed["reports"] = await _purge_reports(settings, at, clock(), dry_run=dry_run)
     before = beginning(at, keep.audit)
     # In a thread: it may wait for `audit verify`, which must not delay ending.

@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from smtpproxy.disk import flush, give_to_owner_of, lock, sync_path
 from smtpproxy.store.operations import Kind
@@ -199,6 +200,14 @@ class ImportJobs:
                 if end is not None and end.at < now - KEPT:
                     shutil.rmtree(folder, ignore_errors=True)
 
+    def correct_ends(self, now: datetime) -> None:
+        """Count KEPT from now for jobs that ended by a clock that was ahead."""
+        for id in self._names():
+            end = self.end(id)
+            if end is not None and end.at > now:
+                with suppress(FileNotFoundError):  # it expires just now
+                    _write(self._root / id / "end.json", msgspec.json.encode(replace(end, at=now)))
+
     def _names(self) -> list[str]:
         return sorted(path.name for path in self._entries() if _ID.fullmatch(path.name))
 
@@ -267,6 +276,7 @@ def _write(path: Path, content: bytes) -> None:
     with open(beside, "wb", opener=private) as file:
         file.write(content)
         flush(file)
+    give_to_owner_of(path.parent, beside)
     beside.rename(path)
     sync_path(path.parent)
 

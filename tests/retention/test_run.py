@@ -36,6 +36,7 @@ from smtpproxy.store import (
     open_mailings,
     open_store,
 )
+from smtpproxy.store.import_jobs import KEPT, ImportJob, ImportJobs, JobEnd
 from smtpproxy.store.records import SuppressionEntry
 from smtpproxy.store.register import RelayState, relay_id
 from smtpproxy.store.sql.store import Store
@@ -382,3 +383,18 @@ async def test_a_request_stays_while_its_link_works(
     await run(settings, store)
     assert await store.contact(ANNA) is None
     assert await store.contact(EVE) is not None
+
+
+async def test_rejected_lines_of_an_import_that_ended_by_a_clock_ahead_go_a_week_later(
+    settings: Settings, store: Store
+) -> None:
+    jobs, id = ImportJobs(settings.server.state_dir), "01JKB3Q00020CT1R0RZ1H6E7B1"
+    jobs.receive(id)
+    jobs.accept(ImportJob(id, "contacts", "me", NOW, False, 1))
+    jobs.finish(id, JobEnd("complete", NOW + 365 * DAY))
+    jobs.rejected(id).write_text("# line 2: no\na@p.example\n")
+    await purge(settings, store, at=NOW, clock=lambda: NOW)
+    jobs.expire(NOW + KEPT)
+    assert jobs.rejected(id).exists()
+    jobs.expire(NOW + KEPT + DAY)
+    assert not jobs.rejected(id).exists()
