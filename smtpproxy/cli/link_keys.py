@@ -81,7 +81,7 @@ def rekey(
     new = max(used)
     if new in before:
         return shown
-    effect = f"a running relay seals links with key {new} after: smtpproxy reload"
+    effect = f"a running relay uses key {new} for new links only after smtpproxy reload"
     return Result(shown.data, (*shown.text, effect))
 
 
@@ -160,7 +160,7 @@ def _drop_key(state_dir: Path, version: int) -> list[str]:
     path = key_place(state_dir, LINK_KEY_FILE).path
     return [
         f"key {version} is removed from {path}",
-        "a running relay still accepts its links until: smtpproxy reload",
+        "a running relay accepts its links until smtpproxy reload",
         "on every other relay: remove its line, then smtpproxy reload",
     ]
 

@@ -43,7 +43,7 @@ _STARTS_WITHIN = 30.0
 """Seconds for which a child that ends before it works is tried again, at a start or a reload."""
 _LOOK_EVERY = 0.5
 _LONGEST_PAUSE = 30.0
-_MEANINGS = {-signal.SIGBUS: ": the disk of a file cannot be read; see df, and the kernel's log"}
+_MEANINGS = {-signal.SIGBUS: ": a disk could not be read, or is full; see df and the kernel's log"}
 _DOWN_FOR = 90.0
 """If a worker could not be restarted for this long (seconds), systemd has to restart the relay."""
 _GRACE = 5.0
@@ -212,7 +212,7 @@ class Generation:
                 self.heard(child, channel, message)
 
     async def _watch(self, child: Child, process: ChildProcess) -> None:
-        """Kill a child that hangs. While this process was stopped too, it cannot have beaten."""
+        """Kill a child that hangs. Time for which this process was stopped too does not count."""
         silent = 0.0
         while silent < _HANGS_AFTER or child.role == "worker":
             heard = child.heard

@@ -134,10 +134,8 @@ class Journal:
                     give_to_owner_of(self._folder, path)
                     sync_path(self._folder)
             except OSError as error:
-                with suppress(
-                    OSError
-                ):  # else they would count as written, though the disk lost them
-                    os.ftruncate(file, size)
+                with suppress(OSError):
+                    os.ftruncate(file, size)  # the disk may have lost lines that would count
                 raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         finally:
             os.close(file)

@@ -177,7 +177,7 @@ class _Guess:
                 one.refusing
                 and one.values is None
                 and one.name not in read
-                and (column_key(one.name) not in self._answers.consents)
+                and column_key(one.name) not in self._answers.consents
             ):
                 cells = counted(one.refusing, "cell says", "cells say")
                 self._notes.append(
