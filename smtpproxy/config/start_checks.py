@@ -236,7 +236,7 @@ def _certificates(settings: Settings, now: float) -> Findings:
 
 
 def _authorities(where: str, ca_file: Path | None, now: float, then: str) -> Findings:
-    """Warn when no authority in a readable file is valid, or soon none is: one may be left over."""
+    """Warn when all authorities in a file have expired, or soon will: an old one may stay in it."""
     if ca_file is None:
         return
     with suppress(TlsError):  # told by who uses the file
