@@ -1,7 +1,9 @@
 """Files that survive a crash of the machine, and that the relay can read."""
 
+import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,6 +33,38 @@ def little_left(folder: Path) -> str | None:
         return f"no inodes left on the disk of {folder}"
     free = found.f_bavail * found.f_frsize
     return f"{free / 1e6:.0f} MB left on the disk of {folder}" if free < _LITTLE else None
+
+
+def exists(path: Path) -> bool:
+    """Whether there is something at this path. Raises OSError where nobody can tell.
+
+    `Path.exists` and its like say no to that since Python 3.14, and what cannot be read would count
+    as missing.
+    """
+    return _mode(path) is not None
+
+
+def is_dir(path: Path) -> bool:
+    """Whether there is a folder at this path. Raises OSError as `exists` does."""
+    mode = _mode(path)
+    return mode is not None and stat.S_ISDIR(mode)
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a regular file at this path. Raises OSError as `exists` does."""
+    mode = _mode(path)
+    return mode is not None and stat.S_ISREG(mode)
+
+
+def _mode(path: Path) -> int | None:
+    try:
+        return path.stat().st_mode
+    except ValueError:  # no path has such octets
+        return None
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise
 
 
 def sync_path(path: Path) -> None:

@@ -7,7 +7,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from smtpproxy.disk import sync_path
+from smtpproxy.disk import exists, is_file, sync_path
 
 _BUFFER = 256 * 1024
 
@@ -68,7 +68,7 @@ class Drafts:
 def is_direct(path: Path) -> bool:
     """Whether a destination gets no draft: it is not a file (a pipe, /dev/null), or its folder
     accepts no new ones."""
-    return path.exists() and not (path.is_file() and os.access(path.resolve().parent, os.W_OK))
+    return exists(path) and not (is_file(path) and os.access(path.resolve().parent, os.W_OK))
 
 
 def _into(draft: Path) -> Callable[[str, int], int]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from smtpproxy.disk import is_dir
 from smtpproxy.mail.address import AddressError, readings
 from smtpproxy.mail.mailboxes import entered
 from smtpproxy.settings import Settings
@@ -177,7 +178,7 @@ async def carry_out(
     people = outstanding.people.union(map(key, found))
     async with alone():
         await journals.carried_out(relay, Outstanding(outstanding.newest, people))
-    if folder.is_dir():
+    if is_dir(folder):
         replace_secret(folder / CARRIED_OUT, f"{outstanding.newest}\n")
     return rows
 

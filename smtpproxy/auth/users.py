@@ -21,7 +21,7 @@ from argon2 import PasswordHasher, extract_parameters
 from argon2.exceptions import Argon2Error, InvalidHashError
 from msgspec import Struct
 
-from smtpproxy.disk import flush, give_to_owner_of, read_fault, sync_path
+from smtpproxy.disk import exists, flush, give_to_owner_of, read_fault, sync_path
 from smtpproxy.wire.sasl import NotPreparable, ScramKeys, is_user_name, saslprep
 
 ITERATIONS = 4096
@@ -115,7 +115,7 @@ def write(path: Path, users: Users, owned_as: Path | None = None) -> None:
     As root it keeps its owner; a new file gets that of the folder `owned_as`. Raises OSError.
     """
     text = _HEAD + f"%key {users.key.hex()}\n" + "".join(map(_line, users.by_name.values()))
-    owner = next((each for each in (path, owned_as) if each and each.exists()), None)
+    owner = next((each for each in (path, owned_as) if each and exists(each)), None)
     number, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with open(number, "w", encoding="utf-8") as file:  # noqa: PTH123

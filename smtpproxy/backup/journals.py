@@ -8,7 +8,7 @@ from shlex import quote
 
 from msgspec import Struct
 
-from smtpproxy.disk import give_to_owner_of, sync_path
+from smtpproxy.disk import exists, give_to_owner_of, is_dir, sync_path
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit.anchors import AnchorRow
@@ -41,7 +41,7 @@ class Journals(Struct, frozen=True):
 def own_journals(settings: Settings) -> Journals:
     """Return the journals in state_dir, for when no others are given."""
     own = settings.server.state_dir / FOLDER
-    return Journals(own, is_copy=(own / _COPIED).exists())
+    return Journals(own, is_copy=exists(own / _COPIED))
 
 
 def mark_as_copy(own: Path) -> None:
@@ -159,7 +159,7 @@ def erase_from_copy(audit: Path, people: Mapping[str, datetime], now: datetime) 
     Raises OSError.
     """
     copied = anchors.last_taken(audit, now + _AHEAD)
-    if audit.is_dir():
+    if is_dir(audit):
         repeat(audit)
     for address, since in people.items():
         if copied is None or copied - since <= _ERASING_TAKES:

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from smtpproxy.disk import flush, locked, sync_path
+from smtpproxy.disk import exists, flush, is_dir, is_file, locked, sync_path
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit.chain import Head
@@ -96,7 +96,7 @@ def proven(folder: Path) -> Manifest:
     manifest = _read(folder)
     for kept in manifest.files:
         path = folder / kept.name
-        if path.is_symlink() or not path.is_file():
+        if path.is_symlink() or not is_file(path):
             raise BackupFault(f"{path}: is missing, or not a file: the backup is incomplete")
         size = path.stat().st_size
         if size != kept.size:
@@ -161,7 +161,7 @@ def fingerprints(folder: Path) -> dict[str, dict[str, str]]:
     """Return the fingerprints of the keys in a folder. Raises StoreMisconfigured."""
     live = proven_keys(folder / DATABASE, folder)
     found = {SUPPRESSION_KEY: {str(version): name for version, name in live.items()}}
-    if (folder / LINK_KEY_FILE).exists():
+    if exists(folder / LINK_KEY_FILE):
         found[LINK_KEY_FILE] = {
             str(version): key.fingerprint
             for version, key in load_link_keys(folder, alone=True).items()
@@ -188,7 +188,7 @@ def in_state(settings: Settings) -> dict[str, Path]:
 
 def named_files(settings: Settings) -> list[Path]:
     """Return the existing files that the configuration names."""
-    return [path for path in settings.named_paths if path.is_file()]
+    return [path for path in settings.named_paths if is_file(path)]
 
 
 _TRIES = 2
@@ -212,7 +212,7 @@ def take(
         raise BackupFault(
             f"{target}: already exists, and a backup overwrites nothing: name a new folder"
         )
-    if not target.parent.is_dir():
+    if not is_dir(target.parent):
         raise BackupFault(f"{target.parent}: no such folder; create it first")
     database = in_state(settings)[DATABASE]
     try:
@@ -307,7 +307,7 @@ def _copy_state(settings: Settings, folder: Path) -> None:
     files = in_state(settings)
     for name in sorted(files, key=lambda name: name != DATABASE):
         (folder / name).unlink(missing_ok=True)
-        if not files[name].exists():
+        if not exists(files[name]):
             continue
         if name.endswith(".db"):
             snapshot(files[name], folder / name)

@@ -21,7 +21,7 @@ from smtpproxy.backup.manifest import (
     in_state,
     proven,
 )
-from smtpproxy.disk import give_to_owner_of, locked, sync_path
+from smtpproxy.disk import exists, give_to_owner_of, is_dir, locked, sync_path
 from smtpproxy.policy.model import Pause
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
@@ -106,7 +106,7 @@ def place(
                 row = partial(RestoredRow, what="restored", of=manifest.taken_at)
                 anchors.note(audit, now, row)
                 _put(backup / name, path, lambda copy: hold(copy, now(), waiting, mark))
-            elif path.exists():
+            elif exists(path):
                 continue  # the existing one is newer
             else:
                 _put(backup / name, path)
@@ -136,9 +136,9 @@ def _refuse_existing(settings: Settings, places: dict[str, Path], manifest: Mani
     """Raise BackupFault if there are files that would be overwritten or mixed with the backup."""
     for name, path in places.items():
         kept = manifest.kept(name)
-        if name.endswith(".db") and (name == DATABASE or not path.exists()):
+        if name.endswith(".db") and (name == DATABASE or not exists(path)):
             found = [Path(f"{path}{end}") for end in ("", "-wal", "-shm")]
-        elif name.endswith(".key") and path.exists() and kept and digest(path) != kept.sha256:
+        elif name.endswith(".key") and exists(path) and kept and digest(path) != kept.sha256:
             found = [path]
         else:
             found = []
@@ -194,11 +194,11 @@ def _put_named(
             left.append(f"{path}: the configuration does not name it; the backup has {kept.name}")
             continue
         try:
-            if path.exists():
+            if exists(path):
                 if digest(path) != kept.sha256:
                     left.append(f"{path}: differs from the backup, which has it as {kept.name}")
                 continue
-            if not path.parent.is_dir():
+            if not is_dir(path.parent):
                 raise FileNotFoundError(2, "its folder does not exist")
             _put(backup / kept.name, path)
             written.append(path)
@@ -218,9 +218,9 @@ def bring_journals(settings: Settings, given: Path) -> Journals:
 
 
 def _bring(settings: Settings, given: Path) -> Journals:
-    source = given / FOLDER if (given / FOLDER).is_dir() else given
+    source = given / FOLDER if is_dir(given / FOLDER) else given
     own = settings.server.state_dir / FOLDER
-    if not source.is_dir():
+    if not is_dir(source):
         raise BackupFault(f"{given}: no such folder; name a copy of state_dir, or of its audit")
     if source.resolve() == own.resolve():
         return own_journals(settings)
@@ -231,16 +231,16 @@ def _bring(settings: Settings, given: Path) -> Journals:
     if before:  # else no decision could be put before what is anchored here
         (own / ANCHORS).unlink()
     # Anchors come last: without them, the files here are from a restore that was killed.
-    if not (own / ANCHORS).exists() and _are_among(_decisions(own), decisions):
-        kept = [source / ANCHORS] if (source / ANCHORS).exists() else []
+    if not exists(own / ANCHORS) and _are_among(_decisions(own), decisions):
+        kept = [source / ANCHORS] if exists(source / ANCHORS) else []
         _put_missing((*decisions, *kept), own)
     for row in before:
         again = partial(RestoredRow, what=row.what, of=row.of)
         anchors.note(own, partial(_same, row.at), again)
-    left = sum(not (own / path.name).exists() for path in decisions)
+    left = sum(not exists(own / path.name) for path in decisions)
     if not follows:
         return Journals(source, (own,), is_copy=True, left=left)
-    if any(not (own / path.name).exists() for path in files(source)):
+    if any(not exists(own / path.name) for path in files(source)):
         mark_as_copy(own)
     _put_missing(files(source), own)
     return Journals(own, (source,), own_journals(settings).is_copy, left)
@@ -262,7 +262,7 @@ def _are_among(own: list[Path], others: list[Path]) -> bool:
 
 def _put_missing(paths: Iterable[Path], folder: Path) -> None:
     for path in paths:
-        if not (folder / path.name).exists():
+        if not exists(folder / path.name):
             _put(path, folder / path.name)
 
 

@@ -39,6 +39,7 @@ from smtpproxy.cli.printer import (
 from smtpproxy.clock import now
 from smtpproxy.config import read_rulebook
 from smtpproxy.core.evaluation import Change, replay, words
+from smtpproxy.disk import is_dir, is_file
 from smtpproxy.events import picked
 from smtpproxy.evidence.gather import report_object
 from smtpproxy.policy.model import Rulebook
@@ -106,7 +107,7 @@ def anchor(settings: Settings) -> Result:
     ticket, a mail, a notary. `audit verify --anchors FILE` compares it later.
     """
     folder = audit_folder(settings)
-    if not folder.is_dir():
+    if not is_dir(folder):
         fail("nothing is on record yet")
     taken = anchors.take(folder, "asked", now)
     if taken is None or not isinstance(row := taken.row, AnchorRow) or not row.heads:
@@ -268,7 +269,7 @@ def _rulebook(settings: Settings, reference: str) -> Rulebook:
         return settings.rulebooks[reference]
     path = Path(reference)
     try:
-        return read_rulebook(str(path.resolve()) if path.is_file() else reference)
+        return read_rulebook(str(path.resolve()) if is_file(path) else reference)
     except RulebookError as error:
         fail("; ".join(error.faults), 2)
 

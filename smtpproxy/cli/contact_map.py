@@ -23,6 +23,7 @@ from smtpproxy.cli.options import (
 from smtpproxy.cli.printer import Part, Result, progress
 from smtpproxy.cli.stores import Constant, constants_of, warn
 from smtpproxy.clock import now
+from smtpproxy.disk import exists, is_file
 from smtpproxy.events import picked
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.guess import is_about_refusals, propose
@@ -96,10 +97,10 @@ def map_contacts(settings: Settings, file: FileOrStdin, options: MapOptions) -> 
     Guesses columns by their names, in English, French, German or Spanish, and by everything in
     them; shows how people would be imported; asks what it cannot know. Imports nothing.
     """
-    if not file.is_file():
+    if not is_file(file):
         fail(f"{file}: not a file; only a file can be mapped, as it is read several times", 2)
     output = options.output or file.with_suffix(".mapping.toml")
-    if output.exists():
+    if exists(output):
         fail(f"{output}: already exists and is not overwritten; name another with --output", 2)
     with failing(ImportFault, f"{file}: "), progress(file.name, file.stat().st_size) as show:
         look = look_at(file, show)

@@ -14,7 +14,7 @@ from msgspec import structs
 from smtpproxy.cli import fail, failing, valid_parameter
 from smtpproxy.cli.options import Value, argument, command, flag, several
 from smtpproxy.cli.printer import Result
-from smtpproxy.disk import locked
+from smtpproxy.disk import exists, locked
 from smtpproxy.settings import Settings
 from smtpproxy.settings.mail import Right
 from smtpproxy.settings.names import name as token_name
@@ -102,7 +102,7 @@ def add(
     path = _users_file(settings)
 
     def known() -> "Users":
-        users = _read(path) if path.exists() and path.stat().st_size else empty()
+        users = _read(path) if exists(path) and path.stat().st_size else empty()
         if name in users.by_name and not replace:
             fail(f"{name!r} already exists; --replace sets a new password")
         return users

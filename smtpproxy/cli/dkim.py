@@ -15,7 +15,7 @@ from smtpproxy.cli import fail, failing
 from smtpproxy.cli.options import ExistingFile, MessageFile, argument, command, option, several
 from smtpproxy.cli.printer import Aside, Part, Result
 from smtpproxy.core.perform import UNSUBSCRIBE
-from smtpproxy.disk import flush, give_to_owner_of, sync_path
+from smtpproxy.disk import flush, give_to_owner_of, is_dir, sync_path
 from smtpproxy.mail.dkim import NAME, signed_names, zone_line
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.long_lines import has_broken_line
@@ -92,7 +92,7 @@ def _write(file: Path, pem: bytes, state_dir: Path | None) -> None:
     """Make the file, whole or not at all. Without a `state_dir` it stays root's, wherever it is."""
     with open(file, "xb", opener=private) as out:
         try:
-            if state_dir is not None and state_dir.is_dir():
+            if state_dir is not None and is_dir(state_dir):
                 give_to_owner_of(state_dir, out.fileno())
             out.write(pem)
             flush(out)

@@ -42,6 +42,7 @@ from smtpproxy.core.explanation import Explanation, recall
 from smtpproxy.core.explanation import explain as explained
 from smtpproxy.core.perform import UNSUBSCRIBE
 from smtpproxy.core.services import StreamChoice, StreamTable
+from smtpproxy.disk import exists
 from smtpproxy.intake.replies import content_problem
 from smtpproxy.locale import Lang
 from smtpproxy.mail.address import canonical, parse_path, qualified
@@ -88,7 +89,7 @@ class _Message(MessageFile):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> IO[Any]:
-        if isinstance(value, str) and "@" in value and not Path(value).exists():
+        if isinstance(value, str) and "@" in value and not exists(Path(value)):
             self.fail(
                 f"{value!r} is an address, not a file: smtpproxy audit show --recipient ADDRESS"
                 " lists the decisions about one, and explain --id ID explains each",

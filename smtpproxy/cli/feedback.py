@@ -10,6 +10,7 @@ import click
 from smtpproxy.cli.feedback_mailbox import act_on, assign, list_reports, show, would_be_done
 from smtpproxy.cli.options import FileFolderOrStdin, argument, command, flag, settings_in
 from smtpproxy.cli.printer import Aside, Column, Table, print_json, print_text
+from smtpproxy.disk import exists, is_dir, is_file
 from smtpproxy.events import picked
 from smtpproxy.feedback.parts import MAX_OCTETS
 from smtpproxy.feedback.records import FeedbackReport
@@ -88,7 +89,7 @@ def read(
 
 def _settings(config: Path) -> Settings | None:
     """Load the configuration; None if it is not in the usual place."""
-    return None if config == UNIT_CONFIG and not config.exists() else settings_in(config)
+    return None if config == UNIT_CONFIG and not exists(config) else settings_in(config)
 
 
 def _contents(places: tuple[Path, ...], empty: list[str]) -> Iterator[tuple[str, bytes]]:
@@ -113,8 +114,8 @@ def _contents(places: tuple[Path, ...], empty: list[str]) -> Iterator[tuple[str,
 def _files(place: Path) -> Iterator[tuple[str, bytes]]:
     if place == STDIN:
         yield "-", sys.stdin.buffer.read(MAX_OCTETS)
-    elif place.is_dir():
-        for file in sorted(path for path in place.rglob("*") if path.is_file()):
+    elif is_dir(place):
+        for file in sorted(path for path in place.rglob("*") if is_file(path)):
             yield str(file.relative_to(place)), _content(file)
     else:
         yield place.name, _content(place)

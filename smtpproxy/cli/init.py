@@ -15,6 +15,7 @@ from smtpproxy.cli import fail
 from smtpproxy.cli.options import Options, choice, command, flag, option, several
 from smtpproxy.cli.printer import Part, Result, Styled, print_text
 from smtpproxy.cli.prompter import Prompter
+from smtpproxy.disk import exists
 from smtpproxy.settings.mail import UNIT_STATE
 from smtpproxy.setup.answers import Answers, Route
 from smtpproxy.setup.files import UNIT_COMMAND
@@ -96,7 +97,7 @@ def init(config: Path, options: InitOptions) -> Result:
     from smtpproxy.setup.steps import steps
 
     config = config.absolute()
-    _must_not_exist([config] if config.exists() or config.is_symlink() else [])
+    _must_not_exist([config] if exists(config) or config.is_symlink() else [])
     now = datetime.now(UTC)
     machine = asyncio.run(look(PATIENCE))
     prompter = Prompter(on_terminal=sys.stdin.isatty(), accept=options.yes)
@@ -145,13 +146,13 @@ async def _names(answers: Answers) -> "Names":
 
 def _has_unit() -> bool:
     folders = ("/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
-    return any(Path(folder, "smtpproxy.service").exists() for folder in folders)
+    return any(exists(Path(folder, "smtpproxy.service")) for folder in folders)
 
 
 def _command() -> Path:
     """Return the command for a service to start: the unit's, or this environment's."""
     beside = Path(sys.executable).parent / "smtpproxy"
-    if UNIT_COMMAND.exists() or not beside.exists():
+    if exists(UNIT_COMMAND) or not exists(beside):
         return UNIT_COMMAND
     return Path(shutil.which(beside) or UNIT_COMMAND)
 

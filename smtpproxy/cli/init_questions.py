@@ -13,6 +13,7 @@ from smtpproxy.cli import fail
 from smtpproxy.cli.init import InitOptions
 from smtpproxy.cli.prompter import NOTHING, Prompter
 from smtpproxy.config import read_rulebook
+from smtpproxy.disk import is_dir
 from smtpproxy.policy.rulebooks import BUILTIN_NAMES, RulebookError
 from smtpproxy.resolver import Resolver
 from smtpproxy.settings import (
@@ -105,7 +106,7 @@ def _key(record: type, name: str) -> Callable[[str], Any]:
 
 def _state_dir(text: str) -> Path:
     folder: Path = read_key(ServerSettings, "state_dir", text)
-    if os.path.lexists(folder) and not folder.is_dir():
+    if os.path.lexists(folder) and not is_dir(folder):
         raise ValueError(f"{shown(text)} exists, and is not a folder")
     return folder
 

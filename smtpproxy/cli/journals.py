@@ -14,6 +14,7 @@ import msgspec
 
 from smtpproxy.cli import fail, unknown
 from smtpproxy.cli.options import option
+from smtpproxy.disk import exists, is_dir
 from smtpproxy.events import picked
 from smtpproxy.policy.model import NOTICE_STREAM
 from smtpproxy.settings import Settings
@@ -108,11 +109,11 @@ def journals(settings: Settings, shipped: Path | None) -> list[Journal]:
     """Return this machine's audit log, or those in a folder; end the command if it has none."""
     if shipped is None:
         return [Journal(audit_folder(settings))]
-    folders = [shipped, *sorted(path for path in shipped.iterdir() if path.is_dir())]
+    folders = [shipped, *sorted(path for path in shipped.iterdir() if is_dir(path))]
     found = [
         Journal(folder, _relay(folder))
         for folder in folders
-        if (folder / ANCHORS_FILE).exists() or segments(folder)
+        if exists(folder / ANCHORS_FILE) or segments(folder)
     ]
     if not found:
         fail(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from smtpproxy.cli import discard_stdout, fail
+from smtpproxy.disk import is_file
 from smtpproxy.drafts import Drafts, is_direct
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def check_outputs(given: Mapping[str, object], outputs: Collection[str]) -> None
     for name in files.keys() & outputs:
         for path in (files[other] for other in files.keys() - outputs):
             output = files[name]
-            if output.is_file() and path.is_file() and output.samefile(path):
+            if is_file(output) and is_file(path) and output.samefile(path):
                 raise click.UsageError(f"--{name}: {output} is an input; name another file")
 
 

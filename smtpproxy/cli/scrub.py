@@ -36,6 +36,7 @@ from smtpproxy.cli.printer import (
 )
 from smtpproxy.cli.stores import is_past, read_store, warn
 from smtpproxy.clock import now
+from smtpproxy.disk import exists, is_file
 from smtpproxy.drafts import Drafts
 from smtpproxy.locale import REFERENCE, texts
 from smtpproxy.policy.model import Mode
@@ -129,14 +130,14 @@ def _check_different(list_path: Path, output: Path | None, options: ScrubOptions
     rejected = options.rejected or _usual(list_path)
     named = [output, options.allowed, options.refused, rejected, options.report]
     files = [path.resolve() for path in named if path is not None and path != STDIN]
-    regular = [path for path in files if path.is_file() or not path.exists()]
+    regular = [path for path in files if is_file(path) or not exists(path)]
     if twice := [path for path in regular if regular.count(path) > 1]:
         raise click.UsageError(f"{twice[0]} is given for two different files")
     if list_path == STDIN:
         with suppress(OSError):  # it may have no descriptor
             source = os.fstat(sys.stdin.fileno())
             for path in regular:
-                if path.exists() and os.path.samestat(path.stat(), source):
+                if exists(path) and os.path.samestat(path.stat(), source):
                     raise click.UsageError(f"{path} is an input; name another file")
 
 
@@ -192,7 +193,7 @@ def _scrub(
 
 def _usual(list_path: Path) -> Path | None:
     """Return where unreadable lines go unless told otherwise."""
-    return list_path.with_name(f"{list_path.name}.rejected") if list_path.is_file() else None
+    return list_path.with_name(f"{list_path.name}.rejected") if is_file(list_path) else None
 
 
 def _text(findings: Findings) -> Iterator[Part]:

@@ -23,6 +23,7 @@ from smtpproxy.cli.options import (
 from smtpproxy.cli.printer import Part, Result, json_bytes
 from smtpproxy.cli.stores import AddressFile, Scope, known_addresses, read_store, using_store
 from smtpproxy.clock import now
+from smtpproxy.disk import exists, is_dir
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.mailboxes import entered_name, recorded
 from smtpproxy.settings import Settings
@@ -41,7 +42,7 @@ from smtpproxy.terminal import counted
 def _address_or_file(value: str) -> Path | str:
     path = Path(value)
     with suppress(OSError):  # too long for the name of a file
-        if path == STDIN or (path.exists() and not path.is_dir()):
+        if path == STDIN or (exists(path) and not is_dir(path)):
             return path
     return value
 
@@ -60,7 +61,7 @@ def key(
     Each line of a file becomes KEY,ADDRESS. While the key is being replaced there are two
     lines per address, the newest key first. Exits with 1 when a line is not an address.
     """
-    if not is_postgresql(settings.store) and not store_path(settings.store).exists():
+    if not is_postgresql(settings.store) and not exists(store_path(settings.store)):
         fail("there is no key yet: smtpproxy serve, or an import, makes it with the database")
     ring = load_keys(settings.server.state_dir)
     if isinstance(address_or_file, Path):

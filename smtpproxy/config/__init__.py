@@ -12,6 +12,7 @@ from smtpproxy import toml
 from smtpproxy.config.brands import brand_of, completed, from_domains
 from smtpproxy.config.checks import cross_check
 from smtpproxy.config.confirmations import permission_checks, with_confirmations
+from smtpproxy.disk import exists
 from smtpproxy.events import picked
 from smtpproxy.policy.model import (
     BUILT_IN_BRAND,
@@ -96,7 +97,7 @@ def _rulebooks(document: Mapping[str, Any]) -> tuple[dict[str, Rulebook], list[F
             book = books.get(reference) or read_rulebook(reference)
         except RulebookError as error:
             faults += [Fault(location, text) for text in error.faults]
-            if reference.startswith("/") and Path(reference).exists():
+            if reference.startswith("/") and exists(Path(reference)):
                 wrong.add(reference)
             continue
         twin = next((r for r, b in books.items() if b.name == book.name and r != reference), None)

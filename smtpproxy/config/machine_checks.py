@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from smtpproxy.disk import little_left
+from smtpproxy.disk import exists, is_dir, little_left
 from smtpproxy.settings import Address, Settings, TcpAddress, UnixAddress
 
 PRIVILEGED = (
@@ -39,7 +39,7 @@ def folder_fault(folder: Path) -> str | None:
 def user(settings: Settings) -> Iterator[str]:
     """Yield a warning if root checks what another user is to run."""
     state = settings.server.state_dir
-    if os.geteuid() == 0 and state.is_dir() and (owner := state.stat().st_uid):
+    if os.geteuid() == 0 and is_dir(state) and (owner := state.stat().st_uid):
         name = user_name(owner)
         yield (
             f"server.state_dir: it belongs to {name}, but this was checked as root, who may read"
@@ -51,7 +51,7 @@ def disk(settings: Settings) -> Iterator[str]:
     """Yield a warning if the disk may not be there, or is nearly full: no decision could be
     recorded."""
     above = settings.server.state_dir.parent
-    if not above.exists():
+    if not exists(above):
         yield (
             f"server.state_dir: there is no {above} yet: serve creates it, and then knows nobody;"
             " is a disk not mounted?"

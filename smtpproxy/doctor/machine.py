@@ -11,7 +11,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from smtpproxy.disk import little_left
+from smtpproxy.disk import exists, little_left
 from smtpproxy.doctor.finding import Check, Finding, Status
 from smtpproxy.policy.rules.deferrals import restore_in_force
 from smtpproxy.settings import ListenerSettings, Settings
@@ -292,7 +292,7 @@ def look() -> ClockSeen:
 
     systemd-timesyncd makes a file once it has synchronised.
     """
-    marked = _SYNCHRONISED.exists()
+    marked = exists(_SYNCHRONISED)
     try:
         adjtimex = ctypes.CDLL(None, use_errno=True).adjtimex
     except (OSError, AttributeError):

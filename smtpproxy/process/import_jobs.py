@@ -14,6 +14,7 @@ import msgspec
 import structlog
 
 from smtpproxy.config import ConfigError, load
+from smtpproxy.disk import exists
 from smtpproxy.settings import Settings
 from smtpproxy.store.import_jobs import (
     MAPPING,
@@ -153,7 +154,7 @@ def command_of(job: ImportJob, folder: Path) -> list[str]:
     arguments += [f"--job={job.id} {job.by}", *job.options]
     if job.dry_run:
         arguments.append("--dry-run")
-    if (folder / MAPPING).exists():
+    if exists(folder / MAPPING):
         arguments.append(f"--mapping={folder / MAPPING}")
     return arguments
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from smtpproxy.config.machine_checks import PRIVILEGED
+from smtpproxy.disk import exists
 from smtpproxy.process.children import FEEDBACK, WEB
 from smtpproxy.settings import Address, Settings, TcpAddress
 
@@ -192,7 +193,7 @@ def _resolved(address: TcpAddress) -> tuple[Any, ...]:
 
 def _unix(path: Path) -> socket.socket:
     """Listen on a socket file, replacing one on which nobody listens, but no other file."""
-    if path.exists() and not path.is_socket():
+    if exists(path) and not path.is_socket():
         raise OSError(errno.ENOTSOCK, "it exists and is not a socket")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

@@ -9,6 +9,7 @@ from typing import BinaryIO
 from msgspec import Struct
 from msgspec.structs import replace
 
+from smtpproxy.disk import exists, is_file
 from smtpproxy.drafts import Drafts
 from smtpproxy.policy.model import Action
 from smtpproxy.scrub.formats import AddressList, Entry
@@ -54,9 +55,9 @@ class Unreadable:
             self.report("more lines cannot be read; --rejected FILE saves them with their reasons")
 
     def _opened(self, path: Path) -> RejectedFile:
-        if path.exists() and not path.is_file():
+        if exists(path) and not is_file(path):
             return RejectedFile(path)
-        if path.exists() and path.stat().st_size and not is_of_a_scrub(path):
+        if exists(path) and path.stat().st_size and not is_of_a_scrub(path):
             raise ImportFault(
                 f"{path} exists, and no scrub wrote it; move it away, or name another one with"
                 " --rejected"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from smtpproxy.disk import flush, sync_path
+from smtpproxy.disk import flush, is_file, sync_path
 from smtpproxy.mail.dkim import zone_line
 from smtpproxy.settings import TcpAddress, UnixAddress
 from smtpproxy.settings.mail import UNIT_STATE
@@ -108,7 +108,7 @@ def _origin(answers: Answers, postfix: Mapping[str, str]) -> str:
 def _first_line(path: Path) -> str:
     """Return the first line, "" if it is not a regular file that can be read."""
     try:
-        if not path.is_file():
+        if not is_file(path):
             return ""
         with path.open(encoding="ascii", errors="replace") as file:
             return file.readline(256).strip()

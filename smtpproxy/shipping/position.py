@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from smtpproxy.disk import flush, give_to_owner_of, locked, sync_path
+from smtpproxy.disk import flush, give_to_owner_of, is_dir, locked, sync_path
 from smtpproxy.sinks.audit.chain import UNREADABLE
 
 FOLDER = "shipped"
@@ -67,7 +67,7 @@ class Position:
 def held(state_dir: Path, target: str) -> Iterator[Position]:
     """Lock the position of a target. Raises AlreadyShipping, OSError."""
     folder = state_dir / FOLDER
-    if not folder.is_dir():
+    if not is_dir(folder):
         folder.mkdir(mode=0o700, exist_ok=True)
         give_to_owner_of(state_dir, folder)
     name = sha256(target.encode()).hexdigest()[:16]

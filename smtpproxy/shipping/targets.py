@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol, runtime_checkable
 
-from smtpproxy.disk import flush, sync_path
+from smtpproxy.disk import flush, is_dir, sync_path
 
 BLOCK = 4 * 1024 * 1024
 
@@ -69,7 +69,7 @@ class DirectoryTarget:
 
     def __init__(self, folder: Path, relay: str) -> None:
         """Raises TargetWrong if `folder` does not exist."""
-        if not folder.is_dir():
+        if not is_dir(folder):
             raise TargetWrong(
                 f"{folder}: not a folder; create it first (smtpproxy does not, as it may be the "
                 "place of a share that is not mounted)"
@@ -79,7 +79,7 @@ class DirectoryTarget:
 
     def sizes(self) -> Mapping[str, int]:
         with _asking():
-            if not self._folder.is_dir():
+            if not is_dir(self._folder):
                 self._folder.mkdir(mode=0o700)
                 sync_path(self._top)
             for left in self._folder.glob(".*.shipping"):

@@ -18,7 +18,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from smtpproxy.disk import give_to_owner_of, locked, sync_path
+from smtpproxy.disk import give_to_owner_of, is_dir, locked, sync_path
 from smtpproxy.policy.model import Frequency
 
 FOLDER = "audit"
@@ -144,7 +144,7 @@ class Journal:
     def expire(self, before: datetime) -> int:
         """Remove the files of whole months before a time; return how many. Raises OSError."""
         kept = f"changes-{before:%Y-%m}.ndjson"
-        if not self._folder.is_dir():
+        if not is_dir(self._folder):
             return 0
         with self.locked():
             gone = [path for path in files(self._folder)[:-1] if path.name < kept]

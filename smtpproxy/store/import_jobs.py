@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from smtpproxy.disk import flush, give_to_owner_of, lock, sync_path
+from smtpproxy.disk import exists, flush, give_to_owner_of, lock, sync_path
 from smtpproxy.store.operations import Kind
 
 T = TypeVar("T")
@@ -111,7 +111,7 @@ class ImportJobs:
         end = self.end(id)
         if end is not None:
             return end.outcome
-        return "running" if (self._root / id / "begun").exists() else "waiting"
+        return "running" if exists(self._root / id / "begun") else "waiting"
 
     def jobs(self) -> list[ImportJob]:
         """Return all jobs, the oldest first."""
@@ -123,7 +123,7 @@ class ImportJobs:
         return [job for job in self.jobs() if self.end(job.id) is None]
 
     def undoing(self, id: str) -> bool:
-        return (self._root / f"{id}.undo").exists()
+        return exists(self._root / f"{id}.undo")
 
     def undos(self) -> list[tuple[str, str]]:
         """Return the imports to undo, and on whose behalf."""
@@ -176,7 +176,7 @@ class ImportJobs:
         return self._root / id
 
     def is_cancelled(self, id: str) -> bool:
-        return (self._root / id / "cancel").exists()
+        return exists(self._root / id / "cancel")
 
     def finish(self, id: str, end: JobEnd) -> None:
         """Record the end of a job, and delete the file, which is personal data."""

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from smtpproxy.disk import flush, give_to_owner_of, locked, sync_path
+from smtpproxy.disk import exists, flush, give_to_owner_of, is_dir, locked, sync_path
 from smtpproxy.settings import PartnerSettings
 from smtpproxy.store.keys import KeyRing, Partner, SuppressionKey
 from smtpproxy.store.records import StoreInaccessible, StoreMisconfigured
@@ -80,15 +80,15 @@ def _places(state_dir: Path, name: str) -> list[KeyPlace]:
     named = os.environ.get(variable(name))
     if named:
         path = Path(named)
-        if not path.exists():
+        if not exists(path):
             raise StoreMisconfigured(f"{variable(name)}: {path} is not there; name the key file")
         found[path] = KeyPlace(path, variable(name), 0o007)
     folder = os.environ.get(CREDENTIALS)
-    if folder and (path := Path(folder, name)).exists():
+    if folder and exists(path := Path(folder, name)):
         # systemd gives access to the unit's user by an ACL, which shows as a right of the group.
         found.setdefault(path, KeyPlace(path, "a credential of systemd", 0o007, True))
     path = state_dir / name
-    if not found or path.exists():
+    if not found or exists(path):
         found.setdefault(path, KeyPlace(path, "in state_dir", 0o077))
     return list(found.values())
 
@@ -110,7 +110,7 @@ def secret_lines(place: KeyPlace, *, what: str, missing: str) -> list[str]:
     """
     path = place.path
     try:
-        if path.is_dir():
+        if is_dir(path):
             raise StoreMisconfigured(f"{path}: a folder, not the file of {what}")
         mode = path.stat().st_mode & 0o777
         if mode & place.bits:
@@ -196,7 +196,7 @@ def load_partners(settings: Iterable[PartnerSettings]) -> list[Partner]:
 def load_or_create_keys(state_dir: Path) -> KeyRing:
     """Read the keys, or create one if there is none. Safe if two processes start at once."""
     path = key_place(state_dir, FILE_NAME).path
-    if not path.exists():
+    if not exists(path):
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             create_secret(path, f"{_PREAMBLE}1 {secrets.token_hex(32)}\n")
@@ -292,7 +292,7 @@ def create_secret(path: Path, text: str, owned_as: Path | None = None) -> None:
     The first process wins. Raises FileExistsError, OSError.
     """
     with _written_aside(path, text) as aside:
-        if owned_as is not None and owned_as.is_dir():
+        if owned_as is not None and is_dir(owned_as):
             give_to_owner_of(owned_as, aside)
         path.hardlink_to(aside)
 

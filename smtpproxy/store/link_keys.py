@@ -16,6 +16,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from smtpproxy.disk import exists
 from smtpproxy.mail.confirmation_token import Confirmation, read_confirmation
 from smtpproxy.mail.return_path import ReturnPaths
 from smtpproxy.mail.unsubscribe_token import KEY_OCTETS, TokenError, TokenRing, Unsubscription
@@ -88,7 +89,7 @@ def load_link_keys(state_dir: Path, *, alone: bool = False) -> Mapping[int, Link
 
 def has_link_keys(state_dir: Path) -> bool:
     """Whether there is a file. Raises StoreMisconfigured."""
-    return key_place(state_dir, LINK_KEY_FILE).path.exists()
+    return exists(key_place(state_dir, LINK_KEY_FILE).path)
 
 
 def link_ring(state_dir: Path) -> TokenRing:
@@ -139,7 +140,7 @@ def ensure_link_keys(state_dir: Path, today: date) -> bool:
     """
     place = key_place(state_dir, LINK_KEY_FILE)
     made = False
-    if not place.path.exists():
+    if not exists(place.path):
         try:
             create_secret(place.path, f"{_LINK_PREAMBLE}{_link_line(_new_link_key(1, today))}")
             made = True

@@ -17,7 +17,7 @@ from pathlib import Path
 import structlog
 from msgspec import Struct
 
-from smtpproxy.disk import give_to_owner_of, sync_path
+from smtpproxy.disk import exists, give_to_owner_of, is_dir, sync_path
 from smtpproxy.store.feedback import FeedbackLog, ReadReport
 
 log = structlog.get_logger(__name__)
@@ -49,7 +49,7 @@ class Maildir:
 
     def make(self) -> None:
         for folder in (self._folder, self._tmp, self._new, self._cur):
-            if not folder.is_dir():
+            if not is_dir(folder):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 give_to_owner_of(folder.parent, folder)
 
@@ -59,7 +59,7 @@ class Maildir:
 
     def keep(self, id: str, content: bytes) -> None:
         """Add a copy of a message that was read elsewhere to `cur`, unless there is one."""
-        if not (self._cur / (id + _READ)).exists():
+        if not exists(self._cur / (id + _READ)):
             self._write(id, content, self._cur / (id + _READ), sync=False)
 
     def arrived(
@@ -96,7 +96,7 @@ class Maildir:
     def give_back(self, id: str) -> None:
         """Move a message back to `new`, so that it is read again."""
         usual = self._cur / (id + _READ)
-        for path in (usual,) if usual.exists() else self._with_flags(self._cur, (id,)):
+        for path in (usual,) if exists(usual) else self._with_flags(self._cur, (id,)):
             path.replace(self._new / id)
 
     def settled(self) -> Iterator[str]:

@@ -6,6 +6,7 @@ import stat
 from hmac import digest
 from pathlib import Path
 
+from smtpproxy.disk import is_dir
 from smtpproxy.settings import WebhookSettings
 from smtpproxy.tls import trusting
 
@@ -34,7 +35,7 @@ def read_secrets(path: Path) -> tuple[bytes, ...]:
         SecretFault: it is missing, others can read it, or it holds no secret.
     """
     try:
-        if path.is_dir():
+        if is_dir(path):
             raise SecretFault(f"{path}: a folder, not the file of the secret")
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & 0o077:

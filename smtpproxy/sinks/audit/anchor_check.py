@@ -8,6 +8,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from smtpproxy.disk import exists
 from smtpproxy.sinks.audit.anchors import (
     Anchor,
     ErasedRow,
@@ -94,7 +95,7 @@ class AnchorCheck:
 
     def catch_up(self) -> None:
         """Read what has been written since the last call."""
-        if not self._path.exists():
+        if not exists(self._path):
             return
         with self._path.open("rb") as file:
             file.seek(self._position)
@@ -228,7 +229,7 @@ class AnchorCheck:
 
         If anchors preceded a slot, START comes first.
         """
-        if not self._path.exists():
+        if not exists(self._path):
             return
         seen: Sighting | None = None
         set_back = False

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from smtpproxy.disk import sync_path
+from smtpproxy.disk import exists, sync_path
 from smtpproxy.sinks.audit import files as journal_files
 from smtpproxy.sinks.audit.chain import START, UNREADABLE, Chain, Head, NotALine, take_apart
 from smtpproxy.sinks.audit.lines import CLOCK_TOLERANCE, After
@@ -216,7 +216,7 @@ def each(folder: Path, containing: bytes = b"") -> Iterator[Anchor | None]:
     """Yield the anchors whose lines contain these octets; None for one that cannot be read, which
     `audit verify` reports. Raises OSError."""
     path = folder / journal_files.ANCHORS
-    if not path.exists():
+    if not exists(path):
         return
     with path.open("rb") as lines:
         for raw in lines:

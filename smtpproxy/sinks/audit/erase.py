@@ -23,7 +23,7 @@ from pathlib import Path
 import msgspec
 
 from smtpproxy import clock
-from smtpproxy.disk import sync_path
+from smtpproxy.disk import is_dir, sync_path
 from smtpproxy.mail.address import readings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit import files as journal_files
@@ -113,7 +113,7 @@ def pseudonymise(
     relay may take to close its files. A repetition erases new lines, and what a crash left.
     Raises StillWritten, OSError.
     """
-    if not folder.is_dir():
+    if not is_dir(folder):
         return 0
     with locked(folder / journal_files.MAINTENANCE_LOCK):
         finish(folder, now)

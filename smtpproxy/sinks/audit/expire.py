@@ -14,7 +14,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from smtpproxy import clock
-from smtpproxy.disk import flush, sync_path
+from smtpproxy.disk import exists, flush, is_dir, sync_path
 from smtpproxy.sinks.audit import anchors, erase
 from smtpproxy.sinks.audit import files as journal_files
 from smtpproxy.sinks.audit.anchors import Anchor, ExpiredFile, ExpiredRow, TrimmedRow
@@ -54,7 +54,7 @@ def expire(folder: Path, before: datetime, *, now: Callable[[], datetime] = cloc
 
     Never one that is being written. After an OSError, the next call deletes what is left.
     """
-    if not folder.is_dir():
+    if not is_dir(folder):
         return Expired()
     with locked(folder / journal_files.MAINTENANCE_LOCK):
         erase.finish(folder, now)
@@ -141,7 +141,7 @@ def trim(folder: Path, *, now: Callable[[], datetime], worth: int = _WORTH) -> i
     The caller holds the maintenance lock. Raises OSError; then all are still there.
     """
     path = folder / ANCHORS
-    if not path.exists():
+    if not exists(path):
         return 0
     with locked(path) as file:
         first = _first_named(folder)

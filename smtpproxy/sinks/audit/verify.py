@@ -9,6 +9,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from smtpproxy.disk import exists
 from smtpproxy.sinks.audit.anchor_check import AnchorCheck
 from smtpproxy.sinks.audit.anchors import Anchor, read_anchor
 from smtpproxy.sinks.audit.chain import (
@@ -88,7 +89,7 @@ def _weakness(seal: Seal) -> tuple[int, int]:
 
 
 def _of_row(folder: Path, place: Place, made: datetime, kept: Sequence[Head]) -> Seal:
-    if not (folder / ANCHORS).exists():
+    if not exists(folder / ANCHORS):
         return UNPROVEN
     with opened(folder / ANCHORS) as data:
         start = _first_that_saw(data, place)
@@ -219,7 +220,7 @@ def verify(
     report = Report()
     named: list[tuple[Head, str, int]] = []
     with ExitStack() as stack:
-        if (folder / MAINTENANCE_LOCK).exists():
+        if exists(folder / MAINTENANCE_LOCK):
             stack.enter_context(locked(folder / MAINTENANCE_LOCK, shared=True))
         anchors = AnchorCheck(folder, report)
         anchors.catch_up()

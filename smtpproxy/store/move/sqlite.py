@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 
+from smtpproxy.disk import exists
 from smtpproxy.store.move.ends import (
     COPY_ROW,
     FIND_STATE,
@@ -80,7 +81,7 @@ class Files:
 def open_part(path: Path, part: str) -> sqlite3.Connection:
     """Open a file of a store, so that deleted data is overwritten."""
     if part == STORE:
-        if not path.exists():
+        if not exists(path):
             raise StoreMisconfigured(f"{path}: there is no database; check the file in the URL")
         connection = sqlite3.connect(
             uri(path, read_only=False), uri=True, timeout=0, isolation_level=None

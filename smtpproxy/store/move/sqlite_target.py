@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 
-from smtpproxy.disk import give_to_owner_of, locked, sync_path
+from smtpproxy.disk import exists, give_to_owner_of, locked, sync_path
 from smtpproxy.store.change_journal import FOLDER, Journal, JournalGap, Mark
 from smtpproxy.store.move.ends import (
     COPY_ROW,
@@ -45,13 +45,13 @@ class SqliteTarget(Files):
         self._folder = folder
         self._path = path
         self._mark = mark
-        self._is_new = not (folder / path.name).exists()
+        self._is_new = not exists(folder / path.name)
         self._seen: Mapping[str, int] = {}
         super().__init__(self._opened())
 
     def _opened(self) -> Mapping[str, sqlite3.Connection]:
         store = self._folder / self._path.name
-        if not store.exists():
+        if not exists(store):
             os.close(os.open(store, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         connections: dict[str, sqlite3.Connection] = {}
         try:
@@ -67,7 +67,7 @@ class SqliteTarget(Files):
 
     def shut(self) -> None:
         """Close the files, and delete them if no copy was started."""
-        unused = not self._folder.exists() or self._is_new
+        unused = not exists(self._folder) or self._is_new
         _close(self._connections)
         if unused:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -76,7 +76,7 @@ class SqliteTarget(Files):
         """Return None if it did not exist before."""
         if self._is_new:
             return None
-        if self._whole.exists():
+        if exists(self._whole):
             return decode_copy(self._whole.read_bytes())
         with store_errors():
             found = {copy_of(read_state(connection)) for connection in self._connections.values()}
@@ -127,7 +127,7 @@ class SqliteTarget(Files):
             store.execute(_PUT_STATE, (COPY_ROW, encode(_INVALID)))
 
     async def progress(self, table: str) -> Progress:
-        if self._whole.exists():
+        if exists(self._whole):
             return Progress(all=True)
         return progress_of(read_state(self._of(table)), table)
 
@@ -269,7 +269,7 @@ def _link(made: Path, path: Path) -> None:
 
 
 def _is_same(made: Path, path: Path) -> bool:
-    return made.exists() and path.exists() and made.samefile(path)
+    return exists(made) and exists(path) and made.samefile(path)
 
 
 def _close(connections: Mapping[str, sqlite3.Connection]) -> None:
@@ -323,12 +323,12 @@ def _exists(path: Path) -> StoreMisconfigured:
 def _work_folder(path: Path) -> Iterator[Path]:
     """Lock the private folder, beside the final place of the store, that it is filled in."""
     folder = path.with_name(f".{path.name}.copy")
-    if not folder.exists():
+    if not exists(folder):
         _refuse_existing(folder, path)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with locked(folder, StoreUnavailable(f"{path}: another copy to it is running")):
         store = folder / path.name
-        if not store.exists() or store.stat().st_nlink > 1:
+        if not exists(store) or store.stat().st_nlink > 1:
             for file in folder.iterdir():  # left by a copy that was killed after it was valid
                 file.unlink()
         try:

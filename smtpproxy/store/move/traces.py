@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from smtpproxy.disk import exists
 from smtpproxy.settings import Settings, StoreSettings
 from smtpproxy.settings.mail import DATABASE
 from smtpproxy.store import is_postgresql, store_path
@@ -46,7 +47,7 @@ def uncopied(settings: Settings) -> list[Misfit]:
     One that cannot be read does not keep a relay from starting, as it is not in use.
     """
     path, url = settings.server.state_dir / DATABASE, without_password(settings.store.url)
-    if not is_postgresql(settings.store) or not path.exists():
+    if not is_postgresql(settings.store) or not exists(path):
         return []
     try:
         with store_errors():
@@ -83,7 +84,7 @@ def _in_files(path: Path) -> Iterator[Misfit]:
     url, begun, other, closed = f"sqlite://{path}", False, None, []
     for part in PARTS:
         file = part_path(path, part)
-        if not file.exists():
+        if not exists(file):
             continue
         opened = sqlite3.connect(uri(file, read_only=True), uri=True, timeout=_WAIT)
         with closing(opened) as connection:
@@ -118,7 +119,7 @@ def _fix(url: str, other: str | None) -> str:
 
 def _beside(path: Path) -> Iterator[Misfit]:
     for folder in sorted(path.parent.glob(".*.copy")):
-        if (folder / folder.name[1:].removesuffix(".copy")).exists():
+        if exists(folder / folder.name[1:].removesuffix(".copy")):
             text = "an unfinished copy, which may hold people who have since been erased"
             fix = "finish that store copy, or remove the folder"
             yield Misfit(str(folder), text, fix)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import aiosqlite
 
-from smtpproxy.disk import make_file
+from smtpproxy.disk import exists, is_dir, make_file
 from smtpproxy.policy.model import Facts, Lookups
 from smtpproxy.settings import PartnerSettings
 from smtpproxy.store.change_journal import FOLDER, files
@@ -167,11 +167,11 @@ def _refuse_loss(path: Path, state_dir: Path) -> None:
     An empty one would let mail through to everybody who has refused it, wherever the law needs no
     consent.
     """
-    if path.exists() and path.stat().st_size:
+    if exists(path) and path.stat().st_size:
         return
     journal = [file for file in files(state_dir / FOLDER) if file.stat().st_size]
     if journal:
-        state = "is empty" if path.exists() else "is not there"
+        state = "is empty" if exists(path) else "is not there"
         raise StoreMisconfigured(
             f"{path}: the database {state}, but {journal[-1]} has changes of it: it was lost, or"
             " store.url names another place. Restore a backup (smtpproxy restore). Without one,"
@@ -180,7 +180,7 @@ def _refuse_loss(path: Path, state_dir: Path) -> None:
 
 
 def _check_no_folder(path: Path) -> None:
-    if path.is_dir():
+    if is_dir(path):
         raise StoreMisconfigured(f"{path}: a folder, not a database; check the file in store.url")
 
 
@@ -196,7 +196,7 @@ def check_there(path: Path, state_dir: Path) -> None:
 def _check_made(path: Path, state_dir: Path) -> None:
     """Refuse a database that does not exist, or that is still being created and has no key."""
     _refuse_loss(path, state_dir)
-    if path.exists():
+    if exists(path):
         with closing(open_reader(path)) as connection:
             check_ours(connection, path)
             if version_of(connection) < len(migrations()):

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from pathlib import Path
 from typing import TypeVar
 
-from smtpproxy.disk import make_file, sync_path
+from smtpproxy.disk import exists, make_file, sync_path
 from smtpproxy.store.records import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sql.rows import Row
 from smtpproxy.store.sql.session import Session
@@ -123,7 +123,7 @@ class SideFile(SideTables):
     def exist(self) -> bool:
         """Raises StoreUnavailable."""
         try:
-            return self._connection is not None or self._path.exists()
+            return self._connection is not None or exists(self._path)
         except OSError as error:
             raise unavailable(error) from error
 
@@ -237,7 +237,7 @@ def opened(path: Path, tables: str, *, read_only: bool) -> sqlite3.Connection:
 
     Raises StoreMisconfigured for that of another program or of a preview, which stays as it is.
     """
-    if not read_only and not path.exists():
+    if not read_only and not exists(path):
         make_file(path)
     connection = sqlite3.connect(
         uri(path, read_only=read_only), uri=True, timeout=0, isolation_level=None
@@ -289,7 +289,7 @@ def side_file_faults(database: Path) -> Iterator[str]:
     for part, tables in SIDE_TABLES.items():
         path = part_path(database, part)
         try:
-            if path.exists():
+            if exists(path):
                 opened(path, tables, read_only=True).close()
         except _BeingMade:
             pass

@@ -10,7 +10,7 @@ from pathlib import Path
 from msgspec import UNSET
 
 from smtpproxy.access import Access
-from smtpproxy.disk import flush
+from smtpproxy.disk import exists, flush
 from smtpproxy.events import UlidFactory
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.import_jobs import MAPPING, UPLOAD, ImportJob, ImportJobs, private
@@ -314,7 +314,7 @@ def _rejected(path: Path, asked: RejectedQuery) -> RejectedLines:
     """Read a page of rejected lines, from the octet that `after` names."""
     found: list[RejectedLine] = []
     number, reason, content = 0, "", b""
-    with path.open("rb") if path.exists() else io.BytesIO() as file:
+    with path.open("rb") if exists(path) else io.BytesIO() as file:
         file.seek(asked.after)
         place = asked.after
         while line := file.readline(_LONGEST_LINE):
