@@ -32,6 +32,7 @@ from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit.anchors import Anchor
 from smtpproxy.sinks.audit.reader import Record, verdicts
 from smtpproxy.sinks.audit.verify import State, is_anchored, seal
+from smtpproxy.store.exchange.consent_columns import purpose_in_words
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.journals import IndexQuery, IndexRow
 from smtpproxy.terminal import counted, printable
@@ -248,7 +249,7 @@ def _known(facts: RecipientFacts) -> str:
             parts.append(f"{also}{way.audience}, {source}")
             also = "also "
         parts += [
-            f"{act.purpose} {'withdrawn' if act.withdrawal else 'agreed to'}"
+            f"{purpose_in_words(act.purpose)} {'withdrawn' if act.withdrawal else 'agreed to'}"
             f" {act.at:%Y-%m-%d}{_by(act.brand)}"
             for act in contact.acts
         ]

@@ -43,10 +43,18 @@ from smtpproxy.cli.stores import (
 )
 from smtpproxy.clock import now
 from smtpproxy.evidence.receipt import NoReceipt, receipt
-from smtpproxy.policy.model import ConsentAct, Evidence, Lookups, RecipientFacts, Source
+from smtpproxy.policy.model import (
+    EVERY_PURPOSE,
+    ConsentAct,
+    Evidence,
+    Lookups,
+    RecipientFacts,
+    Source,
+)
 from smtpproxy.policy.rulebook import DOUBLE_OPT_IN
 from smtpproxy.recorded_consent import brand_of, check_method
 from smtpproxy.settings import Settings
+from smtpproxy.store.exchange.consent_columns import purpose_in_words
 from smtpproxy.store.exchange.plausible import SKEW, by_now
 from smtpproxy.store.exchange.times import NO_EARLIER
 from smtpproxy.store.sql.store import Store
@@ -193,7 +201,9 @@ def _warn_if_not_mailable(
 def withdraw(
     settings: Settings,
     address: RecordedAddress,
-    purpose: Text = option("What the person no longer agrees to.", required=True),
+    purpose: Text = option(
+        'What the person no longer agrees to ("*": to anything).', required=True
+    ),
     brand: Text | None = option(
         "The brand that it is withdrawn from (default: every brand).", metavar="NAME"
     ),
@@ -201,7 +211,7 @@ def withdraw(
         f"When the person withdrew it (default: now). {TIME_HELP}."
     ),
 ) -> Result:
-    """Record that a person withdraws consent to one purpose.
+    """Record that a person withdraws consent to one purpose, or to every one.
 
     The withdrawal overrides every other basis too, even when no consent was on record.
     """
@@ -211,7 +221,9 @@ def withdraw(
         check_brand(settings, brand)
     at = by_now(at or now(), now())
     act = ConsentAct(purpose, at, withdrawal=True, brand=brand)
-    scope = known_scope(settings, f"purpose:{purpose}")
+    scope = f"purpose:{purpose}"
+    if purpose != EVERY_PURPOSE:
+        scope = known_scope(settings, scope)
 
     done = using_store(
         settings, lambda store: recorded_consent.withdraw(store, address, act, scope)
@@ -241,7 +253,7 @@ def _result(settings: Settings, address: str, act: ConsentAct, recorded: bool) -
     kind = "withdrawal of" if act.withdrawal else "request for" if act.pending else "consent to"
     done = "recorded" if recorded else "was already on record"
     data = {"address": address, "recorded": recorded, "act": act}
-    result = Result(data, [f"{address}: {kind} {act.purpose} {done}"])
+    result = Result(data, [f"{address}: {kind} {purpose_in_words(act.purpose)} {done}"])
     return with_effect(settings, address, result)
 
 

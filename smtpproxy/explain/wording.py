@@ -133,8 +133,8 @@ def failure(reason: Reason, case: RecipientCase) -> Phrase:
         variant = ".none" if case.rulebook.permission_window is None else ".holds" if holds else ""
     if reason is Reason.CONSENT_UNPROVEN:
         variant = ".pending" if words["pending"] else ".later" if words["later"] else ""
-    if reason is Reason.CONSENT_WITHDRAWN and not _ever_agreed(case):
-        variant = ".refused"
+    if reason is Reason.CONSENT_WITHDRAWN and (refused := _refused(case)) is not None:
+        variant, words["purpose"] = ".refused", refused
     if reason is Reason.PRODUCT_NOT_SIMILAR and words["customer_past"] is not None:
         variant = ".lately"
     contact = case.facts.contact
@@ -164,14 +164,14 @@ def _paused(case: RecipientCase) -> Phrase:
     return Phrase("reason.stream_paused.set", words)
 
 
-def _ever_agreed(case: RecipientCase) -> bool:
-    """Return whether there was a consent to withdraw."""
-    contacts = (case.facts.contact, *case.facts.readings)
-    acts = (act for contact in contacts if contact is not None for act in contact.acts)
-    return any(
-        act.purpose == case.stream.purpose and not act.withdrawal and not act.pending
-        for act in acts
-    )
+def _refused(case: RecipientCase) -> Value:
+    """Return what was refused, or None if there was a consent to withdraw."""
+    own, readings = case.facts.contact, case.facts.readings
+    acts = [act for one in (own, *readings) if one for act in one.acts if not act.pending]
+    said = {act.withdrawal for act in acts if act.purpose == case.stream.purpose}
+    if False in said:
+        return None
+    return case.stream.purpose if said else Term("marketing")
 
 
 def words_of(case: RecipientCase) -> Words:

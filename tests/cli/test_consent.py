@@ -189,6 +189,13 @@ def test_a_purpose_without_a_stream_is_reported(stored: Stored) -> None:
     assert "appeals, b2b, marketing, offers" in result.stderr
 
 
+def test_everything_can_be_refused_at_once(stored: Stored) -> None:
+    result = stored.run("consent", "withdraw", ANNA, "--purpose", "*")
+    assert "no stream has" not in result.stderr
+    assert first_line(result) == f"{ANNA}: withdrawal of every purpose recorded"
+    assert stored.json("suppress", "show", ANNA, code=1)["suppressions"] == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [

@@ -146,6 +146,8 @@ def test_a_person_without_consent_has_refused_and_withdrawn_nothing() -> None:
         "la personne a refusé «\u202foffers\u202f» le 2 mars 2025."
         in of(refused, lang="fr").happened
     )
+    of_all = replace(refused, acts=(replace(WITHDRAWN, purpose="*"),))
+    assert "the person refused “marketing” on 2 March 2025." in of(of_all).happened
     withdrew = replace(SUBSCRIBER, acts=(AGREED, WITHDRAWN))
     assert "la personne a retiré son consentement" in of(withdrew, lang="fr").happened
 

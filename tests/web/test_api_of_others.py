@@ -238,6 +238,15 @@ async def test_a_brand_records_refusals_of_everything_for_itself_alone(site: Wri
     assert (known["purpose"], known.get("brand", contact["brand"])) == ("*", "shop")
 
 
+async def test_a_withdrawal_from_everything_stops_the_mail_of_no_other_brand(site: Writes) -> None:
+    asked = {"address": BERT, "purpose": "*", "brand": "shop"}
+    for who in ("shop", "all"):
+        answer = await site.post(WITHDRAW, asked, who)
+        assert (answer.status, answer.json["warnings"]) == (200, [])
+    assert (await site.post(WITHDRAW, {**asked, "brand": "mill"}, "shop")).status == 403
+    assert not await site.store.suppressions(BERT)
+
+
 async def test_json_that_parsers_read_differently_is_refused(site: Writes) -> None:
     for body in (
         b'{"suppressions": [{"address": "a@x.example", "address": "b@x.example"}]}',

@@ -7,7 +7,7 @@ from msgspec import Meta, Struct
 
 from smtpproxy import recorded_consent
 from smtpproxy.access import Access
-from smtpproxy.policy.model import ConsentAct, Evidence, Source
+from smtpproxy.policy.model import EVERY_PURPOSE, ConsentAct, Evidence, Source
 from smtpproxy.policy.rulebook import DOUBLE_OPT_IN
 from smtpproxy.recorded_consent import NotConfirmable
 from smtpproxy.store.exchange.contact_record import Hash, Word
@@ -81,7 +81,7 @@ class Withdrawal(Struct, frozen=True, forbid_unknown_fields=True):
     """What a person no longer agrees to."""
 
     address: Mailbox
-    purpose: Annotated[Word, about("What they no longer agree to.")]
+    purpose: Annotated[Word, about("What they no longer agree to; `*`: every purpose.")]
     brand: Annotated[
         str | None, about("The brand that it is withdrawn from. Default: all brands.")
     ] = None
@@ -131,7 +131,7 @@ class Consents(Operations):
         keyed=True,
     )
     async def withdraw_consent(self, call: Call, asked: Withdrawal) -> RecordedConsent:
-        """Record that a person withdraws consent to one purpose.
+        """Record that a person withdraws consent to one purpose, or to every one.
 
         The withdrawal overrides every other basis too, even if no consent was on record. A purpose
         that no stream has counts as all marketing.
@@ -141,7 +141,7 @@ class Consents(Operations):
         said_at = read_moment("withdrawn_at", asked.withdrawn_at, last_moment=True)
         at = by_now(said_at or self.now(), self.now())
         purposes = call.access.settings.purposes
-        known = asked.purpose in purposes
+        known = asked.purpose in {*purposes, EVERY_PURPOSE}
         if not known and not call.access.everything:
             text = f"no stream has the purpose {asked.purpose[:40]!r}"
             raise Refused(
