@@ -12,6 +12,7 @@ from smtpproxy.cli.import_file import on_a_terminal
 from smtpproxy.cli.options import Value
 from smtpproxy.cli.printer import Column, Styled, Table, print_text
 from smtpproxy.cli.prompter import NEEDED
+from smtpproxy.policy.model import EVERY_PURPOSE
 from smtpproxy.store.exchange.consent_columns import purpose_in_words
 from smtpproxy.store.exchange.guess import propose
 from smtpproxy.store.exchange.look import ColumnLook, TableLook
@@ -152,8 +153,9 @@ def _roles(column: ColumnLook, proposal: Proposal) -> Iterator[str]:
             yield f"{kind} {purpose_in_words(table.purpose)}"
         if table.given_at == column.name:
             yield f"when they agreed to {table.purpose}"
-        if table.withdrawn_at == column.name:
-            yield f"when they refused {purpose_in_words(table.purpose)}"
+    refused = [table.purpose for table in proposal.consents if table.withdrawn_at == column.name]
+    for purpose in [EVERY_PURPOSE] if EVERY_PURPOSE in refused else refused:
+        yield f"when they refused {purpose_in_words(purpose)}"
 
 
 def _holds(column: ColumnLook, *, shown: bool) -> str:

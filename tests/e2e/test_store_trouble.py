@@ -192,4 +192,4 @@ def test_a_disk_that_cannot_read_a_mapped_page_ends_a_worker_only_once(
     wait_for(lambda: relay.workers not in ([worker], []), "another worker")
     assert not maps()
     (told,) = [line for line in relay.log if line["event"] == "child ended"]
-    assert "see df, and the kernel's log" in told["outcome"]
+    assert "see df and the kernel's log" in told["outcome"]
