@@ -154,8 +154,10 @@ def _roles(column: ColumnLook, proposal: Proposal) -> Iterator[str]:
         if table.given_at == column.name:
             yield f"when they agreed to {table.purpose}"
     refused = [table.purpose for table in proposal.consents if table.withdrawn_at == column.name]
-    for purpose in [EVERY_PURPOSE] if EVERY_PURPOSE in refused else refused:
-        yield f"when they refused {purpose_in_words(purpose)}"
+    if EVERY_PURPOSE in refused:
+        yield "when they refused everything"
+    else:
+        yield from (f"when they refused {purpose}" for purpose in refused)
 
 
 def _holds(column: ColumnLook, *, shown: bool) -> str:
